@@ -1,0 +1,24 @@
+# make demo: own environment, install, train on real MovieLens 100K, show what was learned
+# make test: the same environment, all tests
+VENV   ?= .venv
+PYTHON ?= python3
+OUT    ?= demo-output
+PY      = $(VENV)/bin/python
+
+.PHONY: demo test clean
+
+$(VENV)/.installed: settings.ini setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 -e '.[dev]'
+	# its wheel carries MovieLens 100K; only the data files are read, the package is never imported
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	touch $@
+
+demo: $(VENV)/.installed
+	$(PY) nbs/demo.py --out $(OUT)
+
+test: $(VENV)/.installed
+	$(PY) -m pytest -q tests
+
+clean:
+	rm -rf $(VENV) $(OUT) *.egg-info

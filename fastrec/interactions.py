@@ -1,0 +1,251 @@
+"""The only place where raw ids and columns come in: checked once, then compact integer codes.
+
+Everything behind this module works on codes; everything a user sees is decoded again with a `Vocab`."""
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+__all__ = ['Vocab', 'Interactions']
+
+# Column names looked for, in this order, when none is given; compared without case, '_' and '-'.
+_KNOWN_NAMES = dict(
+    user=['user', 'userid', 'uid', 'customer', 'customerid', 'visitorid', 'reviewerid', 'memberid'],
+    item=['item', 'itemid', 'iid', 'movie', 'movieid', 'product', 'productid', 'asin', 'isbn', 'book', 'bookid',
+          'track', 'trackid', 'artist', 'artistid', 'article', 'articleid', 'song', 'songid'],
+    rating=['rating', 'ratings', 'stars', 'score', 'bookrating'],
+    time=['time', 'timestamp', 'ts', 'datetime', 'date', 'unixreviewtime', 'ratedat'])
+_DUPLICATES = ('error', 'last', 'first', 'mean')
+
+
+def _some(values, n=5):
+    "The first `n` of `values` for an error message."
+    values = list(values)
+    return ', '.join(repr(o.item() if isinstance(o, np.generic) else o) for o in values[:n]) + (', ...' if len(values) > n else '')
+
+
+def _plain(values):
+    "`values` as a Series without category dtype and without floats that are whole numbers in disguise."
+    s = pd.Series(values) if not isinstance(values, pd.Series) else values
+    if isinstance(s.dtype, pd.CategoricalDtype): s = s.astype(s.cat.categories.dtype)
+    if pd.api.types.is_float_dtype(s.dtype) and not s.isna().any() and (s == s.round()).all(): s = s.astype('int64')
+    return s
+
+
+def _kind(values):
+    "'integer', 'string', ... as pandas infers it."
+    return pd.api.types.infer_dtype(values, skipna=True)
+
+
+class Vocab:
+    """The ids of one side and their codes `0..len-1`, in sorted order of the ids.
+
+    `ids` are unique; integers and strings are the ids that the field uses, anything hashable and sortable works.
+    """
+    def __init__(self,
+        ids, # unique ids; position is the code
+        side:str='item' # 'user' or 'item', for messages
+    ):
+        self.ids, self.side = pd.Index(_plain(ids)), side
+        if self.ids.hasnans: raise ValueError(f'{side} ids hold missing values')
+        if not self.ids.is_unique:
+            raise ValueError(f'{side} ids repeat: {_some(self.ids[self.ids.duplicated()].unique())}. A Vocab holds each id once: pass `pd.unique(ids)`')
+
+    @classmethod
+    def factorize(cls, values, side:str='item'):
+        "-> (Vocab of the sorted distinct `values`, int32 code of each value)"
+        codes, ids = pd.factorize(values, sort=True)
+        return cls(ids, side), codes.astype(np.int32)
+
+    def __len__(self): return len(self.ids)
+    def __contains__(self, id_): return id_ in self.ids
+    def __eq__(self, other): return isinstance(other, Vocab) and self.side == other.side and self.ids.equals(other.ids)
+    def __repr__(self): return f'Vocab({len(self):,} {self.side}s: {_some(self.ids)})'
+
+    def encode(self,
+        ids, # one id or a sequence of ids
+        unknown:str='raise' # 'raise' a `KeyError`, or 'mark' with -1
+    )->np.ndarray:
+        "int64 codes of `ids`, shape `(n,)`; `KeyError` names unknown ids and the way out."
+        if unknown not in ('raise', 'mark'): raise ValueError(f"unknown={unknown!r}: choose 'raise' or 'mark'")
+        if np.isscalar(ids) or isinstance(ids, str): ids = [ids]
+        values = _plain(np.asarray(ids) if isinstance(ids, (pd.Index, np.ndarray)) else pd.Series(list(ids) if not hasattr(ids, 'dtype') else ids))
+        if not len(values): return np.zeros(0, np.int64)
+        codes = self.ids.get_indexer(values.array) if len(self) else np.full(len(values), -1)
+        if unknown == 'raise' and (codes < 0).any(): raise KeyError(self._unknown(values[codes < 0]))
+        return codes.astype(np.int64)
+
+    def _unknown(self, values):
+        missing = pd.unique(values)
+        mine, theirs = _kind(self.ids), _kind(missing)
+        text = f"unknown {self.side} id{'s' if len(missing) > 1 else ''}: {_some(missing)} ({len(missing):,} of {len(values):,} looked up). "
+        if mine != theirs and {mine, theirs} <= {'integer', 'string'}:
+            way = f"ids.astype({'int' if mine == 'integer' else 'str'})"
+            return text + f'The table the model was built from has {mine} {self.side} ids such as {_some(self.ids, 2)}; these are {theirs}s: convert them with `{way}`'
+        return text + (f"Known are the {len(self):,} {self.side}s of the table the model was built from (`dls.vocab['{self.side}'].ids`): "
+                       f"leave the others out, e.g. `df[df.{self.side}.isin(dls.vocab['{self.side}'].ids)]`, or build again from a table that has them")
+
+    def decode(self, codes)->np.ndarray:
+        "The ids of `codes`, same shape."
+        return self.ids.to_numpy()[np.asarray(codes)]
+
+
+def _find_columns(df, given):
+    "Column of each role: the name given, else a known name, else (user and item both unnamed) the position."
+    if missing := {role: name for role, name in given.items() if name is not None and name not in df.columns}:
+        role, name = next(iter(missing.items()))
+        raise ValueError(f"no column {name!r} ({role}_name) in the table. Its columns are: {_some(df.columns, 20)}")
+    norm = {str(c).lower().replace('_', '').replace('-', '').replace(' ', ''): c for c in reversed(df.columns)}
+    found = {role: given[role] if given[role] is not None else next((norm[o] for o in names if o in norm), None)
+             for role, names in _KNOWN_NAMES.items()}
+    if found['user'] is None and found['item'] is None:
+        rest = [c for c in df.columns if c not in found.values()]
+        if len(rest) < 2: raise ValueError(f"need at least a user and an item column, got: {_some(df.columns, 20)}")
+        found['user'], found['item'] = rest[:2]
+        if found['rating'] is None and len(rest) > 2: found['rating'] = rest[2]
+        if found['time'] is None and len(rest) > 3: found['time'] = rest[3]
+    for role in ('user', 'item'):
+        if found[role] is None:
+            raise ValueError(f"which column holds the {role}s? Pass {role}_name=, one of: {_some(df.columns, 20)}")
+    return found
+
+
+def _ids(df, name, side, vocab):
+    "Codes of column `name`, after the checks; builds the vocab unless one is given."
+    col = df[name]
+    if n := int(col.isna().sum()):
+        raise ValueError(f"{n:,} of {len(df):,} rows have no {side} id (column {name!r}). Drop them with `df.dropna(subset=[{name!r}])`")
+    col = _plain(col)
+    kind = _kind(col)
+    if kind.startswith('mixed'):
+        types = pd.Series([type(o).__name__ for o in col.head(1_000_000)])
+        examples = ', '.join(f'{t} such as {col.iloc[types[types == t].index[0]]!r}' for t in types.unique())
+        raise ValueError(f"column {name!r} mixes types ({examples}), so 1 and '1' would be two {side}s. Make them one: `df[{name!r}] = df[{name!r}].astype(str)`")
+    if kind == 'floating':
+        raise ValueError(f"column {name!r} holds fractions such as {_some(col[col != col.round()], 3)}, which are no {side} ids. Is it another column? Pass {side}_name=, one of: {_some(df.columns, 20)}")
+    if vocab is None: return Vocab.factorize(col, side)
+    return vocab, vocab.encode(col).astype(np.int32)
+
+
+def _check_ratings(df, name, y_range):
+    "float32 ratings of column `name`, after the checks."
+    col = df[name]
+    if pd.api.types.is_datetime64_any_dtype(col.dtype):
+        raise ValueError(f"column {name!r} holds dates, not ratings. Pass rating_name= (and time_name={name!r}), or no rating column for target='implicit'")
+    if not pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_complex_dtype(col.dtype):
+        bad = pd.to_numeric(col, errors='coerce').isna() & col.notna() if col.dtype != bool else col
+        what = f'; not a number: {_some(col[bad].unique())}' if bad.any() else ''
+        raise ValueError(f"ratings in column {name!r} are not numbers (dtype {col.dtype}){what}. Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`")
+    ratings = col.to_numpy(dtype=np.float32, na_value=np.nan)
+    if n := int((~np.isfinite(ratings)).sum()):
+        raise ValueError(f"{n:,} of {len(df):,} ratings in column {name!r} are missing or infinite. Drop those rows: `df[np.isfinite(df[{name!r}])]`; "
+                         "rows without a rating can still be used with target='implicit'")
+    lo, hi = float(ratings.min()), float(ratings.max())
+    if hi > 1e8:
+        raise ValueError(f"column {name!r} looks like a timestamp (values from {lo:.0f} to {hi:.0f}), not a rating. Pass rating_name=, one of: {_some(df.columns, 20)}; "
+                         "a table without ratings is for target='implicit'")
+    check_y_range(lo, hi, y_range, name)
+    return ratings
+
+
+def check_y_range(lo:float, hi:float, y_range, name:str='rating'):
+    "`ValueError` unless ratings from `lo` to `hi` lie within `y_range` (None: any)."
+    if y_range is None: return
+    if len(y_range) != 2 or not y_range[0] < y_range[1]: raise ValueError(f'y_range={y_range}: give (low, high) with low < high')
+    if lo < y_range[0] or hi > y_range[1]:
+        raise ValueError(f"ratings in {name!r} run from {lo:g} to {hi:g}, outside y_range={tuple(y_range)}, so the model could never reach them. "
+                         f"Give a range that holds them, a little wider since a sigmoid never reaches its ends: y_range=({lo-.5:g}, {hi+.5:g})")
+
+
+class Interactions:
+    """Who did what to what: integer codes, ratings and times as arrays of one length.
+
+    `users, items` are int32 codes, `ratings` float32 or None, `times` numbers or datetime64 or None, `vocab` is
+    `{'user': Vocab, 'item': Vocab}`, `names` the column of each role in the table it came from. `rows` are the positions in that
+    table (None: all of them, in order). The table itself is not kept.
+    """
+    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None):
+        self.users, self.items, self.ratings, self.times = users, items, ratings, times
+        self.vocab, self.rows = vocab, rows
+        self.names = names or dict(user='user', item='item', rating='rating', time='time')
+        for name in ('items', 'ratings', 'times'):
+            a = getattr(self, name)
+            if a is not None and len(a) != len(users): raise ValueError(f'{name} has {len(a):,} rows, users has {len(users):,}')
+
+    @classmethod
+    def from_df(cls,
+        df:pd.DataFrame, # one row per interaction
+        user_name:str=None, # column of user ids; by default a known name, else the first column
+        item_name:str=None, # column of item ids; by default a known name, else the second column
+        rating_name:str=None, # column of ratings; by default a known name, else the third column (None there: no ratings)
+        time_name:str=None, # column of times (numbers or datetimes); by default a known name, else the fourth column
+        duplicates:str='error', # repeated user-item pairs: 'error', or keep the 'first' or 'last' (by time, else by row), or the 'mean' rating
+        y_range:tuple=None, # ratings must lie in it
+        user_vocab:Vocab=None, # known users; by default those of the table
+        item_vocab:Vocab=None # known items; by default those of the table
+    ):
+        "`Interactions` of a table, checked: every problem is a `ValueError` that says what to do."
+        if not isinstance(df, pd.DataFrame): raise TypeError(f'expected a DataFrame with one row per interaction, got {type(df).__name__}')
+        if duplicates not in (*_DUPLICATES, 'keep'): raise ValueError(f"duplicates={duplicates!r}: choose one of {_some(_DUPLICATES)}")
+        if not len(df): raise ValueError('the table is empty: it needs one row per interaction')
+        names = _find_columns(df, dict(user=user_name, item=item_name, rating=rating_name, time=time_name))
+        if repeated := {a for a in names.values() if a is not None and list(names.values()).count(a) > 1}:
+            raise ValueError(f'column {_some(repeated)} is asked to play two roles: {names}')
+        user_vocab, users = _ids(df, names['user'], 'user', user_vocab)
+        item_vocab, items = _ids(df, names['item'], 'item', item_vocab)
+        for vocab, codes, name in ((user_vocab, users, 'user'), (item_vocab, items, 'item')):
+            if len(vocab) == 1:
+                raise ValueError(f"the table has a single {name} ({vocab.ids[0]!r}, column {names[name]!r}): collaborative filtering learns from what several {name}s share. Is {name}_name right?")
+        ratings = None if names['rating'] is None else _check_ratings(df, names['rating'], y_range)
+        times = None
+        if names['time'] is not None:
+            col = df[names['time']]
+            if not (pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_datetime64_any_dtype(col.dtype)):
+                raise ValueError(f"times in column {names['time']!r} are neither numbers nor datetimes (dtype {col.dtype}). Convert them: `df[{names['time']!r}] = pd.to_datetime(df[{names['time']!r}])`")
+            if n := int(col.isna().sum()):
+                raise ValueError(f"{n:,} of {len(df):,} rows have no time (column {names['time']!r}). Drop them with `df.dropna(subset=[{names['time']!r}])`")
+            if getattr(col.dtype, 'tz', None) is not None: col = col.dt.tz_convert(None)
+            times = col.to_numpy()
+        res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names)
+        return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
+
+    def _merge_duplicates(self, policy):
+        pair = self.users.astype(np.int64) * self.n_items + self.items
+        order = np.argsort(pair, kind='stable') if self.times is None else np.lexsort((self.times, pair))
+        starts = np.flatnonzero(np.diff(pair[order], prepend=-1))  # codes are >= 0, so the first row starts a group
+        if len(starts) == len(pair): return self
+        n = len(pair) - len(starts)
+        if policy == 'error':
+            twice = order[np.setdiff1d(np.arange(len(pair)), starts)][:3]
+            pairs = ', '.join(f"({self.vocab['user'].ids[self.users[i]]!r}, {self.vocab['item'].ids[self.items[i]]!r})" for i in twice)
+            raise ValueError(f"{n:,} rows repeat a user-item pair, e.g. {pairs}. Say which rating counts: duplicates='last', 'first' or 'mean' (or target='implicit', where repeats add up)")
+        ends = np.append(starts[1:], len(pair))
+        keep = order[ends-1] if policy == 'last' else order[starts]
+        ratings = self.ratings
+        if policy == 'mean' and ratings is not None:
+            ratings = ratings.copy()
+            ratings[keep] = np.add.reduceat(self.ratings[order].astype(np.float64), starts) / (ends - starts)
+        by_row = np.sort(keep)
+        return Interactions(self.users[by_row], self.items[by_row], None if ratings is None else ratings[by_row],
+                            None if self.times is None else self.times[by_row], self.vocab, self.names, by_row)
+
+    def __len__(self): return len(self.users)
+    def __repr__(self):
+        return f'Interactions({len(self):,} rows, {self.n_users:,} users, {self.n_items:,} items{"" if self.ratings is None else f", ratings {self.ratings.min():g} to {self.ratings.max():g}"})'
+    @property
+    def n_users(self)->int: return len(self.vocab['user'])
+    @property
+    def n_items(self)->int: return len(self.vocab['item'])
+
+    def counts(self, side:str, rows=None)->np.ndarray:
+        "Interactions per user or item among `rows` (None: all), int64 `(n_users,)` or `(n_items,)`."
+        codes = self.users if side == 'user' else self.items
+        return np.bincount(codes if rows is None else codes[rows], minlength=len(self.vocab[side]))
+
+    def to_df(self, rows=None)->pd.DataFrame:
+        "Rows (None: all) with the user's own ids: user, item, rating, time (those there are)."
+        rows = slice(None) if rows is None else rows
+        cols = dict(user=self.vocab['user'].decode(self.users[rows]), item=self.vocab['item'].decode(self.items[rows]))
+        if self.ratings is not None: cols['rating'] = self.ratings[rows]
+        if self.times is not None: cols['time'] = self.times[rows]
+        return pd.DataFrame(cols)
