@@ -1,0 +1,17 @@
+"`from fastrec.all import *`: everything a notebook needs, on top of fastai's basics and callbacks."
+from fastai.basics import *
+from fastai.callback.all import *
+
+from .interactions import *
+from .datasets import *
+from .splits import *
+from .catalog import *
+from .dataloaders import *
+from .models import *
+from .metrics import rmse, mae
+from .baselines import *
+from .recommend import *
+from .evaluate import *
+from .retrieval import *
+from .callbacks import *
+from .learner import *

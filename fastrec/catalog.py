@@ -1,0 +1,138 @@
+"""Who and what there is: ids and titles, item metadata, training counts, and what each user has seen.
+
+Everything that turns scores into something a person reads (recommending, evaluation, interpretation) asks here."""
+from __future__ import annotations
+
+from functools import cached_property
+from warnings import warn
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from .interactions import Interactions, Vocab, _KNOWN_NAMES, _some
+from .splits import Split
+
+__all__ = ['Catalog']
+
+_TITLES = ('title', 'name', 'item_name', 'product_name', 'movie_title')
+
+
+def _align(df, vocab, id_name, side):
+    "Rows of metadata `df` in the order of `vocab`; ids without a row get missing values and are counted."
+    if df is None: return None
+    columns = [c for c in (id_name, *_KNOWN_NAMES[side], f'{side}_id', f'{side}Id') if c in df.columns]
+    if columns: df = df.set_index(columns[0])
+    elif df.index.name is None: raise ValueError(f'{side}_df has no id column: expected {id_name!r} (as in the ratings) or {side!r}, got {_some(df.columns, 20)}')
+    if not df.index.is_unique:
+        raise ValueError(f"{side}_df has several rows for the same {side}: {_some(df.index[df.index.duplicated()].unique())}. Keep one each: `{side}_df.drop_duplicates({columns[0] if columns else id_name!r})`")
+    rows = pd.Series(vocab.encode(df.index.to_numpy(), unknown='mark'))
+    if (rows < 0).all() and len(df): raise ValueError(f'no {side} of {side}_df is in the ratings: ids there look like {_some(df.index, 3)}, in the ratings like {_some(vocab.ids, 3)}')
+    if missing := len(vocab) - int((rows >= 0).sum()):
+        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=4)
+    known = df[(rows >= 0).to_numpy()]
+    known.index = rows[rows >= 0].to_numpy()
+    return known.reindex(np.arange(len(vocab)))
+
+
+class Catalog:
+    """Users and items on record.
+
+    `vocab` `{'user': Vocab, 'item': Vocab}`; `item_df, user_df` metadata in the order of the codes (or None); `counts` training rows per
+    user and item; `interactions` and `split` the history, None once it has been dropped (`without_history`).
+    """
+    def __init__(self, interactions:Interactions, split:Split, item_df=None, user_df=None, title_name:str=None):
+        self.interactions, self.split = interactions, split
+        self.vocab, self.names = interactions.vocab, interactions.names
+        self.item_df = _align(item_df, self.vocab['item'], interactions.names['item'], 'item')
+        self.user_df = _align(user_df, self.vocab['user'], interactions.names['user'], 'user')
+        if title_name is not None and (item_df is None or title_name not in item_df.columns): raise ValueError(f'no column {title_name!r} (title_name) in item_df')
+        self.title_name = title_name or next((c for c in _TITLES if item_df is not None and c in item_df.columns), None)
+        self.counts = {side: interactions.counts(side, split.train) for side in ('user', 'item')}
+        self.mean_rating = None if interactions.ratings is None else float(interactions.ratings[split.train].mean(dtype=np.float64))
+
+    def __repr__(self): return f"Catalog({len(self.vocab['user']):,} users, {len(self.vocab['item']):,} items{'' if self.interactions is not None else ', without history'})"
+    @property
+    def n_users(self)->int: return len(self.vocab['user'])
+    @property
+    def n_items(self)->int: return len(self.vocab['item'])
+
+    def without_history(self):
+        "A copy that can be given away: no interaction rows, no user metadata; ids, item metadata and counts stay."
+        res = object.__new__(Catalog)
+        res.__dict__.update({k: v for k, v in self.__dict__.items() if k != 'seen'})
+        res.interactions = res.split = res.user_df = None
+        return res
+
+    def known(self, side:str)->np.ndarray:
+        "bool `(n,)`: has the user or item a training row? The others are cold."
+        return self.counts[side] > 0
+
+    @cached_property
+    def seen(self):
+        "Training rows as a float32 CSR matrix (n_users, n_items): the rating (1 without ratings) where there is a row; repeated pairs add up."
+        inter = self.require_history()
+        rows = self.split.train
+        values = np.ones(len(rows), np.float32) if inter.ratings is None else inter.ratings[rows]
+        return csr_matrix((values, (inter.users[rows], inter.items[rows])), shape=(self.n_users, self.n_items))
+
+    def require_history(self)->Interactions:
+        if self.interactions is None:
+            raise ValueError('what users have seen is training data and did not travel with the saved learner. Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
+        return self.interactions
+
+    def titles(self, codes)->np.ndarray:
+        "Title of each item code; the id where there is no title."
+        ids = self.vocab['item'].decode(codes)
+        if self.title_name is None: return ids.astype(str)
+        titles = self.item_df[self.title_name].to_numpy(dtype=object)[np.asarray(codes)]
+        return np.where(pd.isna(titles), ids.astype(str), titles)
+
+    def find(self, query, side:str='item')->int:
+        "Code of the user or item that `query` names: an id, a title, or a part of a title that only one item has."
+        vocab = self.vocab[side]
+        if (code := vocab.encode([query], unknown='mark')[0]) >= 0: return int(code)
+        if side == 'user' or self.title_name is None or not isinstance(query, str): return int(vocab.encode([query])[0])
+        titles = self.item_df[self.title_name]
+        lower = titles.astype(str).str.lower()
+        for hits in (titles == query, lower == query.lower(), lower.str.contains(query.lower(), regex=False) & titles.notna()):
+            if hits.sum() == 1: return int(np.flatnonzero(hits)[0])
+            if hits.sum() > 1:
+                codes = np.flatnonzero(hits)
+                codes = codes[np.argsort(-self.counts['item'][codes], kind='stable')]
+                some = '; '.join(f'{vocab.ids[c]!r}: {titles.iloc[c]}' for c in codes[:5])
+                raise KeyError(f"{hits.sum()} items match {query!r}: {some}{'; ...' if len(codes) > 5 else ''}. Pass the id or the whole title of one")
+        raise KeyError(f"no item has the id {query!r}, or a title with {query!r} in it")
+
+    def find_all(self, queries, side:str='item')->np.ndarray:
+        "Codes of one query (see `find`) or of a list of them."
+        if isinstance(queries, str) or np.isscalar(queries): queries = [queries]
+        try: return self.vocab[side].encode(queries)
+        except KeyError: return np.array([self.find(o, side) for o in queries], dtype=np.int64)
+
+    def candidates(self, candidates)->np.ndarray | None:
+        "Item codes that `candidates` allows: None (all), item ids, a `DataFrame.query` text or a function of `item_df` that returns a boolean mask."
+        if candidates is None: return None
+        if isinstance(candidates, str) or callable(candidates):
+            if self.item_df is None: raise ValueError('candidates by a condition need item_df=: metadata was not given when the DataLoaders were made')
+            if callable(candidates): mask = candidates(self.item_df)
+            else: mask = self.item_df.eval(candidates)
+            mask = pd.Series(mask).fillna(False).to_numpy(dtype=bool)
+            if len(mask) != self.n_items: raise ValueError(f'the condition gave {len(mask):,} values for {self.n_items:,} items')
+            codes = np.flatnonzero(mask)
+        else: codes = np.unique(self.vocab['item'].encode(candidates))
+        if not len(codes): raise ValueError(f'no item is left: {candidates if isinstance(candidates, str) else "the candidates"} allows none of the {self.n_items:,} items')
+        return codes
+
+    def history(self, user)->pd.DataFrame:
+        "All rows of one user, best rated (else latest) first: user, item, title, rating, time (those there are), part (train, valid, test)."
+        inter = self.require_history()
+        rows = np.flatnonzero(inter.users == self.vocab['user'].encode([user])[0])
+        df = inter.to_df(rows)
+        df.insert(2, 'title', self.titles(inter.items[rows]))
+        part = np.full(len(inter), '', dtype=object)
+        for name, idx in zip(Split._fields, self.split):
+            if idx is not None: part[idx] = name
+        df['part'] = part[rows]
+        by = [o for o in ('rating', 'time') if o in df]
+        return df.sort_values(by, ascending=False, kind='stable', ignore_index=True) if by else df

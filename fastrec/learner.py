@@ -1,0 +1,271 @@
+"""`RecLearner` and the builders: wiring only; what they wire has rooms of its own."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from fastai.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
+                                  CancelStepException, CancelTrainException, CancelValidException, _inner_loop)
+from fastai.callback.tracker import TrackerCallback
+from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
+from fastcore.foundation import L
+from fastcore.meta import delegates
+from fastcore.xtras import modify_exception
+from torch import nn
+
+from . import metrics as _metrics
+from .callbacks import RatingMetric
+from .dataloaders import RecDataLoaders
+from .interactions import check_y_range
+from .models.dot import DotBias
+from .models.embedding import EmbeddingTable, pop_penalties, set_l2
+from .models.neumf import MLP
+from .recommend import Scorer, cold_mask
+from .retrieval import similar
+
+__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'mlp_learner', 'fused_adam']
+
+COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
+PAIRS = 2**18  # pairs scored at a time for a model that has no `score_items`
+_CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
+_PER_BATCH = frozenset(_inner_loop)
+
+# fastai's hyper-parameters of Adam in one fused kernel; momentum comes from the schedule, decay from `RecLearner.fit`
+fused_adam = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.))
+
+
+def _exempt(model):
+    "ids of parameters that no optimiser decays: embedding tables, which have their own L2, and vectors (biases, norms, scalars)."
+    tables = {id(p) for m in model.modules() if isinstance(m, EmbeddingTable) for p in m.parameters()}
+    return tables | {id(p) for p in model.parameters() if p.ndim < 2}
+
+
+def decay_groups(model):
+    "fastai splitter: parameters without and with the optimiser's weight decay."
+    exempt = _exempt(model)
+    groups = [[p for p in model.parameters() if p.requires_grad and (id(p) in exempt) == e] for e in (True, False)]
+    return L(L(g) for g in groups if g)
+
+
+class RecLearner(Learner, Scorer):
+    """A fastai `Learner` that knows users and items: all of fastai's verbs work, and it is a `Scorer`.
+
+    Weight decay: `wd` is the L2 of the embedding rows per observed rating, loss + wd * (|p_u|^2 + |q_i|^2) as in ALS-WR (Zhou et al. 2008), each table
+    scaled by its `decay`; other weight matrices get it from the optimiser as fastai does; biases and norms get none.
+    """
+    @delegates(Learner.__init__)
+    def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=decay_groups, **kwargs):
+        if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
+        self._heard = {}
+        super().__init__(dls, model, nn.MSELoss() if loss_func is None else loss_func, fused_adam if opt_func is None else opt_func,
+                         splitter=splitter, metrics=_columns(dls, metrics), **kwargs)
+
+    # --- the training loop: fastai's, with what it works out for each batch worked out once an epoch
+
+    def __call__(self, event_name):
+        "Fire event(s). Per-batch events reach the callbacks that have them; fastai sorts and asks all callbacks each time."
+        if not isinstance(event_name, str):
+            for name in event_name: self(name)
+        elif event_name not in _PER_BATCH:
+            self._heard = {}
+            super().__call__(event_name)
+        else:
+            heard = self._heard.get(event_name)
+            if heard is None: heard = self._heard[event_name] = [(cb, _handler(cb, event_name)) for cb in self.ordered_cbs(event_name)]
+            for cb, handler in heard:
+                if handler is None: cb(event_name)
+                elif cb.run and (cb.run_train if self.training else cb.run_valid):
+                    try: handler()
+                    except _CANCEL: raise
+                    except Exception as e:
+                        raise modify_exception(e, f'Exception occured in `{type(cb).__name__}` when calling event `{event_name}`:\n\t{e.args[0] if e.args else e}', replace=True)
+
+    def add_cb(self, cb):
+        self._heard = {}
+        super().add_cb(cb)
+        cb = self.cbs[-1]
+        if isinstance(cb, TrackerCallback) and cb.monitor.removeprefix('valid_').split('_')[0] in _metrics.LOWER_IS_BETTER and cb.comp is np.greater:
+            cb.comp, cb.min_delta = np.less, -cb.min_delta  # fastai guesses from the name: 'loss' or 'error' in it, else more is better
+        return self
+
+    def remove_cb(self, cb):
+        self._heard = {}
+        return super().remove_cb(cb)
+
+    def _do_one_batch(self):
+        self.pred = self.model(*self.xb)
+        self('after_pred')
+        if len(self.yb):
+            self.loss_grad = self.loss_func(self.pred, *self.yb)
+            self.loss = self.loss_grad.detach().clone()
+            if self.training and (l2 := pop_penalties(self._tables)) is not None: self.loss_grad = self.loss_grad + l2
+        self('after_loss')
+        if self.training and len(self.yb): self._do_grad_opt()
+
+    @delegates(Learner.fit)
+    def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, **kwargs):
+        "Fit for `n_epoch` epochs; `wd` as in the class's text."
+        default = self.wd
+        if wd is None: wd = default
+        if reset_opt or not self.opt: self.create_opt()
+        self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
+        set_l2(self.model, wd or 0.)
+        wds = self._optimiser_wd(wd)
+        self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
+        try: super().fit(n_epoch, lr=lr, wd=wds, cbs=cbs, **kwargs)
+        finally: self.wd = default
+
+    def _optimiser_wd(self, wd):
+        "Weight decay of each parameter group, or None to leave the optimiser alone."
+        exempt = _exempt(self.model)
+        groups = [0. if all(id(p) in exempt for p in g) else wd for g in self.opt.param_lists]
+        if 'wd' in self.opt.hypers[0]: return None if wd is None else groups
+        if any(groups): raise ValueError(f'wd={wd}, but the optimiser has no weight decay; choose another opt_func or wd=0')
+
+    # --- Scorer: codes in, scores out, without gradients and in eval mode
+
+    @property
+    def catalog(self): return self.dls.catalog
+    @property
+    def vocab(self): return self.catalog.vocab
+
+    @property
+    def scale(self): return 'rating'
+
+    @contextmanager
+    def _inference(self):
+        "-> the model's device; eval mode and no gradients inside."
+        mode = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(): yield next(self.model.parameters()).device
+        finally: self.model.train(mode)
+
+    def score(self, users, items):
+        "Scores of pairs of codes: (n,), (n,) -> (n,)."
+        with self._inference() as device:
+            return torch.cat([self.model(u.to(device), i.to(device)) for u, i in zip(users.split(PAIRS), items.split(PAIRS))] or [torch.zeros(0)])
+
+    def score_items(self, users):
+        "Scores of the whole catalogue for codes of users: (B,) -> (B, n_items)."
+        if not hasattr(self.model, 'score_items'):
+            items = torch.arange(self.dls.n_items)
+            return torch.stack([self.score(u.expand(len(items)), items) for u in users])
+        with self._inference() as device: return self.model.score_items(users.to(device))
+
+    def vectors(self, side:str='item')->torch.Tensor:
+        "Learned vectors, (n, d), of 'user' or 'item'."
+        with self._inference(): return self._of_model('vectors')(side)
+
+    def biases(self, side:str='item')->torch.Tensor:
+        "Learned biases, (n,), of 'user' or 'item'."
+        with self._inference(): return self._of_model('biases')(side)
+
+    def _of_model(self, name):
+        if not hasattr(self.model, name): raise AttributeError(f"{type(self.model).__name__} has no method {name}(side), which this needs: give it one that returns a tensor for 'user' and 'item'")
+        return getattr(self.model, name)
+
+    # --- what a person asks
+
+    def predict(self, user, item=None)->float:
+        "Predicted score of one pair: `predict(user, item)` or `predict((user, item))`, ids as in the table."
+        user, item = user if item is None else (user, item)
+        code = lambda side, id_: torch.from_numpy(self.vocab[side].encode([id_]))
+        return self.score(code('user', user), code('item', item)).item()
+
+    def history(self, user):
+        "What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid or test)."
+        return self.catalog.history(user)
+
+    def similar_items(self, item, k:int=10):
+        "The `k` nearest items by cosine of their vectors; `item` is an id, a title, or a part of a title that matches one."
+        return similar(self, item, k, 'item')
+
+    def similar_users(self, user, k:int=10):
+        "The `k` nearest users by cosine of their vectors."
+        return similar(self, user, k, 'user')
+
+
+def _handler(cb, event_name):
+    "The bound method of `cb` for the event; None if the callback dispatches in its own way."
+    return getattr(cb, event_name) if type(cb).__call__ is Callback.__call__ else None
+
+
+def _wrong_dls(dls):
+    return (f'expected RecDataLoaders, got {type(dls).__name__}. Make them from the rating table: `dls = RecDataLoaders.from_df(ratings)`; '
+            "for fastai's own DataLoaders there is `fastai.collab.collab_learner`")
+
+
+def _columns(dls, metrics):
+    "fastai metrics for the training table: errors over the whole valid set, warm and cold apart where that matters."
+    split = dls.catalog.split
+    inter = dls.catalog.require_history()
+    cold = cold_mask(dls.catalog, inter.users[split.valid], inter.items[split.valid]).mean()
+    groups = ('all', 'warm', 'cold') if COLD_SHARE <= cold < 1 else ('all',)
+    ours = lambda m: m in (_metrics.rmse, _metrics.mae)
+    return [o for m in L(metrics) for o in ([RatingMetric(m, g) for g in groups] if ours(m) else [m])]
+
+
+@delegates(RecLearner.__init__)
+def rec_learner(
+    dls, # `RecDataLoaders`
+    model, # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one
+    loss_func=None, # by default `nn.MSELoss()`
+    opt_func=None, # by default fused Adam
+    metrics=None, # e.g. `[rmse, mae]`
+    **kwargs
+)->RecLearner:
+    "A `RecLearner` for any model; `score_items(users)`, `vectors(side)` and `biases(side)` are used where the model has them."
+    if isinstance(model, type): model = model(dls.n_users, dls.n_items)
+    return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs)
+
+
+def _rating_options(dls, y_range):
+    "What rating models are built with, after the checks."
+    lo, hi = dls.y_bounds
+    if lo == hi:
+        raise ValueError(f'all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what, which an implicit model ranks')
+    check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
+    known = {f'known_{side}s': torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')}
+    return dict(y_range=y_range, mean=dls.catalog.mean_rating, **known)
+
+
+@delegates(RecLearner.__init__)
+def collab_learner(
+    dls, # `RecDataLoaders`
+    n_factors:int=50, # length of the vectors of users and items
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
+    loss_func=None, # by default `nn.MSELoss()`
+    opt_func=None, # by default fused Adam
+    metrics=None, # e.g. `[rmse, mae]`
+    wd:float=0.07, # L2 of the factors per observed rating; see `RecLearner`
+    **kwargs
+)->RecLearner:
+    "A learner for matrix factorisation with biases (`DotBias`)."
+    if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
+        raise TypeError(f"collab_learner is the dot-product model and takes no {', '.join(sorted(fastais))}: for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`")
+    if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
+    model = DotBias(dls.n_users, dls.n_items, n_factors, **_rating_options(dls, y_range))
+    return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)
+
+
+@delegates(RecLearner.__init__)
+def mlp_learner(
+    dls, # `RecDataLoaders`
+    n_factors:int=32, # length of the vectors of users and items
+    layers:list=(64, 32), # widths of the hidden layers
+    dropout:float=0., # after each hidden layer
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
+    loss_func=None, # by default `nn.MSELoss()`
+    opt_func=None, # by default fused Adam
+    metrics=None, # e.g. `[rmse, mae]`
+    wd:float=0.05, # L2 of the embeddings per observed rating and weight decay of the layers; see `RecLearner`
+    **kwargs
+)->RecLearner:
+    "A learner for a perceptron over user and item embeddings (`MLP`), fastai's `use_nn`."
+    if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
+    model = MLP(dls.n_users, dls.n_items, n_factors, layers, dropout, **_rating_options(dls, y_range))
+    return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)

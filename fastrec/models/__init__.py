@@ -1,0 +1,4 @@
+"Models: integer codes in, scores out. They know nothing of tables, vocabularies or DataLoaders."
+from .embedding import *
+from .dot import *
+from .neumf import *
