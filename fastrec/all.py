@@ -15,3 +15,4 @@ from .evaluate import *
 from .retrieval import *
 from .callbacks import *
 from .learner import *
+from .interpret import *

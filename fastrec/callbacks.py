@@ -23,8 +23,8 @@ class RatingMetric(Metric):
         errors = (learn.pred.float() - learn.yb[0].float()).double()
         values = errors.square() if self.func is metrics.rmse else errors.abs()
         if self.rows != 'all':
-            users, items = learn.xb[:2]
-            warm = learn.known('user')[users] & learn.known('item')[items]
+            known = {side: torch.from_numpy(learn.dls.catalog.known(side)).to(values.device) for side in ('user', 'item')}
+            warm = known['user'][learn.xb[0]] & known['item'][learn.xb[1]]
             mask = warm if self.rows == 'warm' else ~warm
             values, n = values * mask, mask.sum()
         else: n = values.numel()

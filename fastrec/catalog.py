@@ -100,7 +100,7 @@ class Catalog:
             if hits.sum() > 1:
                 codes = np.flatnonzero(hits)
                 codes = codes[np.argsort(-self.counts['item'][codes], kind='stable')]
-                some = '; '.join(f'{vocab.ids[c]!r}: {titles.iloc[c]}' for c in codes[:5])
+                some = '; '.join(f'{_some([vocab.ids[c]])}: {titles.iloc[c]}' for c in codes[:5])
                 raise KeyError(f"{hits.sum()} items match {query!r}: {some}{'; ...' if len(codes) > 5 else ''}. Pass the id or the whole title of one")
         raise KeyError(f"no item has the id {query!r}, or a title with {query!r} in it")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.torch_core import default_device, display_df
+from fastai.torch_core import default_device
+from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
 
 from .catalog import Catalog
@@ -67,6 +68,14 @@ def decode(catalog, users, items, target=None, **more)->pd.DataFrame:
     if target is not None: df['rating'] = target.reshape(-1).cpu().numpy()
     for k, v in more.items(): df[k] = v.reshape(-1).float().cpu().numpy()
     return df
+
+
+def show_table(df):
+    "Display a table: as HTML in a notebook, as text elsewhere."
+    if IN_NOTEBOOK:
+        from IPython.display import HTML, display
+        display(HTML(df.to_html(index=False)))
+    else: print(df.to_string(index=False))
 
 
 @delegates()
@@ -131,12 +140,12 @@ class InteractionDL(TfmdDL):
     def show_batch(self, b=None, max_n:int=9, show:bool=True, **kwargs):
         "Show the first `max_n` rows of a batch as a table of ids and titles (or return it with `show=False`)."
         df = self.decode_batch(self.one_batch() if b is None else b, max_n)
-        return display_df(df) if show else df
+        return show_table(df) if show else df
 
     def show_results(self, b, out, max_n:int=9, show:bool=True, **kwargs):
         "Show targets beside predictions `out` for a batch, with ids and titles."
-        df = self.decode_batch(b, max_n, prediction=out)
-        return display_df(df) if show else df
+        df = self.decode_batch(b, max_n, prediction=out[0] if isinstance(out, tuple) else out)
+        return show_table(df) if show else df
 
 
 def auto_batch_size(n:int)->int:

@@ -136,7 +136,7 @@ def _check_ratings(df, name, y_range):
         bad = pd.to_numeric(col, errors='coerce').isna() & col.notna() if col.dtype != bool else col
         what = f'; not a number: {_some(col[bad].unique())}' if bad.any() else ''
         raise ValueError(f"ratings in column {name!r} are not numbers (dtype {col.dtype}){what}. Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`")
-    ratings = col.to_numpy(dtype=np.float32, na_value=np.nan)
+    ratings = col.to_numpy(dtype=np.float32, na_value=np.nan, copy=True)  # later changes of the table must not reach the model
     if n := int((~np.isfinite(ratings)).sum()):
         raise ValueError(f"{n:,} of {len(df):,} ratings in column {name!r} are missing or infinite. Drop those rows: `df[np.isfinite(df[{name!r}])]`; "
                          "rows without a rating can still be used with target='implicit'")
@@ -195,7 +195,7 @@ class Interactions:
         item_vocab, items = _ids(df, names['item'], 'item', item_vocab)
         for vocab, codes, name in ((user_vocab, users, 'user'), (item_vocab, items, 'item')):
             if len(vocab) == 1:
-                raise ValueError(f"the table has a single {name} ({vocab.ids[0]!r}, column {names[name]!r}): collaborative filtering learns from what several {name}s share. Is {name}_name right?")
+                raise ValueError(f"the table has a single {name} ({_some(vocab.ids)}, column {names[name]!r}): collaborative filtering learns from what several {name}s share. Is {name}_name right?")
         ratings = None if names['rating'] is None else _check_ratings(df, names['rating'], y_range)
         times = None
         if names['time'] is not None:
@@ -205,7 +205,7 @@ class Interactions:
             if n := int(col.isna().sum()):
                 raise ValueError(f"{n:,} of {len(df):,} rows have no time (column {names['time']!r}). Drop them with `df.dropna(subset=[{names['time']!r}])`")
             if getattr(col.dtype, 'tz', None) is not None: col = col.dt.tz_convert(None)
-            times = col.to_numpy()
+            times = col.to_numpy(copy=True)
         res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names)
         return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
 
@@ -217,7 +217,7 @@ class Interactions:
         n = len(pair) - len(starts)
         if policy == 'error':
             twice = order[np.setdiff1d(np.arange(len(pair)), starts)][:3]
-            pairs = ', '.join(f"({self.vocab['user'].ids[self.users[i]]!r}, {self.vocab['item'].ids[self.items[i]]!r})" for i in twice)
+            pairs = ', '.join('(' + _some([self.vocab['user'].ids[self.users[i]], self.vocab['item'].ids[self.items[i]]]) + ')' for i in twice)
             raise ValueError(f"{n:,} rows repeat a user-item pair, e.g. {pairs}. Say which rating counts: duplicates='last', 'first' or 'mean' (or target='implicit', where repeats add up)")
         ends = np.append(starts[1:], len(pair))
         keep = order[ends-1] if policy == 'last' else order[starts]

@@ -241,7 +241,7 @@ def collab_learner(
     loss_func=None, # by default `nn.MSELoss()`
     opt_func=None, # by default fused Adam
     metrics=None, # e.g. `[rmse, mae]`
-    wd:float=0.07, # L2 of the factors per observed rating; see `RecLearner`
+    wd:float=0.08, # L2 of the factors per observed rating; see `RecLearner`
     **kwargs
 )->RecLearner:
     "A learner for matrix factorisation with biases (`DotBias`)."

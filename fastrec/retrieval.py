@@ -6,6 +6,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from .interactions import _some
+
 __all__ = ['similar']
 
 
@@ -20,7 +22,7 @@ def similar(scorer, query, k:int=10, side:str='item')->pd.DataFrame:
     known = catalog.known(side)
     if not known[codes].all():
         ids = catalog.vocab[side].decode(codes[~known[codes]])
-        raise KeyError(f'{side} {ids[0]!r} has no training row, so the model has learned nothing about what is similar to it')
+        raise KeyError(f'{side} {_some(ids)} has no training row, so the model has learned nothing about what is similar to it')
     vectors = F.normalize(scorer.vectors(side).float(), dim=1)
     at = torch.from_numpy(codes).to(vectors.device)
     scores = vectors[at] @ vectors.T

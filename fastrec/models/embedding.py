@@ -50,8 +50,8 @@ class EmbeddingTable(nn.Embedding):
         "Set cold rows to the mean of the known ones."
         cold = (~self.known).nonzero().squeeze(1)
         if 0 < len(cold) < len(self.known):
-            mean = (self.weight.sum(0) - self.weight[cold].sum(0)) / (len(self.known) - len(cold))
-            self.weight[cold] = mean
+            self.weight[cold] = 0.
+            self.weight[cold] = self.weight.sum(0) / (len(self.known) - len(cold))
 
     def extra_repr(self): return f"{super().extra_repr()}{f', decay={self.decay:g}' if self.decay != 1 else ''}"
 

@@ -1,0 +1,134 @@
+"""Training throughput of whole epochs on one thread: fastrec, fastai.collab, and a hand-written torch loop of fastrec's model and optimiser.
+
+    python benchmarks/speed.py --out FILE.md
+
+The table is generated in the shape of ML-100K (943 users, 1,682 items, 100,000 training rows; more rows: more users), so it runs anywhere.
+The three take turns (A B C A B C ...), and each is compared with the others of its own turn. CPU seconds are counted, which other
+work on the machine disturbs less than it does the clock; still, trust the ratios and not the rows per second.
+"""
+import argparse, io, time, warnings
+from contextlib import nullcontext, redirect_stdout
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from fastai.callback.schedule import combined_cos
+from fastai.torch_core import set_seed
+
+import fastai.collab as fc
+from common import about, emit, fastai_dls, table
+from fastrec.all import RecDataLoaders, collab_learner
+from fastrec.models.embedding import EmbeddingTable, pop_penalties, set_l2
+
+BATCH_SIZES, N_ITEMS, N_VALID = (64, 1024, 8192), 1682, 64
+Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, .07
+
+
+def generated(n_rows):
+    "A rating table without structure: distinct pairs, ratings 1 to 5."
+    rng = np.random.default_rng(0)
+    n_users = max(2, round(943 * n_rows / 100_000))
+    pairs = rng.choice(n_users * N_ITEMS, n_rows + N_VALID, replace=False)
+    return pd.DataFrame(dict(user=pairs // N_ITEMS, item=pairs % N_ITEMS, rating=rng.integers(1, 6, len(pairs)).astype(np.float32)))
+
+
+class Loop:
+    """The model, loss, L2 and optimiser of a fastrec learner without fastai: what one would write by hand for this one purpose.
+
+    The learning rate and momentum of every step are computed ahead. No losses are recorded, nothing can be hooked in.
+    """
+    def __init__(self, learn, bs):
+        self.model, self.bs = learn.model, bs
+        dataset = learn.dls.train.dataset
+        self.users, self.items, self.y = dataset[torch.arange(len(dataset))]
+        self.opt = torch.optim.AdamW(self.model.parameters(), lr=LR, fused=True, betas=(.9, .99), eps=1e-5, weight_decay=0.)
+        set_l2(self.model, WD)
+        self.tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
+        self.generator = torch.Generator().manual_seed(0)
+
+    def epoch(self):
+        model, opt, group, n = self.model, self.opt, self.opt.param_groups[0], len(self.y)
+        steps = -(-n // self.bs)
+        lrs = [combined_cos(.25, LR/25, LR, LR/1e5)(i / steps) for i in range(steps)]
+        moms = [combined_cos(.25, .95, .85, .95)(i / steps) for i in range(steps)]
+        idx = torch.randperm(n, generator=self.generator)
+        model.train()
+        batches = zip(lrs, moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
+        for lr, mom, users, items, y in batches:
+            group['lr'], group['betas'] = lr, (mom, .99)
+            loss = F.mse_loss(model(users, items), y) + pop_penalties(self.tables)
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+
+
+def sides(df, split, bs):
+    "-> name -> function that trains one epoch; `bar` shows fastai's progress bar."
+    set_seed(0)
+    dls = RecDataLoaders.from_df(df, splitter=split, bs=bs)
+    dls.train.seed = 0  # the order of rows; the loop draws the same
+    ours, twin = (collab_learner(dls, n_factors=50, y_range=Y_RANGE, wd=WD) for _ in range(2))
+    twin.model.load_state_dict(ours.model.state_dict())
+    loop = Loop(twin, bs)
+    theirs = fc.collab_learner(fastai_dls(df, split, bs), n_factors=50, y_range=(0, 5.5))
+
+    def one_cycle(learn, **kwargs):
+        def epoch(bar=False):
+            with redirect_stdout(io.StringIO()), nullcontext() if bar else learn.no_bar(): learn.fit_one_cycle(1, LR, **kwargs)
+        return epoch
+    res = {'fastrec': one_cycle(ours), 'fastai.collab': one_cycle(theirs, wd=.1), 'hand-written loop': loop.epoch}
+    def difference():
+        for o in (ours, twin): o.model.eval()  # which also sets the rows of cold items
+        return max((a - b).abs().max().item() for a, b in zip(ours.model.parameters(), twin.model.parameters()))
+    return res, difference
+
+
+def seconds(epoch, **kwargs):
+    start = time.process_time()
+    epoch(**kwargs)
+    return time.process_time() - start
+
+
+def ratio(a, b):
+    r = np.array(a) / np.array(b)
+    return f'{np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})'
+
+
+def measure(df, split, bs, repeats):
+    "A row of the table."
+    epochs, difference = sides(df, split, bs)
+    n, apart = len(split[0]), None
+    times = {name: [] for name in epochs}
+    for r in range(repeats + 1):
+        for name, epoch in epochs.items(): times[name].append(seconds(epoch))
+        if r == 0: apart = difference()  # both started from the same weights and saw the same batches
+    ours, theirs, loop = (o[1:] for o in times.values())  # the first turn warms up
+    with_bar = {name: seconds(epochs[name], bar=True) for name in ('fastrec', 'fastai.collab')}
+    return [f'{bs:,}', ratio(theirs, ours), ratio(ours, loop), ratio(theirs, loop), *(f'{n/np.median(o):,.0f}' for o in (ours, theirs, loop)),
+            f"{with_bar['fastai.collab']/with_bar['fastrec']:.2f}", f'{n/with_bar["fastrec"]:,.0f}', f'{apart:.0e}']
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--rows', type=int, default=100_000, help='training rows')
+    parser.add_argument('--repeats', type=int, default=5, help='turns that count; one more warms up')
+    parser.add_argument('--batch-sizes', type=int, nargs='+', default=BATCH_SIZES)
+    parser.add_argument('--out', help='Markdown file to write')
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings('ignore', 'bs=')
+    df = generated(args.rows)
+    split = (np.arange(args.rows), np.arange(args.rows, len(df)))
+    rows = [measure(df, split, bs, args.repeats) for bs in args.batch_sizes]
+    header = ['batch size', 'fastai time / fastrec time', 'fastrec time / loop time', 'fastai time / loop time', 'fastrec rows/s', 'fastai rows/s', 'loop rows/s',
+              'fastai / fastrec, both with progress bar', 'fastrec rows/s with bar', 'largest weight difference of fastrec and loop after an epoch']
+    emit(f"""# Training throughput
+
+{about()}.
+
+One epoch of {args.rows:,} rows ({df.user.nunique():,} users, {df.item.nunique():,} items), `fit_one_cycle(1, {LR:g})`, {N_VALID} validation rows, no progress bar unless said;
+50 factors; the loop has fastrec's model, its L2, fused AdamW and the one-cycle schedule. Median of {args.repeats} turns (smallest to largest); with the bar: once.
+fastai.collab has its defaults (its own Adam, its tabular loader).
+
+{table(header, rows)}""", args.out)

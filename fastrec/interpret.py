@@ -1,0 +1,239 @@
+"What a trained model has learned, as tables and pictures. Nothing here changes the model."
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from fastai.interpret import Interpretation
+from matplotlib.patheffects import withStroke
+
+from .dataloaders import decode, show_table
+from .models.embedding import squash
+
+__all__ = ['RecInterpretation']
+
+_GREY, _BLUE, _ORANGE = '#8a8f98', '#2a6fb0', '#d9772b'
+
+
+class RecInterpretation(Interpretation):
+    """Interpretation of a `RecLearner`: biases, maps of the vectors, similar items, single predictions, errors, and the ratings themselves.
+
+    Tables hold the user's own ids and titles; plots return the matplotlib axes (an array of them where there are several). Only
+    users and items with training rows are shown: nothing was learned about the others.
+    """
+    @property
+    def catalog(self): return self.learn.catalog
+
+    def _table(self, codes, side, **columns):
+        df = pd.DataFrame({side: self.catalog.vocab[side].decode(codes)})
+        if side == 'item' and self.catalog.title_name is not None: df['title'] = self.catalog.titles(codes)
+        for name, values in columns.items(): df[name] = values
+        df['rows'] = self.catalog.counts[side][codes]
+        return df
+
+    def _labels(self, df, side):
+        labels = df['title'] if 'title' in df else df[side].astype(str)
+        return [o if len(o) <= 32 else o[:30].rstrip() + '…' for o in labels]
+
+    def _known(self, side, k=None):
+        "Codes with training rows, most rows first (the first `k`)."
+        counts = self.catalog.counts[side]
+        order = np.argsort(-counts, kind='stable')
+        order = order[:int((counts > 0).sum())]
+        return order[:k]
+
+    # --- biases
+
+    def _bias(self, k, side, largest, min_rows):
+        bias = self.learn.biases(side).cpu().numpy()
+        codes = np.flatnonzero(self.catalog.counts[side] >= max(1, min_rows))
+        codes = codes[np.argsort(-bias[codes] if largest else bias[codes], kind='stable')][:k]
+        return self._table(codes, side, bias=bias[codes])
+
+    def top_bias(self, k:int=10, side:str='item', min_rows:int=1)->pd.DataFrame:
+        "The `k` largest biases: what is rated high beyond what taste explains. Columns: id, title, bias (before the sigmoid), rows (in training)."
+        return self._bias(k, side, True, min_rows)
+
+    def bottom_bias(self, k:int=10, side:str='item', min_rows:int=1)->pd.DataFrame:
+        "The `k` smallest biases; see `top_bias`."
+        return self._bias(k, side, False, min_rows)
+
+    def plot_bias(self, k:int=10, side:str='item', min_rows:int=1, ax=None):
+        "The `k` largest and the `k` smallest biases as bars."
+        top = pd.concat([self.top_bias(k, side, min_rows), self.bottom_bias(k, side, min_rows)[::-1]]).drop_duplicates(side)
+        ax = ax or plt.subplots(figsize=(8, 1 + .28 * len(top)), layout='constrained')[1]
+        y = np.arange(len(top))[::-1]
+        ax.barh(y, top.bias, color=[_BLUE if o > 0 else _ORANGE for o in top.bias])
+        ax.set_yticks(y, self._labels(top, side))
+        ax.axvline(0, color=_GREY, lw=.8)
+        ax.margins(y=.01)
+        ax.set(xlabel=f'{side} bias (before the sigmoid)' if getattr(self.learn.model, 'y_range', None) else f'{side} bias', title=f'{side.capitalize()}s rated higher and lower than taste explains')
+        return ax
+
+    # --- maps of the vectors
+
+    def pca(self, n_components:int=3, side:str='item', k:int=1000)->pd.DataFrame:
+        "Principal components of the vectors of the `k` items (or users) with most rows: id, title, pc1 .., rows. Explained shares of variance are in `.attrs['explained']`."
+        from sklearn.decomposition import PCA
+        codes = self._known(side, k)
+        vectors = self.learn.vectors(side)[torch.from_numpy(codes)].cpu().numpy()
+        pca = PCA(n_components=min(n_components, *vectors.shape), random_state=0).fit(vectors)
+        df = self._table(codes, side, **{f'pc{i+1}': o for i, o in enumerate(pca.transform(vectors).T)})
+        df.attrs['explained'] = pca.explained_variance_ratio_.tolist()
+        return df
+
+    def plot_pca(self, k:int=50, components:tuple=(1, 2), side:str='item', ax=None):
+        "Map of two principal components: all known ones as dots, the `k` with most rows labelled where labels find room."
+        df = self.pca(max(components), side)
+        ax = ax or plt.subplots(figsize=(11, 9), layout='constrained')[1]
+        x, y = (df[f'pc{c}'].to_numpy() for c in components)
+        ax.scatter(x, y, s=8, color='#c9ced6', zorder=1)
+        ax.scatter(x[:k], y[:k], s=18, color=_BLUE, zorder=2)
+        shares = df.attrs['explained']
+        ax.set(xlabel=f'component {components[0]} ({shares[components[0]-1]:.0%} of variance)', ylabel=f'component {components[1]} ({shares[components[1]-1]:.0%} of variance)',
+               title=f'{side.capitalize()} vectors: the {min(k, len(df))} with most ratings named')
+        ax.margins(.06)
+        place_labels(ax, x[:k], y[:k], self._labels(df[:k], side))
+        return ax
+
+    def plot_tsne(self, color:str='genres', k:int=500, side:str='item', perplexity:float=30., seed:int=0, n_labels:int=15, ax=None):
+        """t-SNE map (van der Maaten and Hinton 2008) of the vectors of the `k` with most rows, coloured by a metadata column.
+
+        Lists such as 'Action|Comedy' count by their first entry; the eight most frequent values get a colour of their own, numbers a scale.
+        """
+        from sklearn.manifold import TSNE
+        metadata = self.catalog.item_df if side == 'item' else self.catalog.user_df
+        if color is not None and (metadata is None or color not in metadata.columns):
+            raise ValueError(f"no column {color!r} in {side}_df to colour by: {'no metadata was given' if metadata is None else list(metadata.columns)}. color=None draws without")
+        codes = self._known(side, k)
+        vectors = self.learn.vectors(side)[torch.from_numpy(codes)].cpu().numpy()
+        xy = TSNE(perplexity=min(perplexity, (len(codes) - 1) / 3), init='pca', random_state=seed).fit_transform(vectors)
+        ax = ax or plt.subplots(figsize=(11, 9), layout='constrained')[1]
+        if color is None: ax.scatter(*xy.T, s=18, color=_BLUE)
+        else:
+            values = metadata[color].iloc[codes]
+            if pd.api.types.is_numeric_dtype(values.dtype):
+                points = ax.scatter(*xy.T, s=18, c=values.astype(float), cmap='viridis')
+                ax.figure.colorbar(points, ax=ax, label=color, shrink=.7)
+            else:
+                first = values.astype(object).where(values.notna(), 'unknown').astype(str).str.split('|').str[0].to_numpy()
+                common = pd.Series(first).value_counts().index[:8]
+                for i, value in enumerate([*common, 'other']):
+                    mask = first == value if value != 'other' else ~np.isin(first, common)
+                    if mask.any(): ax.scatter(*xy[mask].T, s=20, color=plt.get_cmap('tab10')(i) if value != 'other' else '#c9ced6', label=value)
+                ax.legend(title=color, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+        ax.set(xlabel='t-SNE 1', ylabel='t-SNE 2', xticks=[], yticks=[], title=f'{side.capitalize()} vectors: the {len(codes)} with most ratings')
+        df = self._table(codes[:n_labels], side)
+        place_labels(ax, *xy[:n_labels].T, self._labels(df, side))
+        return ax
+
+    def similar_items(self, item, k:int=10)->pd.DataFrame:
+        "Nearest items by cosine; `item` is an id, a title or a part of one."
+        return self.learn.similar_items(item, k)
+
+    # --- single predictions
+
+    def explain(self, user, item, k:int=5)->pd.DataFrame:
+        """What a prediction is made of: mean, biases and the `k` factors that count most (product of user's and item's factor), the rest summed.
+
+        Column `value`, in units of the score before the sigmoid; it adds up to `.attrs['score']`, and `.attrs['prediction']` is that after the sigmoid.
+        """
+        user, item = int(self.catalog.vocab['user'].encode([user])[0]), self.catalog.find(item)
+        with self.learn._inference(): parts = self.learn._of_model('explain')(user, item)
+        factors = parts['factors'].double().cpu()
+        order = factors.abs().argsort(descending=True)
+        top, rest = order[:k].tolist(), order[k:]
+        rows = {'global mean': parts['mean'], 'user bias': parts['user_bias'], 'item bias': parts['item_bias'], **{f'factor {i}': factors[i].item() for i in top}}
+        if len(rest): rows[f'{len(rest)} other factors'] = factors[rest].sum().item()
+        df = pd.DataFrame(dict(value=rows))
+        df.index.name = 'part'
+        df.attrs['score'] = float(df.value.sum())
+        df.attrs['prediction'] = squash(torch.tensor(df.attrs['score']), getattr(self.learn.model, 'y_range', None)).item()
+        return df
+
+    def plot_explain(self, user, item, k:int=5, ax=None):
+        "The parts of a prediction (see `explain`) as bars."
+        df = self.explain(user, item, k)
+        ax = ax or plt.subplots(figsize=(7, .8 + .35 * len(df)), layout='constrained')[1]
+        ax.barh(df.index[::-1], df.value[::-1], color=[_BLUE if o > 0 else _ORANGE for o in df.value[::-1]])
+        ax.axvline(0, color=_GREY, lw=.8)
+        title = self.catalog.titles(np.array([self.catalog.find(item)]))[0]
+        ax.set(xlabel='contribution to the score before the sigmoid', title=f"{title} for user {user}: {df.attrs['prediction']:.2f}")
+        return ax
+
+    # --- errors
+
+    def plot_top_losses(self, k:int=9, largest:bool=True, show:bool=True):
+        "Show (or return, with `show=False`) the `k` pairs with the largest loss: ids, title, rating, prediction, loss."
+        losses, idx = self.top_losses(k, largest)
+        df = self._predicted(idx)
+        df['loss'] = losses.cpu().numpy()
+        return show_table(df) if show else df
+
+    def _predicted(self, idx=None):
+        dataset = self.dl.dataset
+        idx = torch.arange(len(dataset)) if idx is None else idx.cpu()
+        users, items, target = (o.cpu() for o in dataset[idx.to(dataset.device)])
+        return decode(self.catalog, users, items, target, prediction=self.learn.score(users, items))
+
+    def worst_users(self, k:int=10, min_rows:int=5)->pd.DataFrame:
+        "The `k` users with the largest error among those with `min_rows` rows in the part interpreted: user, rows, rmse, bias (mean of prediction - rating), mean_rating."
+        df = self._predicted()
+        error = df.prediction - df.rating
+        per_user = df.assign(error=error, square=error**2).groupby('user').agg(rows=('error', 'size'), rmse=('square', 'mean'), bias=('error', 'mean'), mean_rating=('rating', 'mean'))
+        per_user['rmse'] **= .5
+        return per_user[per_user.rows >= min_rows].nlargest(k, 'rmse').reset_index()
+
+    # --- the ratings themselves
+
+    def plot_ratings(self, n_users:int=60, n_items:int=60, axes=None):
+        "Three views of the training rows: how ratings are distributed, how few items have most of them, and who rated what (most active users, most rated items)."
+        inter, rows = self.catalog.require_history(), self.catalog.split.train
+        axes = plt.subplots(1, 3, figsize=(16, 4.6), layout='constrained')[1] if axes is None else axes
+        values, counts = np.unique(inter.ratings[rows], return_counts=True)
+        if len(values) <= 20: axes[0].bar(values, counts, width=.8 * (np.diff(values).min() if len(values) > 1 else 1), color=_BLUE)
+        else: axes[0].hist(inter.ratings[rows], bins=30, color=_BLUE)
+        axes[0].axvline(self.catalog.mean_rating, color=_ORANGE, lw=1.5, label=f'mean {self.catalog.mean_rating:.2f}')
+        axes[0].legend(frameon=False, loc='upper left')
+        axes[0].set(xlabel='rating', ylabel='rows', title='Distribution of ratings')
+
+        per_item = np.sort(self.catalog.counts['item'])[::-1]
+        share = np.cumsum(per_item) / per_item.sum()
+        head = int(np.searchsorted(share, .8)) + 1
+        axes[1].fill_between(np.arange(1, len(per_item) + 1), per_item, color=_BLUE, alpha=.35, lw=0)
+        axes[1].axvline(head, color=_ORANGE, lw=1.5, label=f'{head / len(per_item):.0%} of items have 80% of the rows')
+        axes[1].legend(frameon=False)
+        axes[1].set(xlabel='item, by popularity', ylabel='rows of the item', title='The long tail', yscale='symlog', ylim=(0, None))
+
+        matrix = self.catalog.seen[self._known('user', n_users)][:, self._known('item', n_items)]
+        grid = np.full(matrix.shape, np.nan)
+        coo = matrix.tocoo()
+        grid[coo.row, coo.col] = coo.data
+        image = axes[2].imshow(grid, aspect='auto', cmap='viridis', interpolation='nearest')
+        axes[2].figure.colorbar(image, ax=axes[2], label='rating')
+        axes[2].set(xlabel=f'{grid.shape[1]} most rated items', ylabel=f'{grid.shape[0]} most active users', title=f'User-item matrix ({np.isfinite(grid).mean():.0%} filled here, {self.catalog.seen.nnz / np.prod(self.catalog.seen.shape):.1%} in all)')
+        return axes
+
+
+def place_labels(ax, x, y, labels, fontsize:int=8):
+    "Write each label beside its point where it covers no earlier label and no other labelled point and stays inside the axes; the others are left out. Earlier labels go first."
+    figure = ax.figure
+    figure.draw_without_rendering()  # fixes the transforms, which the boxes below are measured in
+    renderer, frame, taken = figure.canvas.get_renderer(), ax.get_window_extent(), []
+    points = ax.transData.transform(np.column_stack([x, y]))
+    radius = 3 * figure.dpi / 72
+    places = [(5, 0, 'left', 'center'), (-5, 0, 'right', 'center'), (0, 5, 'center', 'bottom'), (0, -5, 'center', 'top'),
+              (4, 4, 'left', 'bottom'), (4, -4, 'left', 'top'), (-4, 4, 'right', 'bottom'), (-4, -4, 'right', 'top')]
+    for i, label in enumerate(labels):
+        others = np.delete(points, i, 0)
+        for dx, dy, ha, va in places:
+            text = ax.annotate(label, (x[i], y[i]), (dx, dy), textcoords='offset points', ha=ha, va=va, fontsize=fontsize, zorder=3,
+                               path_effects=[withStroke(linewidth=2, foreground='white')])
+            box = text.get_window_extent(renderer)
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+            covers = ((others > box.min - radius) & (others < box.max + radius)).all(1).any()
+            if inside and not covers and not any(box.overlaps(o) for o in taken):
+                taken.append(box)
+                break
+            text.remove()

@@ -1,0 +1,166 @@
+"The loader's contract with fastai, and what only this loader promises."
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.basics import DataLoaders, RandomSplitter
+from fastai.data.core import TfmdDL
+from fasttransform import Pipeline
+
+from fastrec.dataloaders import InteractionDL, RecDataLoaders, auto_batch_size
+from fastrec.splits import LeaveLastSplitter
+
+
+def rows(dl): return torch.cat([torch.stack([b[0].float(), b[1].float(), b[2]], 1) for b in dl])
+def as_set(t): return sorted(map(tuple, t.tolist()))
+
+
+def test_types(dls):
+    assert isinstance(dls, DataLoaders) and isinstance(dls.train, TfmdDL)
+    users, items, target = dls.one_batch()
+    assert users.dtype == items.dtype == torch.int64 and target.dtype == torch.float32
+    assert users.shape == items.shape == target.shape == (64,)
+    assert dls.n_inp == dls.train.n_inp == dls.valid.n_inp == 2
+
+
+def test_every_row_once_an_epoch_in_a_new_order(dls):
+    a, b = rows(dls.train), rows(dls.train)
+    assert len(a) == len(dls.train_ds) and as_set(a) == as_set(b)
+    assert not torch.equal(a, b)
+    inter, split = dls.catalog.interactions, dls.catalog.split
+    truth = np.column_stack([inter.users[split.train], inter.items[split.train], inter.ratings[split.train]])
+    assert as_set(a) == as_set(torch.from_numpy(truth).float())
+
+
+def test_valid_keeps_the_order_of_the_table(dls):
+    inter, split = dls.catalog.interactions, dls.catalog.split
+    got = rows(dls.valid)
+    assert torch.equal(got[:, 0], torch.from_numpy(inter.users[split.valid]).float())
+    assert torch.equal(got[:, 2], torch.from_numpy(inter.ratings[split.valid]))
+
+
+def test_chunks_do_not_change_batches(dls, monkeypatch):
+    whole = rows(dls.train.new(shuffle=False))
+    monkeypatch.setattr('fastrec.dataloaders.CHUNK_ROWS', 100)
+    assert torch.equal(rows(dls.train.new(shuffle=False)), whole)
+
+
+def test_drop_last(dls):
+    dl = dls.train.new(drop_last=True)
+    sizes = [len(b[0]) for b in dl]
+    assert set(sizes) == {64} and len(sizes) == len(dl) == len(dls.train_ds) // 64
+
+
+def test_seed_makes_a_local_order(dls):
+    torch.manual_seed(0)
+    a = rows(dls.train.new(seed=5))
+    state = torch.get_rng_state()
+    b = rows(dls.train.new(seed=5))
+    assert torch.equal(a, b) and torch.equal(state, torch.get_rng_state())
+    dl = dls.train.new(seed=5)
+    assert not torch.equal(rows(dl), rows(dl)), 'the order must change from epoch to epoch'
+
+
+def test_new_keeps_state_and_replaces_arguments(dls):
+    dl = dls.train.new(seed=9).new(bs=10)
+    assert (dl.seed, dl.bs, dl.shuffle) == (9, 10, True)
+
+
+def test_create_batches_takes_any_iterable(dls):
+    a = list(dls.valid.create_batches(range(10)))
+    b = list(dls.valid.create_batches(torch.arange(10)))
+    assert all(torch.equal(x, y) for p, q in zip(a, b) for x, y in zip(p, q))
+
+
+def test_after_batch_transforms_run(dls):
+    dls.train.after_batch = Pipeline([lambda b: (b[0], b[1], b[2] * 0)])
+    assert dls.one_batch()[2].abs().sum() == 0
+
+
+def test_new_empty_holds_no_rows_and_no_history(dls):
+    full, empty = pickle.dumps(dls.train_ds.columns), dls.new_empty()
+    assert len(empty.train_ds) == len(empty.valid_ds) == 0
+    assert empty.catalog.interactions is None and empty.catalog.split is None
+    assert len(pickle.dumps([list(dl.dataset.columns) for dl in empty.loaders])) < len(full) / 10
+    assert empty.vocab['user'] == dls.vocab['user']
+
+
+def test_workers_are_refused(dls):
+    with pytest.raises(ValueError, match='leave it at 0'): InteractionDL(dls.train_ds, num_workers=2)
+    with pytest.raises(ValueError, match='at least 1'): InteractionDL(dls.train_ds, bs=0)
+
+
+def test_show_batch_has_ids_and_titles(dls, capsys):
+    df = dls.show_batch(show=False, max_n=4)
+    assert list(df.columns) == ['user', 'item', 'title', 'rating'] and len(df) == 4
+    assert df.user.str.startswith('u').all() and (df.item >= 1000).all()
+    b = dls.one_batch()
+    shown = dls.show_batch(b, show=False)
+    titles = dls.item_df.title.to_numpy()[b[1][:9]]
+    assert (shown.title == titles).all()
+    dls.show_batch()
+    assert 'title' in capsys.readouterr().out
+
+
+def test_fastai_splitter_column_and_arrays(synthetic):
+    ratings, items, _ = synthetic
+    a = RecDataLoaders.from_df(ratings, splitter=RandomSplitter(.3, seed=1), bs=64)
+    assert len(a.valid_ds) == int(.3 * len(ratings))
+    marked = ratings.assign(part=np.where(np.arange(len(ratings)) % 5 == 0, 'valid', 'train'))
+    assert len(RecDataLoaders.from_df(marked, splitter='part', bs=64).valid_ds) == (marked.part == 'valid').sum()
+    idx = np.arange(len(ratings))
+    three = RecDataLoaders.from_df(ratings, splitter=(idx[20:], idx[:10], idx[10:20]), bs=64)
+    assert [len(dl.dataset) for dl in three.loaders] == [len(ratings) - 20, 10, 10]
+    assert len(RecDataLoaders.from_df(ratings, splitter=LeaveLastSplitter(1), bs=64).valid_ds) == ratings.user.nunique()
+
+
+def test_parts_share_their_columns(dls):
+    assert dls.train_ds.columns is dls.valid_ds.columns
+
+
+def test_csv_and_parquet(synthetic, tmp_path):
+    pytest.importorskip('pyarrow')
+    ratings, _, _ = synthetic
+    ratings.to_csv(tmp_path/'r.csv', index=False)
+    ratings.to_parquet(tmp_path/'r.parquet')
+    kw = dict(valid_pct=.1, seed=0, bs=64)
+    want = rows(RecDataLoaders.from_df(ratings, **kw).valid)
+    assert torch.allclose(rows(RecDataLoaders.from_csv(tmp_path/'r.csv', **kw).valid), want)
+    assert torch.equal(rows(RecDataLoaders.from_parquet(tmp_path/'r.parquet', **kw).valid), want)
+
+
+def test_test_dl(dls, synthetic):
+    ratings = synthetic[0].head(7)
+    dl = dls.test_dl(ratings)
+    (users, items), = list(dl)
+    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (dls.vocab['item'].decode(items) == ratings.item).all()
+    assert torch.equal(list(dls.test_dl(ratings, with_labels=True))[0][2], torch.tensor(ratings.rating.to_numpy()))
+    pairs = list(zip(ratings.user, ratings.item))
+    assert torch.equal(list(dls.test_dl(pairs))[0][1], items)
+    with pytest.raises(KeyError, match='nobody'): dls.test_dl([('nobody', 1000)])
+
+
+def test_test_dl_with_category_dtype_gives_the_right_rows(dls, synthetic):
+    ratings = synthetic[0].tail(5)
+    df = ratings.assign(user=ratings.user.astype('category'), item=ratings.item.astype('category'))
+    users, items = list(dls.test_dl(df))[0]
+    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (dls.vocab['item'].decode(items) == ratings.item).all()
+
+
+def test_batch_size(synthetic):
+    ratings, _, _ = synthetic
+    assert auto_batch_size(90_000) == 256 and auto_batch_size(10) == 64 and auto_batch_size(20_000_000) == 8192
+    with pytest.warns(UserWarning, match='steps an epoch.*Try bs='): RecDataLoaders.from_df(ratings, bs=4096)
+
+
+def test_no_ratings():
+    df = pd.DataFrame(dict(user=[1, 1, 2], item=[1, 2, 1]))
+    with pytest.raises(ValueError, match='rating_name='): RecDataLoaders.from_df(df)
+
+
+def test_summary_counts(dls):
+    text = dls.summary()
+    inter, split = dls.catalog.interactions, dls.catalog.split
+    assert f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items' in text and f'valid: {len(split.valid):,} rows' in text

@@ -1,0 +1,138 @@
+"One contract for every model, and the tables they are made of."
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from fastrec.models import DotBias, EmbeddingTable, MLP, pop_l2, set_l2, squash, unsquash
+
+N_USERS, N_ITEMS = 7, 11
+MODELS = {'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw), 'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
+          'mlp': lambda **kw: MLP(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'mlp1': lambda **kw: MLP(N_USERS, N_ITEMS, 3, (5,), dropout=.5, **kw)}
+
+
+@pytest.fixture(params=MODELS)
+def make(request): return MODELS[request.param]
+
+
+def randomised(model):
+    with torch.no_grad():
+        for p in model.parameters(): p.copy_(torch.randn_like(p))
+    return model
+
+
+def test_shapes(make):
+    model = make().eval()
+    users, items = torch.arange(5), torch.arange(5)
+    assert model(users, items).shape == (5,)
+    assert model(users, torch.randint(N_ITEMS, (5, 3))).shape == (5, 3)
+    assert model(users, torch.randint(N_ITEMS, (1, 3))).shape == (5, 3)
+    assert model.score_items(users).shape == (5, N_ITEMS)
+    assert model(users, items).dtype == torch.float32
+
+
+def test_all_ways_of_scoring_agree(make):
+    model = randomised(make(y_range=(1, 5))).eval()
+    users = torch.tensor([0, 3, 6])
+    everything = model.score_items(users)
+    for i in range(N_ITEMS): assert torch.allclose(model(users, torch.full((3,), i)), everything[:, i], atol=1e-5)
+    items = torch.tensor([[1, 2], [0, 10], [5, 5]])
+    assert torch.allclose(model(users, items), everything.gather(1, items), atol=1e-5)
+    assert torch.allclose(model(users, torch.tensor([[4, 7]])), everything[:, [4, 7]], atol=1e-5)
+
+
+def test_scores_start_at_the_mean_and_stay_in_range(make):
+    model = make(y_range=(.5, 5.5), mean=3.7).eval()
+    assert torch.allclose(model(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=.05)
+    scores = randomised(model).score_items(torch.arange(7))
+    assert scores.min() >= .5 and scores.max() <= 5.5
+    assert torch.allclose(make(mean=3.7).eval()(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=.05)
+
+
+def test_vectors_and_biases(make):
+    model = make()
+    for side, n in (('user', N_USERS), ('item', N_ITEMS)):
+        assert model.vectors(side).shape[0] == n and model.vectors(side).ndim == 2 and model.biases(side).shape == (n,)
+        assert not model.vectors(side).requires_grad and not model.biases(side).requires_grad
+
+
+def test_gradients_reach_every_parameter(make):
+    model = randomised(make())
+    model(torch.arange(7), torch.randint(N_ITEMS, (7, 11))).square().sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_state_dict_round_trip(make):
+    a, b = randomised(make()).eval(), make().eval()
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(a.score_items(torch.arange(7)), b.score_items(torch.arange(7)))
+
+
+def test_int32_codes(make):
+    model = make().eval()
+    assert torch.equal(model(torch.arange(5, dtype=torch.int32), torch.arange(5, dtype=torch.int32)), model(torch.arange(5), torch.arange(5)))
+
+
+def test_fastai_collects_no_method(make):
+    assert not hasattr(make(), 'reset') and not hasattr(make(), 'bias')
+
+
+def test_cold_rows_are_never_used(make):
+    known_users, known_items = torch.arange(N_USERS) != 2, torch.arange(N_ITEMS) < 9
+    model = randomised(make(known_users=known_users, known_items=known_items)).eval()
+    before = model.score_items(torch.arange(7))
+    with torch.no_grad():  # whatever an untrained row holds must not matter
+        for t in model.modules():
+            if isinstance(t, EmbeddingTable): t.weight[~t.known] = 1e3
+    after = model.train().eval().score_items(torch.arange(7))
+    assert torch.allclose(before, after, atol=1e-5)
+    assert torch.allclose(after[:, 9], after[:, 10])
+    assert torch.allclose(model.biases('item')[9], model.biases('item')[:9].mean(), atol=1e-6)
+    assert torch.allclose(model.vectors('user')[2], model.vectors('user')[known_users].mean(0), atol=1e-5)
+
+
+def test_explain_adds_up():
+    model = randomised(MODELS['dot'](y_range=(1, 5))).eval()
+    parts = model.explain(3, 4)
+    total = parts['mean'] + parts['user_bias'] + parts['item_bias'] + parts['factors'].sum()
+    assert torch.allclose(squash(total, (1, 5)), model(torch.tensor([3]), torch.tensor([4]))[0], atol=1e-6)
+
+
+def test_l2_is_per_row_looked_up():
+    table = EmbeddingTable(4, 3, std=1.)
+    idx = torch.tensor([1, 1, 3])
+    table.l2 = .5
+    assert table.eval()(idx) is not None and table.penalty is None, 'no penalty outside training'
+    table.train()(idx)
+    w = table.weight.detach()
+    want = .5 * (2 * w[1].square().sum() + w[3].square().sum()) / 3
+    got = pop_l2(table)
+    assert torch.allclose(got, want) and pop_l2(table) is None
+    got.backward()
+    assert torch.allclose(table.weight.grad[1], .5 * 2 * 2 * w[1] / 3) and table.weight.grad[0].abs().sum() == 0
+
+
+def test_set_l2_scales_by_decay():
+    model = DotBias(3, 3, 2, bias_decay=.25)
+    set_l2(model, .1)
+    assert (model.user_factors.l2, model.item_biases.l2) == (.1, .025)
+    assert DotBias(3, 3, 2).user_biases.decay == 0
+
+
+def test_models_hold_no_graph_after_copy(make):
+    model = make()
+    set_l2(model, .1)
+    model.train()(torch.arange(5), torch.arange(5))
+    pop_l2(model)
+    copy.deepcopy(model)
+
+
+def test_squash_inverts():
+    for y in (1.2, 3., 4.9): assert np.isclose(squash(torch.tensor(unsquash(y, (.5, 5.5))), (.5, 5.5)).item(), y, atol=1e-5)
+    assert unsquash(2., None) == 2. and np.isfinite(unsquash(9., (0, 5)))
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match='at least one hidden layer'): MLP(3, 3, 2, [])
+    with pytest.raises(ValueError, match='known has shape'): DotBias(3, 3, 2, known_users=torch.ones(4, dtype=torch.bool))
