@@ -75,8 +75,8 @@ def test_create_batches_takes_any_iterable(dls):
 
 
 def test_after_batch_transforms_run(dls):
-    dls.train.after_batch = Pipeline([lambda b: (b[0], b[1], b[2] * 0)])
-    assert dls.one_batch()[2].abs().sum() == 0
+    dls.train.after_batch = Pipeline([lambda o: o * 0])  # fastai maps it over the tuple
+    assert all(o.abs().sum() == 0 for o in dls.one_batch())
 
 
 def test_new_empty_holds_no_rows_and_no_history(dls):

@@ -82,7 +82,8 @@ def test_every_layout_from_folder_and_zip(tmp_path, name, kind):
     assert movies.genres.tolist()[:2] == ['Action|Comedy', 'Western'] and pd.isna(movies.genres[2])
 
 
-@pytest.mark.parametrize('title, year', [('Two Numbers 2001 (1968)', 1968), ('Span (2006–2007)', 2006), ('Odd (a.k.a. Other) (1950)', 1950), ('(500) Days (2009)', 2009), ('Blade 2049', None), ('1984', None)])
+@pytest.mark.parametrize('title, year', [('Two Numbers 2001 (1968)', 1968), ('Span (2006–2007)', 2006), ('Odd (a.k.a. Other) (1950)', 1950),
+                                         ('(500) Days (2009)', 2009), ('Blade 2049', None), ('1984', None)])
 def test_the_year_in_a_title(tmp_path, title, year):
     files = {**LAYOUTS['latest-small'], 'movies.csv': f'movieId,title,genres\n1,{title},Drama\n3,B (2000),Drama\n'.encode()}
     _, movies = movielens('latest-small', path=write(tmp_path, files))
@@ -117,16 +118,15 @@ def test_a_given_path_comes_first(tmp_path, monkeypatch):
     assert not asked
 
 
-@pytest.mark.parametrize('name, url', [('100k', 'http://files.grouplens.org/datasets/movielens/ml-100k.zip'), ('1m', 'https://files.grouplens.org/datasets/movielens/ml-1m.zip'),
-                                       ('latest-small', 'https://files.grouplens.org/datasets/movielens/ml-latest-small.zip')])
-def test_fastai_comes_second(tmp_path, monkeypatch, name, url):
+@pytest.mark.parametrize('name', ['100k', '1m', 'latest-small'])
+def test_fastai_comes_second(tmp_path, monkeypatch, name):
     asked = []
     folder = write(tmp_path/'cache'/f'ml-{name}', LAYOUTS[name])
     monkeypatch.setattr('fastai.data.external.untar_data', lambda url: (asked.append(url), folder)[1])
     fake_recbole(monkeypatch, tmp_path/'site')
     ratings, movies = movielens(name)
     assert len(ratings) == 3 and movies.title.tolist() == TITLES[name]
-    assert len(asked) == 1 and asked[0].split('://')[1].split('/', 1)[1].endswith(f'ml-{name}.zip' if name != '100k' else 'ml-100k.tgz') or asked == [url]
+    assert len(asked) == 1 and asked[0].startswith('https://') and f'ml-{name}.' in asked[0]
 
 
 def test_recbole_comes_third(tmp_path, monkeypatch):
@@ -240,8 +240,8 @@ def at(ratings, values):
 
 
 def test_the_truth_explains_the_ratings():
-    ratings, _, truth = synthetic_ratings(80, 30, density=.4, noise=0., rating_range=(-100., 100.), seed=2)
-    np.testing.assert_allclose(at(ratings, truth.scores), ratings.rating, rtol=1e-5, atol=1e-4)
+    ratings, _, truth = synthetic_ratings(80, 30, density=.4, noise=0., rating_range=(-10., 10.), seed=2)
+    np.testing.assert_allclose(ratings.rating, np.clip(at(ratings, truth.scores), -10, 10), rtol=1e-5, atol=1e-5)
     parts = truth.mean + truth.user_biases[:, None] + truth.item_biases[None] + np.einsum('uf,if->ui', truth.user_factors, truth.item_factors)
     np.testing.assert_allclose(parts, truth.scores)
     assert truth.mean == 0

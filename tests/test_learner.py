@@ -1,0 +1,359 @@
+"Every verb of fastai on a RecLearner, what fastrec adds, and that training learns what was planted."
+import copy
+import pickle
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.basics import Adam, Callback, CancelFitException, Learner, OptimWrapper, load_learner, noop, set_seed
+from fastai.callback.all import CSVLogger, EarlyStoppingCallback, ProgressCallback, SaveModelCallback, ShowGraphCallback
+from fastai.interpret import Interpretation
+from torch import nn
+
+from fastrec.all import BiasOnly, GlobalMean, RecDataLoaders, collab_learner, cross_validate, evaluate, mae, mlp_learner, rec_learner, rmse
+from fastrec.learner import RecLearner
+from fastrec.models import EmbeddingTable
+
+BUILDERS = {'collab': lambda dls, **kw: collab_learner(dls, n_factors=8, y_range=(.5, 5.5), metrics=[rmse, mae], **kw),
+            'mlp': lambda dls, **kw: mlp_learner(dls, n_factors=8, layers=(16, 8), y_range=(.5, 5.5), metrics=[rmse, mae], **kw)}
+
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+
+@pytest.fixture(params=BUILDERS)
+def learn(request, dls, tmp_path):
+    dls.path = tmp_path
+    set_seed(0)
+    return quiet(BUILDERS[request.param](dls))
+
+
+@pytest.fixture()
+def fitted(dls, tmp_path):
+    dls.path = tmp_path
+    set_seed(0)
+    learn = quiet(BUILDERS['collab'](dls))
+    learn.fit_one_cycle(8, 1e-2)
+    return learn
+
+
+# --- fastai's verbs
+
+def test_fit_learns_and_records(learn):
+    before = learn.validate()[0]
+    learn.fit(2, 5e-3)
+    assert learn.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'rmse', 'mae', 'time']
+    assert learn.recorder.values[-1][1] < before and len(learn.recorder.values) == 2
+
+
+def test_fit_one_cycle_and_fine_tune(learn):
+    learn.fit_one_cycle(1, 5e-3)
+    assert max(learn.recorder.lrs) == pytest.approx(5e-3, rel=.05) and learn.recorder.lrs[-1] < 1e-5
+    learn.fine_tune(1, 5e-3)
+    assert all(p.requires_grad for p in learn.model.parameters())
+
+
+def test_lr_find_leaves_the_model_as_it_was(learn):
+    before = copy.deepcopy(learn.model.state_dict())
+    suggestion = learn.lr_find(show_plot=False)
+    assert 1e-7 < suggestion.valley < 10
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+
+
+def test_validate_is_the_exact_error(learn):
+    loss, r, m = learn.validate()
+    preds, targ = learn.get_preds()
+    error = preds - targ
+    assert loss == pytest.approx(error.square().mean().item(), rel=1e-5)
+    assert r == pytest.approx(error.square().mean().sqrt().item(), rel=1e-5) and m == pytest.approx(error.abs().mean().item(), rel=1e-5)
+
+
+def test_get_preds_keeps_the_order(learn):
+    inter, split = learn.catalog.interactions, learn.catalog.split
+    for ds_idx, rows in ((0, split.train), (1, split.valid)):
+        preds, targ = learn.get_preds(ds_idx)
+        assert torch.equal(targ, torch.from_numpy(inter.ratings[rows]))
+        want = learn.score(torch.from_numpy(inter.users[rows]).long(), torch.from_numpy(inter.items[rows]).long())
+        assert torch.allclose(preds, want, atol=1e-6)
+    shuffled = learn.dls.train.new(drop_last=True)  # shuffled and cut: get_preds puts all of it back
+    assert torch.equal(learn.get_preds(dl=shuffled)[1], torch.from_numpy(inter.ratings[split.train]))
+
+
+def test_get_preds_of_a_test_dl(learn, synthetic):
+    df = synthetic[0].sample(50, random_state=0)
+    preds, targ = learn.get_preds(dl=learn.dls.test_dl(df))
+    assert targ is None or len(targ) == 0
+    assert preds.numpy() == pytest.approx([learn.predict(u, i) for u, i in zip(df.user, df.item)], abs=1e-5)
+
+
+def test_predict(learn, synthetic):
+    user, item = synthetic[0].user[0], synthetic[0].item[0]
+    assert isinstance(learn.predict(user, item), float)
+    assert learn.predict(user, item) == learn.predict((user, item))
+    with pytest.raises(KeyError, match='unknown user id'): learn.predict('nobody', item)
+
+
+def test_show_results_has_titles(learn, capsys):
+    learn.show_results(max_n=3)
+    text = capsys.readouterr().out
+    assert 'title' in text and 'prediction' in text and len(text.strip().splitlines()) == 4
+
+
+def test_summary(learn):
+    assert type(learn.model).__name__ in learn.summary()
+
+
+def test_save_load(learn):
+    learn.fit(1, 5e-3)
+    want = learn.get_preds()[0]
+    learn.save('m')
+    learn.fit(1, 5e-3)
+    assert not torch.equal(learn.get_preds()[0], want)
+    learn.load('m')
+    assert torch.equal(learn.get_preds()[0], want)
+
+
+def test_export_holds_no_training_data(learn, synthetic):
+    ratings, _, _ = synthetic
+    learn.fit(1, 5e-3)
+    user = ratings.user[0]
+    want = learn.recommend(user, 5, exclude_seen=False)
+    learn.export()
+    blob = (learn.path/'export.pkl').read_bytes()
+    assert len(blob) < len(pickle.dumps(learn.dls.catalog.interactions)) + 4 * sum(p.numel() for p in learn.model.parameters())
+    assert learn.dls.catalog.interactions is not None, 'exporting must not touch the learner at hand'
+    loaded = load_learner(learn.path/'export.pkl')
+    assert loaded.dls.catalog.interactions is None and len(loaded.dls.train_ds) == 0 and 'seen' not in vars(loaded.dls.catalog)
+    pd.testing.assert_frame_equal(loaded.recommend(user, 5, exclude_seen=False), want)
+    assert loaded.predict(user, ratings.item[0]) == pytest.approx(learn.predict(user, ratings.item[0]))
+    with pytest.raises(ValueError, match=r'seen=.*exclude_seen=False'): loaded.recommend(user)
+    train = learn.catalog.interactions.to_df(learn.catalog.split.train)
+    pd.testing.assert_frame_equal(loaded.recommend(user, 5, seen=train), learn.recommend(user, 5))
+    with pytest.raises(ValueError, match='training data'): loaded.history(user)
+
+
+def test_fp16(learn):
+    learn.to_fp16()
+    learn.fit(1, 5e-3)
+    assert np.isfinite(learn.recorder.values[-1][1])
+
+
+def test_save_model_and_early_stopping_know_that_less_error_is_better(learn):
+    save, stop = SaveModelCallback(monitor='rmse'), EarlyStoppingCallback(monitor='mae', min_delta=.001, patience=9)
+    learn.fit(2, 5e-3, cbs=[save, stop])
+    assert save.comp is np.less and stop.comp is np.less and stop.min_delta == -.001
+    assert save.best == min(v[2] for v in learn.recorder.values) < np.inf
+    loss = EarlyStoppingCallback(monitor='valid_loss')
+    learn.fit(1, 5e-3, cbs=loss)
+    assert loss.comp is np.less
+
+
+def test_save_model_restores_the_best_epoch(fitted):
+    fitted.fit(3, 5e-1, cbs=SaveModelCallback(monitor='rmse', fname='best'))  # a rate that wrecks it
+    best = min(v[2] for v in fitted.recorder.values)
+    assert fitted.validate()[1] == pytest.approx(best, rel=1e-5)
+
+
+def test_logging_callbacks(dls, tmp_path, monkeypatch):
+    dls.path = tmp_path
+    learn = BUILDERS['collab'](dls)
+    monkeypatch.setattr('fastai.callback.progress.ShowGraphCallback.after_epoch', lambda self: None)
+    with learn.no_logging(): learn.fit(1, 1e-3, cbs=[CSVLogger(), ShowGraphCallback()])
+    assert 'rmse' in (tmp_path/'history.csv').read_text().splitlines()[0]
+
+
+def test_fastai_interpretation(learn):
+    interp = Interpretation.from_learner(learn)
+    losses, idx = interp.top_losses(4)
+    preds, targ = learn.get_preds()
+    want = (preds - targ).square()
+    assert torch.allclose(losses, want.topk(4).values, atol=1e-5) and torch.allclose(want[idx], losses, atol=1e-5)
+    _, _, items = interp.top_losses(2, items=True)
+    assert list(items.columns) == ['user', 'item', 'title', 'rating']
+
+
+def test_training_as_fastai_would(dls, tmp_path):
+    "Our dispatch of events changes nothing: the same batches through a stock Learner give the same weights."
+    class Tagged(nn.Module):
+        def __init__(self): super().__init__(); self.u, self.i = nn.Embedding(dls.n_users, 4), nn.Embedding(dls.n_items, 4)
+        def forward(self, users, items): return (self.u(users) * self.i(items)).sum(1)
+    def train(make):
+        set_seed(7)
+        learn = make(Tagged())
+        learn.remove_cb(ProgressCallback); learn.logger = noop
+        learn.fit_one_cycle(2, 1e-2, wd=.1)
+        return learn
+    ours = train(lambda m: rec_learner(dls, m, opt_func=Adam))
+    stock = train(lambda m: Learner(dls, m, loss_func=nn.MSELoss(), opt_func=Adam))
+    assert all(torch.equal(a, b) for a, b in zip(ours.model.parameters(), stock.model.parameters()))
+    assert ours.recorder.values == stock.recorder.values and ours.recorder.lrs == stock.recorder.lrs
+
+
+def test_callbacks_hear_every_event_in_order(dls):
+    heard = []
+    class Ear(Callback):
+        def before_batch(self): heard.append('before_batch')
+        def after_pred(self): heard.append('after_pred')
+        def after_loss(self): heard.append('after_loss')
+        def before_step(self): heard.append('before_step')
+        def after_batch(self): heard.append('after_batch')
+    class TrainOnly(Callback):
+        run_valid = False
+        def after_pred(self): heard.append('train_only')
+    learn = quiet(rec_learner(dls, nn_model(dls)))
+    learn.fit(1, 1e-3, cbs=[Ear(), TrainOnly()])
+    n_train, n_valid = len(dls.train), len(dls.valid)
+    assert heard.count('after_pred') == n_train + n_valid and heard.count('train_only') == heard.count('before_step') == n_train
+    assert heard[:6] == ['before_batch', 'after_pred', 'train_only', 'after_loss', 'before_step', 'after_batch']
+
+
+def test_cancelling_and_errors_in_callbacks(dls):
+    class Stop(Callback):
+        def after_batch(self):
+            if self.learn.training and self.iter == 2: raise CancelFitException
+    learn = quiet(rec_learner(dls, nn_model(dls)))
+    learn.fit(1, 1e-3, cbs=Stop())
+    assert len(learn.recorder.lrs) == 2 or len(learn.recorder.lrs) == 3
+    class Bad(Callback):
+        def after_pred(self): raise RuntimeError('broken on purpose')
+    with pytest.raises(RuntimeError, match='Bad.*after_pred.*\n.*broken on purpose'): learn.fit(1, 1e-3, cbs=Bad())
+
+
+def nn_model(dls):
+    class Dot(nn.Module):
+        def __init__(self): super().__init__(); self.u, self.i = nn.Embedding(dls.n_users, 3), nn.Embedding(dls.n_items, 3)
+        def forward(self, users, items): return (self.u(users) * self.i(items)).sum(-1)
+    return Dot()
+
+
+# --- what fastrec promises
+
+def test_a_users_own_module(dls, synthetic):
+    learn = quiet(rec_learner(dls, nn_model(dls), metrics=rmse))
+    learn.fit(1, 1e-2)
+    df = learn.recommend(synthetic[0].user[0], k=3)
+    scores = [learn.predict(synthetic[0].user[0], i) for i in df.item]
+    assert df.score.tolist() == pytest.approx(scores, abs=1e-5)
+    with pytest.raises(AttributeError, match='no method vectors'): learn.similar_items(1000)
+
+
+def test_weight_decay_reaches_tables_as_l2_and_not_the_biases(dls):
+    def norms(wd):
+        set_seed(0)
+        learn = quiet(BUILDERS['collab'](dls))
+        learn.fit_one_cycle(3, 1e-2, wd=wd)
+        return learn.model.vectors('item').norm().item(), learn.opt.hypers[0]['wd']
+    (free, a), (held, b) = norms(0.), norms(.5)
+    assert held < .5 * free and a == b == 0, 'the optimiser itself must not decay tables'
+
+
+def test_weight_decay_groups_of_the_mlp(dls):
+    learn = quiet(BUILDERS['mlp'](dls))
+    learn.fit_one_cycle(1, 1e-3, wd=.3)
+    assert [h['wd'] for h in learn.opt.hypers] == [0., .3]
+    exempt = {id(p) for p in learn.opt.param_lists[0]}
+    tables = [p for m in learn.model.modules() if isinstance(m, EmbeddingTable) for p in m.parameters()]
+    assert all(id(p) in exempt for p in tables) and all(p.ndim == 2 for p in learn.opt.param_lists[1])
+    assert learn.wd == .05, 'wd of one fit must not become the default'
+
+
+def test_displayed_loss_is_free_of_the_penalty(dls):
+    learn = quiet(BUILDERS['collab'](dls))
+    learn.fit(1, 0., wd=100.)
+    assert learn.recorder.values[0][0] < 3
+
+
+def test_planted_structure_is_recovered(fitted, synthetic):
+    "Known answer: error near the planted noise, scores and biases that follow the truth."
+    ratings, _, truth = synthetic
+    table = evaluate(fitted)
+    assert table.rmse['all'] < .6 * evaluate(BiasOnly().fit(fitted.dls)).rmse['all'] < evaluate(GlobalMean().fit(fitted.dls)).rmse['all']
+    scores = fitted.score_items(torch.arange(fitted.dls.n_users)).numpy()
+    assert np.corrcoef(scores.ravel(), np.clip(truth.scores, 1, 5).ravel())[0, 1] > .93
+    assert np.corrcoef(fitted.biases('item').numpy(), truth.item_biases)[0, 1] > .8
+
+
+def test_checkerboard():
+    "Even users like even items, odd users odd ones: after training, no recommendation crosses the board."
+    n = 40
+    pairs = [(u, i, 5. if (u + i) % 2 == 0 else 1.) for u in range(n) for i in range(n) if (u * 7 + i * 3) % 5]
+    df = pd.DataFrame(pairs, columns=['user', 'item', 'rating'])
+    dls = RecDataLoaders.from_df(df, valid_pct=.1, seed=0, bs=64)
+    set_seed(0)
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(.5, 5.5), wd=.02))
+    learn.fit_one_cycle(10, 3e-2)
+    recs = learn.recommend(range(n), k=3, exclude_seen=False)
+    assert ((recs.user + recs.item) % 2 == 0).all()
+    assert (learn.similar_items(0, k=5).item % 2 == 0).all()
+
+
+def test_seeded_runs_are_equal(dls):
+    def run():
+        set_seed(3)
+        learn = quiet(BUILDERS['collab'](dls))
+        learn.fit_one_cycle(1, 1e-2)
+        return learn.get_preds()[0]
+    assert torch.equal(run(), run())
+
+
+def test_warm_and_cold_columns(synthetic):
+    ratings, _, _ = synthetic
+    late = ratings.assign(time=np.where(ratings.user < 'u0060', 1, 0))  # the last fifth of the users comes after everybody else
+    dls = RecDataLoaders.from_df(late, splitter=np.array_split(np.argsort(late.time.to_numpy(), kind='stable'), [int((late.time == 0).sum()) - 200]), bs=64)
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(.5, 5.5), metrics=rmse))
+    assert learn.metrics.attrgot('name') == ['rmse', 'rmse_warm', 'rmse_cold']
+    learn.fit(1, 1e-2)
+    _, _, all_, warm, cold = learn.recorder.values[-1]
+    table = evaluate(learn)
+    assert list(table.index) == ['all', 'warm', 'cold'] and table.rows['all'] == table.rows['warm'] + table.rows['cold'] == len(dls.valid_ds)
+    assert [all_, warm, cold] == pytest.approx(table.rmse.tolist(), rel=1e-5)
+
+
+def test_cross_validate(synthetic):
+    table = cross_validate(synthetic[0], lambda dls: BiasOnly().fit(dls))
+    assert list(table.index) == [0, 1, 2, 3, 4, 'mean', 'std'] and list(table.columns) == ['rmse', 'mae']
+    assert table.rmse['mean'] == pytest.approx(table.rmse[:5].mean()) and table.rmse['std'] == pytest.approx(table.rmse[:5].std())
+    n = len(synthetic[0])
+    folds = [(np.arange(0, n // 2), np.arange(n // 2, n)), (np.arange(n // 2, n), np.arange(0, n // 2))]
+    assert len(cross_validate(synthetic[0], lambda dls: GlobalMean().fit(dls), folds)) == 4
+
+
+def test_evaluate_by_hand(dls):
+    inter, split = dls.catalog.interactions, dls.catalog.split
+    mean = inter.ratings[split.train].mean()
+    got = evaluate(GlobalMean().fit(dls))
+    assert got.rmse['all'] == pytest.approx(np.sqrt(((inter.ratings[split.valid] - mean)**2).mean()), rel=1e-5)
+    with pytest.raises(ValueError, match="no 'test' part"): evaluate(GlobalMean().fit(dls), split='test')
+
+
+# --- errors that name the way out
+
+def test_fastais_own_dataloaders_are_refused():
+    from fastai.data.core import DataLoaders
+    with pytest.raises(TypeError, match='RecDataLoaders.from_df.*fastai.collab'): collab_learner(DataLoaders())
+    with pytest.raises(TypeError, match='RecDataLoaders.from_df'): RecLearner(None, nn.Linear(1, 1))
+
+
+def test_use_nn_points_to_mlp_learner(dls):
+    with pytest.raises(TypeError, match='mlp_learner'): collab_learner(dls, use_nn=True)
+
+
+def test_y_range(dls):
+    with pytest.raises(ValueError, match=r'outside y_range=\(2.*y_range=\(0.5, 5.5\)'): collab_learner(dls, y_range=(2, 5))
+    with pytest.raises(ValueError, match='low < high'): collab_learner(dls, y_range=(5, 1))
+
+
+def test_constant_ratings(synthetic):
+    dls = RecDataLoaders.from_df(synthetic[0].assign(rating=1.), valid_pct=.1, seed=0, bs=64)
+    with pytest.raises(ValueError, match='nothing to regress on'): collab_learner(dls, y_range=(0, 5))
+
+
+def test_optimiser_without_weight_decay(dls):
+    learn = quiet(rec_learner(dls, nn_model(dls), opt_func=partial(OptimWrapper, opt=torch.optim.Rprop), wd=.1))
+    with pytest.raises(ValueError, match='no weight decay'): learn.fit(1)
+    quiet(collab_learner(dls, opt_func=partial(OptimWrapper, opt=torch.optim.Rprop))).fit(1, 1e-3)  # tables have their own L2
