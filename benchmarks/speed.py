@@ -22,7 +22,7 @@ from fastrec.all import RecDataLoaders, collab_learner
 from fastrec.models.embedding import EmbeddingTable, pop_penalties, set_l2
 
 BATCH_SIZES, N_ITEMS, N_VALID = (64, 1024, 8192), 1682, 64
-Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, .07
+Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, .08
 
 
 def generated(n_rows):

@@ -38,10 +38,12 @@ class BiasOnly(Scorer):
         return bi, damped(users, y - bi[items], self.damping[0], self.catalog.n_users)
 
     def score(self, users, items):
+        "Predicted ratings of pairs of codes: (n,), (n,) -> (n,)."
         u, i = np.asarray(users), np.asarray(items)
         return torch.from_numpy(np.asarray(self.mean + self.user_biases[u] + self.item_biases[i], dtype=np.float32))
 
     def score_items(self, users):
+        "Predicted ratings of all items: codes (B,) -> (B, n_items)."
         return torch.from_numpy((self.mean + self.user_biases[np.asarray(users)][:, None] + self.item_biases).astype(np.float32))
 
 

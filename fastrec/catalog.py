@@ -77,6 +77,7 @@ class Catalog:
         return csr_matrix((values, (inter.users[rows], inter.items[rows])), shape=(self.n_users, self.n_items))
 
     def require_history(self)->Interactions:
+        "The interactions; `ValueError` with the way out if they were dropped."
         if self.interactions is None:
             raise ValueError('what users have seen is training data and did not travel with the saved learner. Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
         return self.interactions

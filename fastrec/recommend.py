@@ -24,8 +24,13 @@ class Scorer:
 
     @property
     def vocab(self): return self.catalog.vocab
-    def score(self, users, items): raise NotImplementedError
-    def score_items(self, users): raise NotImplementedError
+    def score(self, users, items):
+        "Scores of pairs of codes: (n,), (n,) -> float tensor (n,)."
+        raise NotImplementedError
+
+    def score_items(self, users):
+        "Scores of all items for codes of users: (B,) -> float tensor (B, n_items), which the caller may change."
+        raise NotImplementedError
 
     def recommend(self,
         users=None, # one user id or a sequence of them (None with `basket=`)

@@ -151,7 +151,7 @@ def test_test_dl_with_category_dtype_gives_the_right_rows(dls, synthetic):
 
 def test_batch_size(synthetic):
     ratings, _, _ = synthetic
-    assert auto_batch_size(90_000) == 256 and auto_batch_size(10) == 64 and auto_batch_size(20_000_000) == 8192
+    assert auto_batch_size(90_000) == 256 and auto_batch_size(10) == 16 and auto_batch_size(20_000_000) == 8192
     with pytest.warns(UserWarning, match='steps an epoch.*Try bs='): RecDataLoaders.from_df(ratings, bs=4096)
 
 

@@ -51,7 +51,7 @@ def test_time_splitter_against_a_slow_one(data, valid_pct, test_pct):
     users, times = data
     n = len(users)
     split = TimeSplitter(valid_pct, test_pct)(inter_of(users, times))
-    after = cut_slowly(times, n - round(n * (1 - valid_pct - test_pct)))
+    after = cut_slowly(times, n - round(n * (1 - (valid_pct + test_pct))))
     test = cut_slowly(times, n - round(n * (1 - test_pct))) if test_pct else set()
     assert_partition(split, n)
     assert set(split.valid) == after - test and set(split.train) == set(range(n)) - after

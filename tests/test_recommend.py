@@ -1,0 +1,168 @@
+"Top-k against a slow reference, masks, candidates, cold policies, baskets, similar items: on any Scorer."
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fastrec.baselines import BiasOnly
+from fastrec.catalog import Catalog
+from fastrec.interactions import Interactions
+from fastrec.recommend import Scorer
+from fastrec.retrieval import similar
+from fastrec.splits import make_split
+
+N_USERS, N_ITEMS = 30, 20
+
+
+class Fixed(Scorer):
+    "Scores and vectors that are known beforehand."
+    def __init__(self, catalog, seed=0):
+        g = torch.Generator().manual_seed(seed)
+        self.catalog = catalog
+        self.table = torch.randn(catalog.n_users, catalog.n_items, generator=g)
+        self.table_vectors = {side: torch.randn(n, 4, generator=g) for side, n in (('user', catalog.n_users), ('item', catalog.n_items))}
+
+    def score(self, users, items): return self.table[users, items]
+    def score_items(self, users): return self.table[users].clone()
+    def vectors(self, side): return self.table_vectors[side]
+
+
+@pytest.fixture()
+def scorer():
+    rng = np.random.default_rng(0)
+    pairs = pd.DataFrame([(u, i) for u in range(N_USERS) for i in range(N_ITEMS)], columns=['user', 'item']).sample(200, random_state=0)
+    pairs = pd.concat([pairs, pd.DataFrame(dict(user=np.arange(N_USERS), item=0))]).drop_duplicates()
+    df = pairs.assign(user='u' + pairs.user.astype(str).str.zfill(2), item=100 + pairs.item, rating=rng.integers(1, 6, len(pairs)))
+    items = pd.DataFrame(dict(item=100 + np.arange(N_ITEMS), title=[f'Title {i}' for i in range(N_ITEMS)], genre=['a', 'b'] * 10))
+    cold = (df.user == 'u03') | (df.item == 107)  # no training row for them
+    inter = Interactions.from_df(df)
+    return Fixed(Catalog(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold))), items))
+
+
+def reference(scorer, user, k, exclude=(), allowed=None):
+    "The slow way: sort all items of one user in Python."
+    u = scorer.vocab['user'].encode([user])[0]
+    ranked = sorted(((scorer.table[u, i].item(), int(scorer.vocab['item'].ids[i])) for i in range(N_ITEMS)), reverse=True)
+    return [item for _, item in ranked if item not in exclude and (allowed is None or item in allowed)][:k]
+
+
+def seen(scorer, user):
+    inter, rows = scorer.catalog.interactions, scorer.catalog.split.train
+    df = inter.to_df(rows)
+    return set(df.item[df.user == user])
+
+
+def test_against_a_slow_reference(scorer, monkeypatch):
+    users = [f'u{i:02}' for i in range(N_USERS) if i != 3]
+    df = scorer.recommend(users, k=6)
+    for user in users:
+        mine = df[df.user == user]
+        assert mine.item.tolist() == reference(scorer, user, 6, seen(scorer, user))
+        assert mine['rank'].tolist() == list(range(1, len(mine) + 1))
+        assert mine.score.is_monotonic_decreasing and mine.title.tolist() == [f'Title {i - 100}' for i in mine.item]
+    monkeypatch.setattr('fastrec.recommend.MEMORY_BUDGET', 4 * N_ITEMS * 7)  # chunks of 7 users
+    pd.testing.assert_frame_equal(scorer.recommend(users, k=6), df)
+
+
+def test_columns_and_order_of_users(scorer):
+    df = scorer.recommend(['u09', 'u02'], k=3, candidates=[100, 101, 102, 103, 104, 105], exclude_seen=False)
+    assert list(df.columns) == ['user', 'item', 'title', 'score', 'rank'] and df.user.tolist() == ['u09'] * 3 + ['u02'] * 3
+    assert df.equals(pd.concat([scorer.recommend(u, 3, candidates=range(100, 106), exclude_seen=False) for u in ('u09', 'u02')], ignore_index=True))
+
+
+def test_exclude_seen_false_and_k_beyond_the_catalogue(scorer):
+    df = scorer.recommend('u05', k=999, exclude_seen=False)
+    assert df.item.tolist() == reference(scorer, 'u05', 999) and len(df) == N_ITEMS
+
+
+def test_fewer_than_k_when_little_is_left(scorer):
+    mine = seen(scorer, 'u05')
+    allowed = sorted(mine)[:2] + [i for i in range(100, 120) if i not in mine][:1]
+    assert len(scorer.recommend('u05', k=5, candidates=allowed)) == 1
+
+
+def test_seen_table_replaces_the_training_rows(scorer):
+    table = pd.DataFrame(dict(user=['u05', 'u05', 'stranger'], item=[101, 102, 103]))
+    assert scorer.recommend('u05', k=20, seen=table).item.tolist() == reference(scorer, 'u05', 20, {101, 102})
+    with pytest.raises(TypeError, match='user and an item column'): scorer.recommend('u05', seen={101})
+
+
+def test_candidates(scorer):
+    even = list(range(100, 120, 2))
+    for candidates in (even, np.array(even), "genre == 'a'", lambda m: m.genre == 'a'):
+        assert scorer.recommend('u05', 5, False, candidates).item.tolist() == reference(scorer, 'u05', 5, allowed=even)
+    with pytest.raises(KeyError, match='unknown item id: 999'): scorer.recommend('u05', candidates=[100, 999])
+    with pytest.raises(ValueError, match='no item is left'): scorer.recommend('u05', candidates="genre == 'z'")
+
+
+def test_cold_users(scorer):
+    counts = scorer.catalog.counts['item']
+    df = scorer.recommend(['u03', 'u04'], k=4)
+    first = df[df.user == 'u03']
+    assert first.cold.all() and not df.cold[(df.user == 'u04') & (df.item != 107)].any()
+    assert first.score.tolist() == sorted(counts, reverse=True)[:4]
+    mean = scorer.recommend('u03', k=4, cold='mean')
+    assert mean.item.tolist() == reference(scorer, 'u03', 4) and mean.cold.all()
+    with pytest.raises(KeyError, match="no training row: 'u03'.*cold='popular'"): scorer.recommend(['u03', 'u04'], cold='raise')
+    with pytest.raises(ValueError, match="choose one of 'popular'"): scorer.recommend('u03', cold='what')
+
+
+def test_cold_items_are_flagged(scorer):
+    df = scorer.recommend('u05', k=N_ITEMS, exclude_seen=False)
+    assert df.item[df.cold].tolist() == [107]
+
+
+def test_basket(scorer):
+    df = scorer.recommend(basket=[101, 104], k=5)
+    v = torch.nn.functional.normalize(scorer.vectors('item'), dim=1)
+    want = (v @ v[[1, 4]].T).mean(1)
+    want[[1, 4, 7]] = -9  # the basket itself and the cold item
+    order = want.argsort(descending=True)[:5]
+    assert df.item.tolist() == (100 + order).tolist() and df.score.tolist() == pytest.approx(want[order].tolist(), abs=1e-6)
+    assert list(df.columns) == ['item', 'title', 'score', 'rank']
+    assert scorer.recommend(basket=['Title 1', 104], k=5).equals(df)
+    with pytest.raises(ValueError, match='empty'): scorer.recommend(basket=[])
+
+
+def test_bad_arguments(scorer):
+    with pytest.raises(ValueError, match='users or a basket'): scorer.recommend('u05', basket=[101])
+    with pytest.raises(ValueError, match='basket='): scorer.recommend()
+    with pytest.raises(ValueError, match='at least one item'): scorer.recommend('u05', k=0)
+    with pytest.raises(KeyError, match=r"'a', 'b', 'c', 'd', 'e', \.\.\..*6 of 6"): scorer.recommend(list('abcdef'))
+
+
+def test_no_users(scorer): assert scorer.recommend([], 5).empty
+
+
+@pytest.mark.parametrize('side', ['item', 'user'])
+def test_similar(scorer, side):
+    query = 105 if side == 'item' else 'u05'
+    df = similar(scorer, query, 4, side)
+    v = torch.nn.functional.normalize(scorer.vectors(side), dim=1)
+    want = v @ v[5]
+    want[[5, 7 if side == 'item' else 3]] = -9
+    order = want.argsort(descending=True)[:4]
+    assert scorer.vocab[side].encode(df[side]).tolist() == order.tolist() and df.score.tolist() == pytest.approx(want[order].tolist(), abs=1e-6)
+    assert (df[f'query_{side}'] == query).all() and df['rank'].tolist() == [1, 2, 3, 4]
+
+
+def test_similar_takes_titles_and_refuses_cold(scorer):
+    assert similar(scorer, 'Title 5').equals(similar(scorer, 105)) and similar(scorer, 'title 19').equals(similar(scorer, 119))
+    with pytest.raises(KeyError, match='11 items match'): similar(scorer, 'itle 1')
+    with pytest.raises(KeyError, match='107 has no training row'): similar(scorer, 107)
+
+
+def test_baselines_are_scorers(dls):
+    base = BiasOnly().fit(dls)
+    assert base.score_items(torch.tensor([0, 5]))[1, 7] == pytest.approx(base.score(torch.tensor([5]), torch.tensor([7])).item())
+    assert len(base.recommend(dls.vocab['user'].ids[:3], k=4)) == 12
+
+
+def test_damped_biases_by_hand():
+    df = pd.DataFrame([(1, 'a', 5.), (1, 'b', 3.), (2, 'a', 4.), (2, 'c', 1.)], columns=['user', 'item', 'rating'])
+    inter = Interactions.from_df(df)
+    class Dls: catalog = Catalog(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3]))))
+    base = BiasOnly(damping=(1., 2.)).fit(Dls)
+    b_a, b_b = (1. + 0.) / (2 + 2), -1. / (1 + 2)
+    assert base.mean == 4. and base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.])
+    assert base.user_biases.tolist() == pytest.approx([((1 - b_a) + (-1 - b_b)) / (2 + 1), (0 - b_a) / (1 + 1)])
