@@ -79,11 +79,13 @@ def test_items_without_metadata_are_warned_of_and_counted():
 def test_repeated_rows_of_metadata():
     with pytest.raises(ValueError, match=r"item_df has several rows for the same item: 20, 40\. Keep one each: `item_df.drop_duplicates\('item'\)`"):
         catalog(pd.concat([MOVIES, MOVIES[:2]]).sort_values('item'))
-    with pytest.raises(ValueError, match="user_df has several rows for the same user: 'ann'"): catalog(user_df=pd.concat([USERS, USERS[1:2]]))
+    with pytest.raises(ValueError, match="user_df has several rows for the same user: 'ann'"):
+        catalog(user_df=pd.concat([USERS, USERS[1:2]]))
 
 
 def test_metadata_without_ids():
-    with pytest.raises(ValueError, match="item_df has no id column: expected 'item' .*, got 'title', 'year', 'genres'"): catalog(MOVIES.drop(columns='item'))
+    with pytest.raises(ValueError, match="item_df has no id column: expected 'item' .*, got 'title', 'year', 'genres'"):
+        catalog(MOVIES.drop(columns='item'))
 
 
 def test_metadata_of_something_else():
@@ -203,7 +205,8 @@ def test_no_candidate_left(candidates):
 
 def test_bad_candidates():
     with pytest.raises(KeyError, match='unknown item id: 99'): catalog().candidates([10, 99])
-    with pytest.raises(ValueError, match='the condition gave 2 values for 4 items'): catalog().candidates(lambda df: df.year.to_numpy()[:2] > 0)
+    with pytest.raises(ValueError, match='the condition gave 2 values for 4 items'):
+        catalog().candidates(lambda df: df.year.to_numpy()[:2] > 0)
     with pytest.raises(ValueError, match='candidates by a condition need item_df='): catalog(None).candidates('year > 1')
     with pytest.raises(ValueError, match='candidates by a condition need item_df='): catalog(None).candidates(lambda df: df.year > 1)
 
@@ -270,7 +273,8 @@ def test_without_history_drops_the_rows_and_keeps_the_rest():
     res = cat.without_history()
     assert res.interactions is None and res.split is None and res.user_df is None and 'seen' not in res.__dict__
     for ask in (lambda: res.seen, lambda: res.history('ann'), res.require_history):
-        with pytest.raises(ValueError, match='training data and did not travel with the saved learner. Pass it, `seen=ratings` .* or say `exclude_seen=False`'): ask()
+        with pytest.raises(ValueError, match='training data and did not travel with the saved learner. Pass it, `seen=ratings` .* or say `exclude_seen=False`'):
+            ask()
     assert res.find('zebra') == 0 and res.titles([3]).tolist() == ['Dust (1990)'] and res.candidates('year < 1970').tolist() == [1]
     assert res.counts['item'].tolist() == [2, 1, 1, 0] and res.mean_rating == 3.5 and res.vocab['user'].ids.tolist() == ['ann', 'bob', 'cyd']
     assert repr(res) == 'Catalog(3 users, 4 items, without history)'

@@ -305,13 +305,15 @@ def test_rows_is_none_where_nothing_repeats():
 
 
 def test_a_repeated_pair_is_an_error_that_offers_the_policies():
-    with pytest.raises(ValueError, match=r"1 rows? repeats? a user-item pair, e.g. \(1, 10\).*duplicates='last', 'first' or 'mean'"): from_df(item=[10, 10, 10, 20])
+    with pytest.raises(ValueError, match=r"1 rows? repeats? a user-item pair, e.g. \(1, 10\).*duplicates='last', 'first' or 'mean'"):
+        from_df(item=[10, 10, 10, 20])
     with pytest.raises(ValueError, match=r"2 rows repeat a user-item pair, e.g. \('a', 'x'\), \('a', 'x'\)\. "):
         from_df(user=list('aaab'), item=list('xxxy'))
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="duplicates='median': choose one of 'error', 'last', 'first', 'mean'"): from_df(dict(duplicates='median'))
+    with pytest.raises(ValueError, match="duplicates='median': choose one of 'error', 'last', 'first', 'mean'"):
+        from_df(dict(duplicates='median'))
 
 
 # --- bad tables
@@ -326,17 +328,21 @@ def test_an_empty_table():
 
 @pytest.mark.parametrize('role', ['user', 'item', 'rating', 'time'])
 def test_a_given_column_that_is_not_there(role):
-    with pytest.raises(ValueError, match=rf"no column 'usr' \({role}_name\) in the table. Its columns are: 'user', 'item', 'rating'"): from_df({f'{role}_name': 'usr'})
+    with pytest.raises(ValueError, match=rf"no column 'usr' \({role}_name\) in the table. Its columns are: 'user', 'item', 'rating'"):
+        from_df({f'{role}_name': 'usr'})
 
 
 def test_missing_columns():
-    with pytest.raises(ValueError, match="need at least a user and an item column, got: 'a'"): Interactions.from_df(pd.DataFrame(dict(a=[1, 2])))
-    with pytest.raises(ValueError, match="need at least a user and an item column, got: 'a', 'rating'"): Interactions.from_df(pd.DataFrame(dict(a=[1], rating=[2])))
+    with pytest.raises(ValueError, match="need at least a user and an item column, got: 'a'"):
+        Interactions.from_df(pd.DataFrame(dict(a=[1, 2])))
+    with pytest.raises(ValueError, match="need at least a user and an item column, got: 'a', 'rating'"):
+        Interactions.from_df(pd.DataFrame(dict(a=[1], rating=[2])))
 
 
 @pytest.mark.parametrize('role', ['user', 'item'])
 def test_one_side_found_and_not_the_other(role):
-    with pytest.raises(ValueError, match=rf"which column holds the {role}s\? Pass {role}_name=, one of: .*'thing'"): Interactions.from_df(table().rename(columns={role: 'thing'}))
+    with pytest.raises(ValueError, match=rf"which column holds the {role}s\? Pass {role}_name=, one of: .*'thing'"):
+        Interactions.from_df(table().rename(columns={role: 'thing'}))
 
 
 def test_a_column_in_two_roles():
@@ -344,20 +350,23 @@ def test_a_column_in_two_roles():
 
 
 def test_two_columns_of_the_same_name():
-    with pytest.raises(ValueError, match="'user'"): Interactions.from_df(pd.DataFrame([[1, 1, 2], [2, 2, 3]], columns=['user', 'user', 'item']))
+    with pytest.raises(ValueError, match="'user'"):
+        Interactions.from_df(pd.DataFrame([[1, 1, 2], [2, 2, 3]], columns=['user', 'user', 'item']))
 
 
 @pytest.mark.parametrize('side', ['user', 'item'])
 @pytest.mark.parametrize('column', [[1., np.nan, 2., 2.], ['a', None, 'b', 'b'], pd.Categorical(['a', None, 'b', 'b']), pd.array([1, None, 2, 2], dtype='Int64')],
                          ids=['float', 'str', 'category', 'Int64'])
 def test_missing_ids(side, column):
-    with pytest.raises(ValueError, match=rf"1 of 4 rows have no {side} id \(column '{side}'\). Drop them with `df.dropna\(subset=\['{side}'\]\)`"): from_df(**{side: column})
+    with pytest.raises(ValueError, match=rf"1 of 4 rows have no {side} id \(column '{side}'\). Drop them with `df.dropna\(subset=\['{side}'\]\)`"):
+        from_df(**{side: column})
 
 
 @pytest.mark.parametrize('side', ['user', 'item'])
 @pytest.mark.parametrize('column', [[1, '1', 2, 2], pd.Categorical([1, '1', 2, 2])], ids=['object', 'category'])
 def test_ids_of_mixed_types(side, column):
-    with pytest.raises(ValueError, match=rf"column '{side}' mixes types \(int such as 1, str such as '1'\), so 1 and '1' would be two {side}s.*astype\(str\)`"): from_df(**{side: column})
+    with pytest.raises(ValueError, match=rf"column '{side}' mixes types \(int such as 1, str such as '1'\), so 1 and '1' would be two {side}s.*astype\(str\)`"):
+        from_df(**{side: column})
 
 
 def test_ids_of_mixed_types_are_found_whatever_the_index():
@@ -379,20 +388,24 @@ def test_infinite_ids():
 @pytest.mark.parametrize('side, other', [('user', 'item'), ('item', 'user')])
 @pytest.mark.parametrize('one', [7, 'seven'])
 def test_a_single_user_or_item(side, other, one):
-    with pytest.raises(ValueError, match=rf"the table has a single {side} \({one!r}, column '{side}'\).*Is {side}_name right\?"): from_df(**{side: [one]*4, other: [1, 2, 3, 4]})
+    with pytest.raises(ValueError, match=rf"the table has a single {side} \({one!r}, column '{side}'\).*Is {side}_name right\?"):
+        from_df(**{side: [one]*4, other: [1, 2, 3, 4]})
 
 
 def test_ratings_that_are_words():
-    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers .*; not a number: 'good', 'bad'\. .*pd.to_numeric"): from_df(rating=['1', 'good', 'bad', 'bad'])
+    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers .*; not a number: 'good', 'bad'\. .*pd.to_numeric"):
+        from_df(rating=['1', 'good', 'bad', 'bad'])
 
 
 def test_ratings_that_are_numbers_as_text():
-    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers \(dtype \w+\)\. Convert them: `df\['rating'\] = pd.to_numeric"): from_df(rating=list('1234'))
+    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers \(dtype \w+\)\. Convert them: `df\['rating'\] = pd.to_numeric"):
+        from_df(rating=list('1234'))
 
 
 @pytest.mark.parametrize('column', [[1, np.nan, np.inf, 4], pd.array([1, None, None, 4], dtype='Int64'), pd.array([1, None, None, 4], dtype='Float32')], ids=['float64', 'Int64', 'Float32'])
 def test_missing_ratings(column):
-    with pytest.raises(ValueError, match=r"2 of 4 ratings in column 'rating' are missing or infinite. Drop those rows.*target='implicit'"): from_df(rating=column)
+    with pytest.raises(ValueError, match=r"2 of 4 ratings in column 'rating' are missing or infinite. Drop those rows.*target='implicit'"):
+        from_df(rating=column)
 
 
 def test_the_advice_for_missing_ratings_works():
@@ -403,15 +416,18 @@ def test_the_advice_for_missing_ratings_works():
 def test_a_timestamp_as_the_rating():
     with pytest.raises(ValueError, match=r"column 'rating' looks like a timestamp \(values from 8\d+ to 8\d+\), not a rating. Pass rating_name=, one of: 'user'.*target='implicit'"):
         from_df(rating=[881250949, 881250950, 891717742, 891717743])
-    with pytest.raises(ValueError, match="column 'c' looks like a timestamp"): Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[1, 2], c=[881250949, 881250950])))
+    with pytest.raises(ValueError, match="column 'c' looks like a timestamp"):
+        Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[1, 2], c=[881250949, 881250950])))
 
 
 def test_dates_as_the_rating():
-    with pytest.raises(ValueError, match=r"column 'rating' holds dates, not ratings. Pass rating_name= \(and time_name='rating'\)"): from_df(rating=pd.to_datetime(['2020-01-01']*4))
+    with pytest.raises(ValueError, match=r"column 'rating' holds dates, not ratings. Pass rating_name= \(and time_name='rating'\)"):
+        from_df(rating=pd.to_datetime(['2020-01-01']*4))
 
 
 def test_ratings_outside_y_range():
-    with pytest.raises(ValueError, match=r"ratings in 'rating' run from 1 to 4, outside y_range=\(1, 3\).*y_range=\(0.5, 4.5\)"): from_df(dict(y_range=(1, 3)))
+    with pytest.raises(ValueError, match=r"ratings in 'rating' run from 1 to 4, outside y_range=\(1, 3\).*y_range=\(0.5, 4.5\)"):
+        from_df(dict(y_range=(1, 3)))
     with pytest.raises(ValueError, match=r"outside y_range=\(2, 5\)"): from_df(dict(y_range=(2, 5)))
     assert len(from_df(dict(y_range=(1, 4)))) == 4
 
@@ -422,10 +438,13 @@ def test_a_y_range_that_is_none():
 
 
 def test_times_that_are_words_or_missing():
-    with pytest.raises(ValueError, match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = pd.to_datetime\(df\['time'\]\)`"): from_df(time=list('abcd'))
-    with pytest.raises(ValueError, match=r"1 of 4 rows have no time \(column 'time'\). Drop them with `df.dropna\(subset=\['time'\]\)`"): from_df(time=[1, 2, None, 4])
+    with pytest.raises(ValueError, match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = pd.to_datetime\(df\['time'\]\)`"):
+        from_df(time=list('abcd'))
+    with pytest.raises(ValueError, match=r"1 of 4 rows have no time \(column 'time'\). Drop them with `df.dropna\(subset=\['time'\]\)`"):
+        from_df(time=[1, 2, None, 4])
 
 
 def test_arrays_of_different_lengths():
     vocab = dict(user=Vocab([1, 2], 'user'), item=Vocab([1, 2]))
-    with pytest.raises(ValueError, match='ratings has 1 rows, users has 2'): Interactions(np.array([0, 1]), np.array([0, 1]), np.array([1.]), None, vocab)
+    with pytest.raises(ValueError, match='ratings has 1 rows, users has 2'):
+        Interactions(np.array([0, 1]), np.array([0, 1]), np.array([1.]), None, vocab)

@@ -85,7 +85,8 @@ def test_time_splitter_does_not_depend_on_the_order_of_rows():
 
 
 def test_rows_of_one_time_only_cannot_be_cut():
-    with pytest.raises(ValueError, match='the valid part of the split is empty'): make_split(inter_of([0, 1, 0, 1], [3] * 4), TimeSplitter(.5))
+    with pytest.raises(ValueError, match='the valid part of the split is empty'):
+        make_split(inter_of([0, 1, 0, 1], [3] * 4), TimeSplitter(.5))
 
 
 @pytest.mark.parametrize('splitter', [TimeSplitter(), LeaveLastSplitter()])
@@ -289,7 +290,8 @@ def test_index_arrays_out_of_range(inter, valid):
 
 @INTERS
 def test_index_arrays_that_overlap(inter):
-    with pytest.raises(ValueError, match='2 rows are in more than one part of the split.*each row may be used once'): make_split(inter, ([0, 1, 2], [2, 1, 3]))
+    with pytest.raises(ValueError, match='2 rows are in more than one part of the split.*each row may be used once'):
+        make_split(inter, ([0, 1, 2], [2, 1, 3]))
     with pytest.raises(ValueError, match='1 rows are in more than one part of the split'): make_split(inter, ([0, 1], [2], [0]))
     with pytest.raises(ValueError, match='1 rows are in more than one part .*twice in one'): make_split(inter, ([0, 1, 1], [2]))
 
@@ -301,7 +303,8 @@ def test_an_empty_part(inter, name, arrays):
 
 
 def test_a_number_of_arrays_that_is_no_split():
-    with pytest.raises(ValueError, match=r'two or three index arrays \(train, valid\[, test\]\), got 1'): make_split(Interactions.from_df(TEN), ([1, 2],))
+    with pytest.raises(ValueError, match=r'two or three index arrays \(train, valid\[, test\]\), got 1'):
+        make_split(Interactions.from_df(TEN), ([1, 2],))
     with pytest.raises(ValueError, match='two or three index arrays .* got 4'): make_split(Interactions.from_df(TEN), ([1], [2], [3], [4]))
 
 
@@ -323,7 +326,8 @@ def test_a_column_of_zeros_and_ones_is_refused():
 
 def test_a_column_with_missing_values():
     df = TEN.assign(part=['train', 'valid', None, 'train', 'train'] * 2)
-    with pytest.raises(ValueError, match="column 'part' that says the split has missing values"): make_split(Interactions.from_df(df), 'part', df)
+    with pytest.raises(ValueError, match="column 'part' that says the split has missing values"):
+        make_split(Interactions.from_df(df), 'part', df)
 
 
 def test_a_column_without_a_part():
