@@ -8,6 +8,7 @@ from .splits import *
 from .catalog import *
 from .dataloaders import *
 from .models import *
+from .optimizers import *
 from .metrics import rmse, mae
 from .baselines import *
 from .recommend import *

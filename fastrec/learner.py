@@ -2,15 +2,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
 from fastai.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
                                   CancelStepException, CancelTrainException, CancelValidException, _inner_loop)
+from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.xtras import modify_exception
@@ -23,18 +22,16 @@ from .interactions import check_y_range
 from .models.dot import DotBias
 from .models.embedding import EmbeddingTable, pop_penalties, set_l2
 from .models.neumf import MLP
+from .optimizers import FusedAdam, one_cycle
 from .recommend import Scorer, cold_mask
 from .retrieval import similar
 
-__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'mlp_learner', 'fused_adam']
+__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'mlp_learner']
 
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
 PAIRS = 2**18  # pairs scored at a time for a model that has no `score_items`
 _CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
 _PER_BATCH = frozenset(_inner_loop)
-
-# fastai's hyper-parameters of Adam in one fused kernel; momentum comes from the schedule, decay from `RecLearner.fit`
-fused_adam = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.))
 
 
 def _exempt(model):
@@ -60,7 +57,7 @@ class RecLearner(Learner, Scorer):
     def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=decay_groups, **kwargs):
         if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
         self._heard = {}
-        super().__init__(dls, model, nn.MSELoss() if loss_func is None else loss_func, fused_adam if opt_func is None else opt_func,
+        super().__init__(dls, model, nn.MSELoss() if loss_func is None else loss_func, FusedAdam if opt_func is None else opt_func,
                          splitter=splitter, metrics=_columns(dls, metrics), **kwargs)
 
     # --- the training loop: fastai's, with what it works out for each batch worked out once an epoch
@@ -117,6 +114,16 @@ class RecLearner(Learner, Scorer):
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
         try: super().fit(n_epoch, lr=lr, wd=wds, cbs=cbs, **kwargs)
         finally: self.wd = default
+
+    @delegates(Learner.fit_one_cycle)
+    def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, moms=None, cbs=None, **kwargs):
+        "Fit with the 1cycle policy: fastai's, with a schedule that costs no tensors."
+        if self.opt is None: self.create_opt()
+        self.opt.set_hyper('lr', self.lr if lr_max is None else lr_max)
+        lrs = np.array([h['lr'] for h in self.opt.hypers])
+        lr = float(lrs[0]) if (lrs == lrs[0]).all() else lrs
+        scheds = {'lr': one_cycle(pct_start, lr/div, lr, lr/div_final), 'mom': one_cycle(pct_start, *(self.moms if moms is None else moms))}
+        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), **kwargs)
 
     def _optimiser_wd(self, wd):
         "Weight decay of each parameter group, or None to leave the optimiser alone."
@@ -214,7 +221,7 @@ def rec_learner(
     dls, # `RecDataLoaders`
     model, # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one
     loss_func=None, # by default `nn.MSELoss()`
-    opt_func=None, # by default fused Adam
+    opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`
     **kwargs
 )->RecLearner:
@@ -239,7 +246,7 @@ def collab_learner(
     n_factors:int=50, # length of the vectors of users and items
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
     loss_func=None, # by default `nn.MSELoss()`
-    opt_func=None, # by default fused Adam
+    opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`
     wd:float=0.08, # L2 of the factors per observed rating; see `RecLearner`
     **kwargs
@@ -255,14 +262,14 @@ def collab_learner(
 @delegates(RecLearner.__init__)
 def mlp_learner(
     dls, # `RecDataLoaders`
-    n_factors:int=32, # length of the vectors of users and items
-    layers:list=(64, 32), # widths of the hidden layers
-    dropout:float=0., # after each hidden layer
+    n_factors:int=16, # length of the vectors of users and items
+    layers:list=(32, 16), # widths of the hidden layers
+    dropout:float=0.25, # after each hidden layer
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
     loss_func=None, # by default `nn.MSELoss()`
-    opt_func=None, # by default fused Adam
+    opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`
-    wd:float=0.05, # L2 of the embeddings per observed rating and weight decay of the layers; see `RecLearner`
+    wd:float=0.2, # L2 of the embeddings per observed rating and weight decay of the layers; see `RecLearner`
     **kwargs
 )->RecLearner:
     "A learner for a perceptron over user and item embeddings (`MLP`), fastai's `use_nn`."

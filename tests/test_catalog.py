@@ -11,10 +11,12 @@ from fastrec.catalog import Catalog
 from fastrec.interactions import Interactions
 from fastrec.splits import Split, make_split
 
-RATINGS = pd.DataFrame([('ann', 10, 4., 5), ('ann', 20, 2., 6), ('bob', 10, 5., 7), ('bob', 30, 3., 8), ('ann', 30, 4., 9), ('cyd', 40, 1., 1), ('ann', 40, 3., 2)],
+RATINGS = pd.DataFrame([('ann', 10, 4., 5), ('ann', 20, 2., 6), ('bob', 10, 5., 7), ('bob', 30, 3., 8), ('ann', 30, 4., 9),
+                        ('cyd', 40, 1., 1), ('ann', 40, 3., 2)],
                        columns=['user', 'item', 'rating', 'time'])
-MOVIES = pd.DataFrame([(40, 'Dust (1990)', 1990, None), (20, 'Blue Moon (1960)', 1960, 'Drama'), (30, 'Blue Moon Rising (1999)', 1999, 'Comedy|Drama'),
-                       (99, 'Not Rated (2000)', 2000, 'Comedy'), (10, 'Zebra (1970)', 1970, 'Comedy')], columns=['item', 'title', 'year', 'genres'])
+MOVIES = pd.DataFrame([(40, 'Dust (1990)', 1990, None), (20, 'Blue Moon (1960)', 1960, 'Drama'),
+                       (30, 'Blue Moon Rising (1999)', 1999, 'Comedy|Drama'), (99, 'Not Rated (2000)', 2000, 'Comedy'),
+                       (10, 'Zebra (1970)', 1970, 'Comedy')], columns=['item', 'title', 'year', 'genres'])
 USERS = pd.DataFrame(dict(user=['cyd', 'ann', 'bob'], age=[30, 40, 50]))
 SPLIT = ([0, 1, 2, 3], [4, 5], [6])  # cyd and item 40 have no training row
 
@@ -61,7 +63,8 @@ def test_the_id_column_of_metadata_is_found(name):
 
 
 def test_the_id_column_is_called_as_in_the_ratings():
-    cat = catalog(MOVIES.rename(columns=dict(item='sku')).assign(movie=0), RATINGS.set_axis(['customer', 'sku', 'rating', 'time'], axis=1), item_name='sku')
+    ratings = RATINGS.set_axis(['customer', 'sku', 'rating', 'time'], axis=1)
+    cat = catalog(MOVIES.rename(columns=dict(item='sku')).assign(movie=0), ratings, item_name='sku')
     assert cat.names['item'] == 'sku' and cat.titles([0]).tolist() == ['Zebra (1970)']
 
 
@@ -70,14 +73,16 @@ def test_ids_in_a_named_index_of_metadata():
 
 
 def test_items_without_metadata_are_warned_of_and_counted():
-    with pytest.warns(UserWarning, match='2 of 4 items have no row in item_df; their metadata is missing'): cat = catalog(MOVIES[MOVIES.item.isin([20, 40])])
+    with pytest.warns(UserWarning, match='2 of 4 items have no row in item_df; their metadata is missing'):
+        cat = catalog(MOVIES[MOVIES.item.isin([20, 40])])
     assert cat.item_df.title.isna().tolist() == [True, False, True, False]
     assert cat.item_df.year[1] == 1960 and cat.titles(range(4)).tolist() == ['10', 'Blue Moon (1960)', '30', 'Dust (1990)']
     with pytest.warns(UserWarning, match='1 of 3 users have no row in user_df'): catalog(user_df=USERS[1:])
 
 
 def test_repeated_rows_of_metadata():
-    with pytest.raises(ValueError, match=r"item_df has several rows for the same item: 20, 40\. Keep one each: `item_df.drop_duplicates\('item'\)`"):
+    with pytest.raises(ValueError, match=r"item_df has several rows for the same item: 20, 40\. Keep one each: "
+                                         r"`item_df.drop_duplicates\('item'\)`"):
         catalog(pd.concat([MOVIES, MOVIES[:2]]).sort_values('item'))
     with pytest.raises(ValueError, match="user_df has several rows for the same user: 'ann'"):
         catalog(user_df=pd.concat([USERS, USERS[1:2]]))
@@ -89,7 +94,8 @@ def test_metadata_without_ids():
 
 
 def test_metadata_of_something_else():
-    with pytest.raises(ValueError, match="no item of item_df is in the ratings: ids there look like '40', '20', '30', .*, in the ratings like 10, 20, 30"):
+    with pytest.raises(ValueError, match="no item of item_df is in the ratings: ids there look like '40', '20', '30', .*, in the "
+                                         "ratings like 10, 20, 30"):
         catalog(MOVIES.assign(item=MOVIES.item.astype(str)))
 
 
@@ -107,7 +113,8 @@ def test_titles():
     assert catalog(None).titles([3, 0]).tolist() == ['40', '10']
 
 
-@pytest.mark.parametrize('query, code', [(20, 1), ('Blue Moon (1960)', 1), ('blue moon rising (1999)', 2), ('zebra', 0), ('Rising', 2), ('(1990)', 3)])
+@pytest.mark.parametrize('query, code', [(20, 1), ('Blue Moon (1960)', 1), ('blue moon rising (1999)', 2), ('zebra', 0),
+                                         ('Rising', 2), ('(1990)', 3)])
 def test_find_by_id_title_or_part(query, code):
     found = catalog().find(query)
     assert found == code and isinstance(found, int)
@@ -177,7 +184,8 @@ def test_find_all():
 
 @pytest.mark.parametrize('candidates, codes', [
     ([30, 10, 30], [0, 2]), (np.array([40]), [3]), (pd.Series([20, 10]), [0, 1]), ('year >= 1970', [0, 2, 3]), ("genres == 'Drama'", [1]),
-    ("genres.str.contains('Comedy')", [0, 2]), ('year > 1960 and year < 1999', [0, 3]), (lambda df: df.year < 1970, [1]), (lambda df: (df.year < 1970).to_numpy(), [1]),
+    ("genres.str.contains('Comedy')", [0, 2]), ('year > 1960 and year < 1999', [0, 3]),
+    (lambda df: df.year < 1970, [1]), (lambda df: (df.year < 1970).to_numpy(), [1]),
     (lambda df: df.genres.str.contains('Drama'), [1, 2])], ids=str)
 def test_candidates(candidates, codes):
     found = catalog().candidates(candidates)
@@ -235,7 +243,8 @@ def test_seen_without_ratings_counts_rows():
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_seen_against_a_slow_one(data):
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=4, max_size=16, unique=True).filter(lambda o: all(len(set(s)) > 1 for s in zip(*o))))
+    pair = st.tuples(st.integers(0, 3), st.integers(0, 3))
+    pairs = data.draw(st.lists(pair, min_size=4, max_size=16, unique=True).filter(lambda o: all(len(set(s)) > 1 for s in zip(*o))))
     df = pd.DataFrame(pairs, columns=['user', 'item']).assign(rating=np.arange(len(pairs)) + 1.)
     n_train = data.draw(st.integers(1, len(pairs) - 1))
     train = data.draw(st.permutations(range(len(pairs))))[:n_train]
@@ -273,10 +282,12 @@ def test_without_history_drops_the_rows_and_keeps_the_rest():
     res = cat.without_history()
     assert res.interactions is None and res.split is None and res.user_df is None and 'seen' not in res.__dict__
     for ask in (lambda: res.seen, lambda: res.history('ann'), res.require_history):
-        with pytest.raises(ValueError, match='training data and did not travel with the saved learner. Pass it, `seen=ratings` .* or say `exclude_seen=False`'):
+        with pytest.raises(ValueError, match='training data and did not travel with the saved learner. Pass it, `seen=ratings` .* or '
+                                             'say `exclude_seen=False`'):
             ask()
     assert res.find('zebra') == 0 and res.titles([3]).tolist() == ['Dust (1990)'] and res.candidates('year < 1970').tolist() == [1]
-    assert res.counts['item'].tolist() == [2, 1, 1, 0] and res.mean_rating == 3.5 and res.vocab['user'].ids.tolist() == ['ann', 'bob', 'cyd']
+    assert res.counts['item'].tolist() == [2, 1, 1, 0] and res.mean_rating == 3.5
+    assert res.vocab['user'].ids.tolist() == ['ann', 'bob', 'cyd']
     assert repr(res) == 'Catalog(3 users, 4 items, without history)'
     assert cat.history('ann').shape == (4, 6) and cat.user_df is not None  # the original is as before
 

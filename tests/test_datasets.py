@@ -14,22 +14,29 @@ RATINGS = [(7, 3, 4., 100), (7, 1, 5., 101), (2, 3, 1., 90)]
 FLAGS = dict(Action=1, Comedy=5, Western=18)
 
 
-def u_item(item, title, *genres): return f"{item}|{title}|01-Jan-1995||http://x|" + '|'.join(str(int(i in [FLAGS.get(g, 0) for g in genres])) for i in range(19))
+def u_item(item, title, *genres):
+    on = [FLAGS.get(g, 0) for g in genres]
+    return '|'.join([str(item), title, '01-Jan-1995', '', 'http://x', *('01'[i in on] for i in range(19))])
 
 
-# name -> {file: bytes}: the layouts of 100k (latin-1, genre flags), 1m ('::', latin-1), 10m ('::', utf-8, half stars) and latest-small (csv, utf-8)
+DAT = '3::Café Noir (1995)::Action|Comedy\n1::Plain: A Tale (1971)::Western\n9::No Year::(no genres listed)\n'
+# name -> {file: bytes}: 100k (latin-1, genre flags), 1m ('::', latin-1), 10m ('::', utf-8, half stars) and latest-small (csv, utf-8)
 LAYOUTS = {
     '100k': {'u.data': '\n'.join(f'{u}\t{i}\t{r:.0f}\t{t}' for u, i, r, t in RATINGS).encode(),
-             'u.item': '\n'.join([u_item(3, 'Café Noir (1995)', 'Action', 'Comedy'), u_item(1, 'Plain Tale (1971) (V)', 'Western'), u_item(9, 'unknown', 'unknown')]).encode('latin-1')},
+             'u.item': '\n'.join([u_item(3, 'Café Noir (1995)', 'Action', 'Comedy'), u_item(1, 'Plain Tale (1971) (V)', 'Western'),
+                                  u_item(9, 'unknown', 'unknown')]).encode('latin-1')},
     '1m': {'ratings.dat': '\n'.join(f'{u}::{i}::{r:.0f}::{t}' for u, i, r, t in RATINGS).encode(),
-           'movies.dat': '3::Café Noir (1995)::Action|Comedy\n1::Plain: A Tale (1971)::Western\n9::No Year::(no genres listed)\n'.encode('latin-1')},
+           'movies.dat': DAT.encode('latin-1')},
     '10m': {'ratings.dat': '\n'.join(f'{u}::{i}::{r:g}::{t}' for u, i, r, t in RATINGS).replace('::4::', '::3.5::').encode(),
-            'movies.dat': '3::Café Noir (1995)::Action|Comedy\n1::Plain: A Tale (1971)::Western\n9::No Year::(no genres listed)\n'.encode()},
-    'latest-small': {'ratings.csv': ('userId,movieId,rating,timestamp\n' + '\n'.join(f'{u},{i},{r},{t}' for u, i, r, t in RATINGS)).replace('4.0', '3.5').encode(),
-                     'movies.csv': 'movieId,title,genres\n3,"Noir, Café (1995)",Action|Comedy\n1,"""Plain"" Tale (1971) ",Western\n9,No Year,(no genres listed)\n'.encode(),
+            'movies.dat': DAT.encode()},
+    'latest-small': {'ratings.csv': '\n'.join(['userId,movieId,rating,timestamp',
+                                               *(f'{u},{i},{r},{t}' for u, i, r, t in RATINGS)]).replace('4.0', '3.5').encode(),
+                     'movies.csv': ('movieId,title,genres\n3,"Noir, Café (1995)",Action|Comedy\n1,"""Plain"" Tale (1971) ",Western\n'
+                                    '9,No Year,(no genres listed)\n').encode(),
                      'tags.csv': b'userId,movieId,tag,timestamp\n'}}
 TITLES = {'100k': ['Café Noir (1995)', 'Plain Tale (1971) (V)', 'unknown'], '1m': ['Café Noir (1995)', 'Plain: A Tale (1971)', 'No Year'],
-          '10m': ['Café Noir (1995)', 'Plain: A Tale (1971)', 'No Year'], 'latest-small': ['Noir, Café (1995)', '"Plain" Tale (1971)', 'No Year']}
+          '10m': ['Café Noir (1995)', 'Plain: A Tale (1971)', 'No Year'],
+          'latest-small': ['Noir, Café (1995)', '"Plain" Tale (1971)', 'No Year']}
 
 
 def write(folder, files):
@@ -48,8 +55,10 @@ def write_zip(path, files, inner):
 def fake_recbole(monkeypatch, folder, rating='2'):
     "An installed recbole whose code must not run."
     data = folder/'recbole'/'dataset_example'/'ml-100k'
-    write(data, {'ml-100k.inter': f'user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\t3\t{rating}\t100\n2\t1\t5\t90\n'.encode(),
-                 'ml-100k.item': ('item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n3\tCafé Noir\t1995\tAction Comedy\n'
+    write(data, {'ml-100k.inter': ('user_id:token\titem_id:token\trating:float\ttimestamp:float\n'
+                                    f'7\t3\t{rating}\t100\n2\t1\t5\t90\n').encode(),
+                 'ml-100k.item': ('item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n'
+                                  '3\tCafé Noir\t1995\tAction Comedy\n'
                                   "1\tPlain Tale (1971)\tV\tAnimation Children's\n267\tunkonwn\tunkonwn\tunknown\n").encode()})
     (folder/'recbole'/'__init__.py').write_text("raise AssertionError('recbole was imported')")
     monkeypatch.syspath_prepend(folder)
@@ -82,7 +91,8 @@ def test_every_layout_from_folder_and_zip(tmp_path, name, kind):
     assert movies.genres.tolist()[:2] == ['Action|Comedy', 'Western'] and pd.isna(movies.genres[2])
 
 
-@pytest.mark.parametrize('title, year', [('Two Numbers 2001 (1968)', 1968), ('Span (2006–2007)', 2006), ('Odd (a.k.a. Other) (1950)', 1950),
+@pytest.mark.parametrize('title, year', [('Two Numbers 2001 (1968)', 1968), ('Span (2006–2007)', 2006),
+                                         ('Odd (a.k.a. Other) (1950)', 1950),
                                          ('(500) Days (2009)', 2009), ('Blade 2049', None), ('1984', None)])
 def test_the_year_in_a_title(tmp_path, title, year):
     files = {**LAYOUTS['latest-small'], 'movies.csv': f'movieId,title,genres\n1,{title},Drama\n3,B (2000),Drama\n'.encode()}
@@ -93,12 +103,14 @@ def test_the_year_in_a_title(tmp_path, title, year):
 def test_titles_that_look_like_missing_values_or_have_quotes(tmp_path):
     csv = {**LAYOUTS['latest-small'], 'movies.csv': b'movieId,title,genres\n1,None,Drama\n2,NA,Drama\n'}
     assert movielens('latest-small', path=write(tmp_path/'csv', csv))[1].title.tolist() == ['None', 'NA']
-    flags = {**LAYOUTS['100k'], 'u.item': '\n'.join([u_item(1, '"Quoted" Tale (1990)', 'Action'), u_item(2, 'A 6" Hero (1991)', 'Comedy')]).encode()}
+    lines = [u_item(1, '"Quoted" Tale (1990)', 'Action'), u_item(2, 'A 6" Hero (1991)', 'Comedy')]
+    flags = {**LAYOUTS['100k'], 'u.item': '\n'.join(lines).encode()}
     assert movielens('100k', path=write(tmp_path/'flags', flags))[1].title.tolist() == ['"Quoted" Tale (1990)', 'A 6" Hero (1991)']
 
 
 def test_a_path_without_movielens_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no MovieLens files in .*expected u.data and u.item, ratings.dat and movies.dat, or ratings.csv and movies.csv'):
+    with pytest.raises(FileNotFoundError, match='no MovieLens files in .*expected u.data and u.item, ratings.dat and movies.dat, or '
+                                                'ratings.csv and movies.csv'):
         movielens(path=tmp_path)
     with pytest.raises(FileNotFoundError, match='nowhere is neither a folder nor a zip file'): movielens(path=tmp_path/'nowhere')
 
@@ -133,7 +145,7 @@ def test_recbole_comes_third(tmp_path, monkeypatch):
     no_fastai(monkeypatch)
     fake_recbole(monkeypatch, tmp_path, rating='2')
     ratings, movies = movielens()
-    assert ratings.columns.tolist() == ['user', 'item', 'rating', 'time'] and ratings.dtypes.astype(str).tolist() == ['int64', 'int64', 'float32', 'int64']
+    assert ratings.dtypes.astype(str).to_dict() == dict(user='int64', item='int64', rating='float32', time='int64')
     assert list(ratings.itertuples(index=False, name=None)) == [(7, 3, 2., 100), (2, 1, 5., 90)]
     assert movies.item.tolist() == [3, 1, 267]
     assert movies.title.tolist() == ['Café Noir (1995)', 'Plain Tale (1971) (V)', 'unknown']
@@ -181,7 +193,8 @@ def test_an_unknown_name():
 def real(folder):
     "Folder of real data: in $FASTREC_DATA, else in ../shared/data beside the repository."
     root = Path(os.environ.get('FASTREC_DATA') or Path(__file__).resolve().parents[2]/'shared'/'data')
-    if not (root/folder).is_dir(): pytest.skip(f'no real data: {root/folder} is not there; name a folder that holds {folder} in FASTREC_DATA')
+    if not (root/folder).is_dir():
+        pytest.skip(f'no real data: {root/folder} is not there; name a folder that holds {folder} in FASTREC_DATA')
     return root/folder
 
 
@@ -200,7 +213,8 @@ def test_real_latest_small():
 
 
 def recbole_tables(monkeypatch):
-    if datasets._recbole_folder() is None: pytest.skip('recbole is not installed: `pip install --no-deps recbole==1.2.1` brings its copy of MovieLens 100K')
+    if datasets._recbole_folder() is None:
+        pytest.skip('recbole is not installed: `pip install --no-deps recbole==1.2.1` brings its copy of MovieLens 100K')
     no_fastai(monkeypatch)
     return movielens('100k')
 
@@ -242,8 +256,8 @@ def at(ratings, values):
 def test_the_truth_explains_the_ratings():
     ratings, _, truth = synthetic_ratings(80, 30, density=.4, noise=0., rating_range=(-10., 10.), seed=2)
     np.testing.assert_allclose(ratings.rating, np.clip(at(ratings, truth.scores), -10, 10), rtol=1e-5, atol=1e-5)
-    parts = truth.mean + truth.user_biases[:, None] + truth.item_biases[None] + np.einsum('uf,if->ui', truth.user_factors, truth.item_factors)
-    np.testing.assert_allclose(parts, truth.scores)
+    dots = np.einsum('uf,if->ui', truth.user_factors, truth.item_factors)
+    np.testing.assert_allclose(truth.mean + truth.user_biases[:, None] + truth.item_biases[None] + dots, truth.scores)
     assert truth.mean == 0
 
 

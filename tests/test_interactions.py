@@ -28,7 +28,7 @@ def message(exc): return exc.value.args[0]
 
 # --- Vocab
 
-ids_strategy = st.one_of(st.lists(st.integers(-2**62, 2**62), min_size=1, max_size=30), st.lists(st.text(max_size=6), min_size=1, max_size=30))
+ids_strategy = st.one_of(st.lists(ids, min_size=1, max_size=30) for ids in (st.integers(-2**62, 2**62), st.text(max_size=6)))
 
 
 @quick
@@ -52,14 +52,16 @@ def test_encode_and_decode_undo_each_other(values, random):
     assert list(vocab.encode(vocab.ids)) == list(range(len(vocab)))
 
 
-@pytest.mark.parametrize('ids', [[30, 10], (30, 10), np.array([30, 10]), np.array([30., 10.]), pd.Series([30, 10], index=[7, 7]), pd.Index([30, 10]),
-                                 pd.Categorical([30, 10]), pd.array([30, 10], dtype='Int64')], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize('ids', [[30, 10], (30, 10), np.array([30, 10]), np.array([30., 10.]), pd.Series([30, 10], index=[7, 7]),
+                                 pd.Index([30, 10]), pd.Categorical([30, 10]), pd.array([30, 10], dtype='Int64')],
+                         ids=lambda o: type(o).__name__)
 def test_encode_takes_any_sequence_of_integers(ids):
     assert Vocab([10, 20, 30]).encode(ids).tolist() == [2, 0]
 
 
-@pytest.mark.parametrize('ids', [['c', 'a'], np.array(['c', 'a']), np.array(['c', 'a'], dtype=object), pd.Series(['c', 'a'], dtype='string'),
-                                 pd.Series(['c', 'a'], dtype=object), pd.Categorical(['c', 'a'])], ids=lambda o: f"{type(o).__name__}-{getattr(o, 'dtype', '')}")
+@pytest.mark.parametrize('ids', [['c', 'a'], np.array(['c', 'a']), np.array(['c', 'a'], dtype=object),
+                                 pd.Series(['c', 'a'], dtype='string'), pd.Series(['c', 'a'], dtype=object), pd.Categorical(['c', 'a'])],
+                         ids=lambda o: f"{type(o).__name__}-{getattr(o, 'dtype', '')}")
 def test_encode_takes_any_sequence_of_strings(ids):
     assert Vocab(['a', 'b', 'c']).encode(ids).tolist() == [2, 0]
 
@@ -126,7 +128,8 @@ def test_vocab_len_contains_eq_repr():
 
 @pytest.mark.parametrize('user, item, rating, time', [
     ('user', 'item', 'rating', 'time'), ('user_id', 'item_id', 'rating', 'timestamp'), ('userId', 'movieId', 'rating', 'timestamp'),
-    ('User-ID', 'ISBN', 'Book-Rating', 'date'), ('customer_id', 'product_id', 'stars', 'ts'), ('reviewerID', 'asin', 'score', 'unixReviewTime')])
+    ('User-ID', 'ISBN', 'Book-Rating', 'date'), ('customer_id', 'product_id', 'stars', 'ts'),
+    ('reviewerID', 'asin', 'score', 'unixReviewTime')])
 def test_columns_are_found_by_name_in_any_order(user, item, rating, time):
     df = pd.DataFrame({'extra': [0, 0], time: [5, 6], rating: [1., 2.], item: [10, 20], user: [1, 2]})
     inter = Interactions.from_df(df)
@@ -157,7 +160,8 @@ def test_two_columns_are_enough():
 
 
 def test_given_names_win_over_known_ones():
-    df = pd.DataFrame(dict(user=[1, 1], who=[7, 8], item=[3, 3], what=[10, 20], rating=[1., 1.], score2=[4., 5.], time=[0, 0], moment=[5, 6]))
+    df = pd.DataFrame(dict(user=[1, 1], who=[7, 8], item=[3, 3], what=[10, 20], rating=[1., 1.], score2=[4., 5.],
+                           time=[0, 0], moment=[5, 6]))
     inter = Interactions.from_df(df, user_name='who', item_name='what', rating_name='score2', time_name='moment')
     assert rows(inter) == [(7, 10, 4., 5), (8, 20, 5., 6)]
 
@@ -355,17 +359,20 @@ def test_two_columns_of_the_same_name():
 
 
 @pytest.mark.parametrize('side', ['user', 'item'])
-@pytest.mark.parametrize('column', [[1., np.nan, 2., 2.], ['a', None, 'b', 'b'], pd.Categorical(['a', None, 'b', 'b']), pd.array([1, None, 2, 2], dtype='Int64')],
+@pytest.mark.parametrize('column', [[1., np.nan, 2., 2.], ['a', None, 'b', 'b'], pd.Categorical(['a', None, 'b', 'b']),
+                                    pd.array([1, None, 2, 2], dtype='Int64')],
                          ids=['float', 'str', 'category', 'Int64'])
 def test_missing_ids(side, column):
-    with pytest.raises(ValueError, match=rf"1 of 4 rows have no {side} id \(column '{side}'\). Drop them with `df.dropna\(subset=\['{side}'\]\)`"):
+    with pytest.raises(ValueError, match=rf"1 of 4 rows have no {side} id \(column '{side}'\). Drop them with "
+                                         rf"`df.dropna\(subset=\['{side}'\]\)`"):
         from_df(**{side: column})
 
 
 @pytest.mark.parametrize('side', ['user', 'item'])
 @pytest.mark.parametrize('column', [[1, '1', 2, 2], pd.Categorical([1, '1', 2, 2])], ids=['object', 'category'])
 def test_ids_of_mixed_types(side, column):
-    with pytest.raises(ValueError, match=rf"column '{side}' mixes types \(int such as 1, str such as '1'\), so 1 and '1' would be two {side}s.*astype\(str\)`"):
+    with pytest.raises(ValueError, match=rf"column '{side}' mixes types \(int such as 1, str such as '1'\), so 1 and '1' would be two "
+                                         rf"{side}s.*astype\(str\)`"):
         from_df(**{side: column})
 
 
@@ -398,11 +405,14 @@ def test_ratings_that_are_words():
 
 
 def test_ratings_that_are_numbers_as_text():
-    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers \(dtype \w+\)\. Convert them: `df\['rating'\] = pd.to_numeric"):
+    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers \(dtype \w+\)\. Convert them: `df\['rating'\] "
+                                         r"= pd.to_numeric"):
         from_df(rating=list('1234'))
 
 
-@pytest.mark.parametrize('column', [[1, np.nan, np.inf, 4], pd.array([1, None, None, 4], dtype='Int64'), pd.array([1, None, None, 4], dtype='Float32')], ids=['float64', 'Int64', 'Float32'])
+@pytest.mark.parametrize('column', [[1, np.nan, np.inf, 4], pd.array([1, None, None, 4], dtype='Int64'),
+                                    pd.array([1, None, None, 4], dtype='Float32')],
+                         ids=['float64', 'Int64', 'Float32'])
 def test_missing_ratings(column):
     with pytest.raises(ValueError, match=r"2 of 4 ratings in column 'rating' are missing or infinite. Drop those rows.*target='implicit'"):
         from_df(rating=column)
@@ -414,7 +424,8 @@ def test_the_advice_for_missing_ratings_works():
 
 
 def test_a_timestamp_as_the_rating():
-    with pytest.raises(ValueError, match=r"column 'rating' looks like a timestamp \(values from 8\d+ to 8\d+\), not a rating. Pass rating_name=, one of: 'user'.*target='implicit'"):
+    with pytest.raises(ValueError, match=r"column 'rating' looks like a timestamp \(values from 8\d+ to 8\d+\), not a rating. Pass "
+                                         r"rating_name=, one of: 'user'.*target='implicit'"):
         from_df(rating=[881250949, 881250950, 891717742, 891717743])
     with pytest.raises(ValueError, match="column 'c' looks like a timestamp"):
         Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[1, 2], c=[881250949, 881250950])))
@@ -438,7 +449,8 @@ def test_a_y_range_that_is_none():
 
 
 def test_times_that_are_words_or_missing():
-    with pytest.raises(ValueError, match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = pd.to_datetime\(df\['time'\]\)`"):
+    with pytest.raises(ValueError, match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = "
+                                         r"pd.to_datetime\(df\['time'\]\)`"):
         from_df(time=list('abcd'))
     with pytest.raises(ValueError, match=r"1 of 4 rows have no time \(column 'time'\). Drop them with `df.dropna\(subset=\['time'\]\)`"):
         from_df(time=[1, 2, None, 4])

@@ -74,7 +74,8 @@ def test_time_splitter_shares():
 
 
 def test_time_splitter_on_datetimes():
-    assert lists(TimeSplitter(.5)(inter_of([0, 1, 0, 1], pd.to_datetime(['2021-01-01', '2020-01-01', '2020-06-01', '2022-01-01'])))) == [[1, 2], [0, 3], None]
+    times = pd.to_datetime(['2021-01-01', '2020-01-01', '2020-06-01', '2022-01-01'])
+    assert lists(TimeSplitter(.5)(inter_of([0, 1, 0, 1], times))) == [[1, 2], [0, 3], None]
 
 
 def test_time_splitter_does_not_depend_on_the_order_of_rows():
@@ -242,7 +243,8 @@ def test_a_column_of_words(dtype):
     assert lists(make_split(Interactions.from_df(df), 'part', df)) == [[0, 2, 3, 4, 5, 7, 8, 9], [1, 6], None]
 
 
-@pytest.mark.parametrize('as_', [list, np.array, pd.Index, pd.Series, lambda o: np.array(o, dtype=np.int32)], ids=['list', 'array', 'Index', 'Series', 'int32'])
+@pytest.mark.parametrize('as_', [list, np.array, pd.Index, pd.Series, lambda o: np.array(o, dtype=np.int32)],
+                         ids=['list', 'array', 'Index', 'Series', 'int32'])
 def test_index_arrays(as_):
     inter = Interactions.from_df(TEN)
     assert lists(make_split(inter, (as_([5, 1]), as_([3])))) == [[5, 1], [3], None]
@@ -262,8 +264,8 @@ def test_index_arrays_speak_of_the_table_after_repeated_pairs_were_merged():
 @given(st.data())
 def test_index_arrays_after_merging_against_a_slow_one(data):
     n = data.draw(st.integers(6, 20))
-    df = pd.DataFrame(dict(user=data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)), item=data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)),
-                           rating=np.arange(n, dtype=float)))
+    codes = st.lists(st.integers(0, 2), min_size=n, max_size=n)
+    df = pd.DataFrame(dict(user=data.draw(codes), item=data.draw(codes), rating=np.arange(n, dtype=float)))
     assume(df.user.nunique() > 1 and df.item.nunique() > 1)
     part = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
     last = ~df.duplicated(['user', 'item'], keep='last').to_numpy()
@@ -279,7 +281,8 @@ def test_a_column_after_repeated_pairs_were_merged():
     assert lists(make_split(inter, 'held', df)) == [[0, 1, 3], [2, 4], None]
 
 
-INTERS = pytest.mark.parametrize('inter', [Interactions.from_df(TEN), Interactions.from_df(pd.concat([TEN, TEN[:1]]), duplicates='first')], ids=['plain', 'merged'])
+INTERS = pytest.mark.parametrize('inter', [Interactions.from_df(TEN), Interactions.from_df(pd.concat([TEN, TEN[:1]]), duplicates='first')],
+                                 ids=['plain', 'merged'])
 
 
 @INTERS
@@ -315,7 +318,8 @@ def test_a_column_that_is_not_there():
 
 def test_a_column_of_other_words():
     df = TEN.assign(part=['training', 'valid', 'dev', 'train', 'train'] * 2)
-    with pytest.raises(ValueError, match=r"column 'part' that says the split holds \['dev', 'training'\]: use booleans \(True for valid\) or the words 'train', 'valid', 'test'"):
+    with pytest.raises(ValueError, match=r"column 'part' that says the split holds \['dev', 'training'\]: use booleans \(True for "
+                                         r"valid\) or the words 'train', 'valid', 'test'"):
         make_split(Interactions.from_df(df), 'part', df)
 
 
@@ -339,8 +343,10 @@ def test_a_column_without_a_part():
 
 def test_summary_worked_by_hand():
     # users a: 4 rows, b: 3, c: 1; items 1: 3 rows, 2: 2, 3: 2, 4: 1
-    df = pd.DataFrame([('a', 1, 1.), ('a', 2, 2.), ('a', 3, 3.), ('b', 1, 4.), ('b', 2, 5.), ('a', 4, 3.), ('c', 1, 3.), ('b', 3, 3.)], columns=['user', 'item', 'rating'])
-    # train: a has 3 rows, b 1, c none; items 1: 2 rows, 2: 1, 3: 1, 4: none. valid: (b, 2) warm, (a, 4) cold item, (c, 1) cold user. test: (b, 3) warm
+    df = pd.DataFrame([('a', 1, 1.), ('a', 2, 2.), ('a', 3, 3.), ('b', 1, 4.), ('b', 2, 5.), ('a', 4, 3.), ('c', 1, 3.), ('b', 3, 3.)],
+                      columns=['user', 'item', 'rating'])
+    # train: a has 3 rows, b 1, c none; items 1: 2 rows, 2: 1, 3: 1, 4: none
+    # valid: (b, 2) warm, (a, 4) cold item, (c, 1) cold user; test: (b, 3) warm
     inter = Interactions.from_df(df)
     text = split_summary(inter, make_split(inter, ([0, 1, 2, 3], [4, 5, 6], [7])))
     assert text.splitlines() == [
