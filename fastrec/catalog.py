@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .interactions import Interactions, Vocab, _KNOWN_NAMES, _some
+from .interactions import Interactions, Vocab, _KNOWN_NAMES, _norm, _some
 from .splits import Split
 
 __all__ = ['Catalog']
@@ -21,7 +21,8 @@ _TITLES = ('title', 'name', 'item_name', 'product_name', 'movie_title')
 def _align(df, vocab, id_name, side):
     "Rows of metadata `df` in the order of `vocab`; ids without a row get missing values and are counted."
     if df is None: return None
-    columns = [c for c in (id_name, *_KNOWN_NAMES[side], f'{side}_id', f'{side}Id') if c in df.columns]
+    norm = {_norm(c): c for c in reversed(df.columns)}
+    columns = [id_name] if id_name in df.columns else [norm[o] for o in _KNOWN_NAMES[side] if o in norm]
     if columns: df = df.set_index(columns[0])
     elif df.index.name is None: raise ValueError(f'{side}_df has no id column: expected {id_name!r} (as in the ratings) or {side!r}, got {_some(df.columns, 20)}')
     if not df.index.is_unique:
@@ -32,7 +33,9 @@ def _align(df, vocab, id_name, side):
         warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=4)
     known = df[(rows >= 0).to_numpy()]
     known.index = rows[rows >= 0].to_numpy()
-    return known.reindex(np.arange(len(vocab)))
+    res = known.reindex(np.arange(len(vocab)))
+    res.insert(0, id_name, vocab.ids.to_numpy())
+    return res
 
 
 class Catalog:
@@ -96,7 +99,7 @@ class Catalog:
         if side == 'user' or self.title_name is None or not isinstance(query, str): return int(vocab.encode([query])[0])
         titles = self.item_df[self.title_name]
         lower = titles.astype(str).str.lower()
-        for hits in (titles == query, lower == query.lower(), lower.str.contains(query.lower(), regex=False) & titles.notna()):
+        for hits in (titles == query, (lower == query.lower()) & titles.notna(), lower.str.contains(query.lower(), regex=False) & titles.notna()):
             if hits.sum() == 1: return int(np.flatnonzero(hits)[0])
             if hits.sum() > 1:
                 codes = np.flatnonzero(hits)
@@ -114,11 +117,13 @@ class Catalog:
     def candidates(self, candidates)->np.ndarray | None:
         "Item codes that `candidates` allows: None (all), item ids, a `DataFrame.query` text or a function of `item_df` that returns a boolean mask."
         if candidates is None: return None
+        if isinstance(candidates, str) and candidates in self.vocab['item']: candidates = [candidates]
         if isinstance(candidates, str) or callable(candidates):
             if self.item_df is None: raise ValueError('candidates by a condition need item_df=: metadata was not given when the DataLoaders were made')
             if callable(candidates): mask = candidates(self.item_df)
             else: mask = self.item_df.eval(candidates)
-            mask = pd.Series(mask).fillna(False).to_numpy(dtype=bool)
+            if isinstance(mask, pd.Series) and mask.index.sort_values().equals(self.item_df.index): mask = mask.sort_index()
+            mask = pd.Series(mask).astype('boolean').fillna(False).to_numpy(dtype=bool)
             if len(mask) != self.n_items: raise ValueError(f'the condition gave {len(mask):,} values for {self.n_items:,} items')
             codes = np.flatnonzero(mask)
         else: codes = np.unique(self.vocab['item'].encode(candidates))

@@ -69,7 +69,10 @@ def _read_folder(path):
     open_ = _opener(path)
     for ratings_file, read in (('u.data', _read_100k), ('ratings.dat', _read_dat), ('ratings.csv', _read_csv)):
         if (f := open_(ratings_file)) is not None:
-            with f: return read(f, open_)
+            def need(name):
+                if (g := open_(name)) is None: raise FileNotFoundError(f'{path} has {ratings_file} but no {name}, which holds the titles')
+                return g
+            with f: return read(f, need)
     raise FileNotFoundError(f"no MovieLens files in {path}: expected u.data and u.item, ratings.dat and movies.dat, or ratings.csv and movies.csv")
 
 
@@ -88,13 +91,12 @@ def _movies(items, titles, genres):
 
 def _read_100k(f, open_):
     ratings = pd.read_csv(f, sep='\t', header=None)
-    with open_('u.item') as g: movies = pd.read_csv(g, sep='|', header=None, encoding='latin-1')
+    with open_('u.item') as g: movies = pd.read_csv(g, sep='|', header=None, encoding='latin-1', quoting=3, keep_default_na=False)
     flags = movies.iloc[:, 5:].to_numpy().astype(bool)
     return _ratings(ratings), _movies(movies[0], movies[1], ['|'.join(np.array(_GENRES_100K, dtype=object)[row]) for row in flags])
 
 
 def _read_dat(f, open_):
-    read = lambda g, enc: pd.DataFrame([o.split('::') for o in g.read().decode(enc).splitlines() if o])
     ratings = pd.DataFrame(np.loadtxt(io.StringIO(f.read().decode().replace('::', ' ')), ndmin=2))
     with open_('movies.dat') as g: raw = g.read()
     try: text = raw.decode('utf-8')
@@ -105,7 +107,7 @@ def _read_dat(f, open_):
 
 def _read_csv(f, open_):
     ratings = pd.read_csv(f)[['userId', 'movieId', 'rating', 'timestamp']]
-    with open_('movies.csv') as g: movies = pd.read_csv(g)
+    with open_('movies.csv') as g: movies = pd.read_csv(g, keep_default_na=False)
     return _ratings(ratings), _movies(movies['movieId'], movies['title'], movies['genres'])
 
 

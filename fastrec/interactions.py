@@ -28,8 +28,14 @@ def _plain(values):
     "`values` as a Series without category dtype and without floats that are whole numbers in disguise."
     s = pd.Series(values) if not isinstance(values, pd.Series) else values
     if isinstance(s.dtype, pd.CategoricalDtype): s = s.astype(s.cat.categories.dtype)
-    if pd.api.types.is_float_dtype(s.dtype) and not s.isna().any() and (s == s.round()).all(): s = s.astype('int64')
+    if s.dtype == object and len(s) and _kind(s) == 'floating': s = s.astype('float64')
+    if pd.api.types.is_float_dtype(s.dtype) and len(s) and (s.notna() & (s == s.round()) & (s.abs() < 2**63)).all(): s = s.astype('int64')
     return s
+
+
+def _norm(name):
+    "A column name without case, '_', '-' and blanks."
+    return str(name).lower().replace('_', '').replace('-', '').replace(' ', '')
 
 
 def _kind(values):
@@ -68,17 +74,17 @@ class Vocab:
     )->np.ndarray:
         "int64 codes of `ids`, shape `(n,)`; `KeyError` names unknown ids and the way out."
         if unknown not in ('raise', 'mark'): raise ValueError(f"unknown={unknown!r}: choose 'raise' or 'mark'")
-        if np.isscalar(ids) or isinstance(ids, str): ids = [ids]
+        if np.ndim(ids) == 0 and not isinstance(ids, (set, frozenset, dict)): ids = [ids.item() if isinstance(ids, np.ndarray) else ids]
         values = _plain(np.asarray(ids) if isinstance(ids, (pd.Index, np.ndarray)) else pd.Series(list(ids) if not hasattr(ids, 'dtype') else ids))
         if not len(values): return np.zeros(0, np.int64)
         codes = self.ids.get_indexer(values.array) if len(self) else np.full(len(values), -1)
-        if unknown == 'raise' and (codes < 0).any(): raise KeyError(self._unknown(values[codes < 0]))
+        if unknown == 'raise' and (codes < 0).any(): raise KeyError(self._unknown(values[codes < 0], len(values)))
         return codes.astype(np.int64)
 
-    def _unknown(self, values):
+    def _unknown(self, values, n):
         missing = pd.unique(values)
         mine, theirs = _kind(self.ids), _kind(missing)
-        text = f"unknown {self.side} id{'s' if len(missing) > 1 else ''}: {_some(missing)} ({len(missing):,} of {len(values):,} looked up). "
+        text = f"unknown {self.side} id{'s' if len(missing) > 1 else ''}: {_some(missing)} ({len(missing):,} of {n:,} looked up). "
         if mine != theirs and {mine, theirs} <= {'integer', 'string'}:
             way = f"ids.astype({'int' if mine == 'integer' else 'str'})"
             return text + f'The table the model was built from has {mine} {self.side} ids such as {_some(self.ids, 2)}; these are {theirs}s: convert them with `{way}`'
@@ -86,8 +92,10 @@ class Vocab:
                        f"leave the others out, e.g. `df[df.{self.side}.isin(dls.vocab['{self.side}'].ids)]`, or build again from a table that has them")
 
     def decode(self, codes)->np.ndarray:
-        "The ids of `codes`, same shape."
-        return self.ids.to_numpy()[np.asarray(codes)]
+        "The ids of `codes`, same shape; `IndexError` for -1, which marks an unknown id."
+        codes = np.asarray(codes)
+        if codes.size and codes.min() < 0: raise IndexError(f'{int((codes < 0).sum()):,} of {codes.size:,} codes are negative, which marks unknown {self.side} ids: there is nothing to decode')
+        return self.ids.to_numpy()[codes]
 
 
 def _find_columns(df, given):
@@ -95,7 +103,9 @@ def _find_columns(df, given):
     if missing := {role: name for role, name in given.items() if name is not None and name not in df.columns}:
         role, name = next(iter(missing.items()))
         raise ValueError(f"no column {name!r} ({role}_name) in the table. Its columns are: {_some(df.columns, 20)}")
-    norm = {str(c).lower().replace('_', '').replace('-', '').replace(' ', ''): c for c in reversed(df.columns)}
+    if not df.columns.is_unique:
+        raise ValueError(f"several columns are called {_some(df.columns[df.columns.duplicated()].unique())}. Give each a name of its own, e.g. `df = df.loc[:, ~df.columns.duplicated()]`")
+    norm = {_norm(c): c for c in reversed(df.columns)}
     found = {role: given[role] if given[role] is not None else next((norm[o] for o in names if o in norm), None)
              for role, names in _KNOWN_NAMES.items()}
     if found['user'] is None and found['item'] is None:
@@ -122,7 +132,7 @@ def _ids(df, name, side, vocab):
         examples = ', '.join(f'{t} such as {col.iloc[types[types == t].index[0]]!r}' for t in types.unique())
         raise ValueError(f"column {name!r} mixes types ({examples}), so 1 and '1' would be two {side}s. Make them one: `df[{name!r}] = df[{name!r}].astype(str)`")
     if kind == 'floating':
-        raise ValueError(f"column {name!r} holds fractions such as {_some(col[col != col.round()], 3)}, which are no {side} ids. Is it another column? Pass {side}_name=, one of: {_some(df.columns, 20)}")
+        raise ValueError(f"column {name!r} holds fractions such as {_some(col[(col != col.round()) | ~np.isfinite(col)], 3)}, which are no {side} ids. Is it another column? Pass {side}_name=, one of: {_some(df.columns, 20)}")
     if vocab is None: return Vocab.factorize(col, side)
     return vocab, vocab.encode(col).astype(np.int32)
 
@@ -133,7 +143,7 @@ def _check_ratings(df, name, y_range):
     if pd.api.types.is_datetime64_any_dtype(col.dtype):
         raise ValueError(f"column {name!r} holds dates, not ratings. Pass rating_name= (and time_name={name!r}), or no rating column for target='implicit'")
     if not pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_complex_dtype(col.dtype):
-        bad = pd.to_numeric(col, errors='coerce').isna() & col.notna() if col.dtype != bool else col
+        bad = pd.to_numeric(col, errors='coerce').isna() & col.notna()
         what = f'; not a number: {_some(col[bad].unique())}' if bad.any() else ''
         raise ValueError(f"ratings in column {name!r} are not numbers (dtype {col.dtype}){what}. Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`")
     ratings = col.to_numpy(dtype=np.float32, na_value=np.nan, copy=True)  # later changes of the table must not reach the model

@@ -84,7 +84,7 @@ class RecLearner(Learner, Scorer):
         self._heard = {}
         super().add_cb(cb)
         cb = self.cbs[-1]
-        if isinstance(cb, TrackerCallback) and cb.monitor.removeprefix('valid_').split('_')[0] in _metrics.LOWER_IS_BETTER and cb.comp is np.greater:
+        if isinstance(cb, TrackerCallback) and _metrics.lower_is_better(cb.monitor) and cb.comp is np.greater:
             cb.comp, cb.min_delta = np.less, -cb.min_delta  # fastai guesses from the name: 'loss' or 'error' in it, else more is better
         return self
 

@@ -131,11 +131,18 @@ def make_split(
         split = _from_column(values if rows is None else values.iloc[rows].reset_index(drop=True), splitter)
     elif callable(splitter): split = splitter(inter)
     else:
-        split = splitter
+        split = [o if o is None else np.flatnonzero(o) if np.asarray(o).dtype == bool else o for o in splitter]
         if rows is not None:  # repeated pairs were merged: the arrays speak of the table as it was given
-            where = np.full(int(rows.max()) + 1 if df is None else len(df), -1)
+            n_table = int(rows.max()) + 1 if df is None else len(df)
+            where = np.full(n_table, -1)
             where[rows] = np.arange(n)
-            split = [o if o is None else (lambda w: w[w >= 0])(where[np.asarray(o)]) for o in split]
+            def merged(name, part):
+                part = np.asarray(part, dtype=np.int64)
+                if len(part) and (part.min() < 0 or part.max() >= n_table):
+                    raise ValueError(f'the {name} part of the split points outside the {n_table:,} rows: {part.min()} to {part.max()}')
+                at = where[part]
+                return at[at >= 0]
+            split = [o if o is None else merged(name, o) for name, o in zip(('train', 'valid', 'test', 'fourth'), split)]
     parts = [np.asarray(o, dtype=np.int64) for o in split if o is not None]
     if len(parts) not in (2, 3): raise ValueError(f'a split is two or three index arrays (train, valid[, test]), got {len(parts)}')
     for name, part in zip(('train', 'valid', 'test'), parts):

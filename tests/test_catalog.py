@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fastrec.catalog import Catalog
-from fastrec.interactions import Interactions
+from fastrec.interactions import Interactions, Vocab
 from fastrec.splits import Split, make_split
 
 RATINGS = pd.DataFrame([('ann', 10, 4., 5), ('ann', 20, 2., 6), ('bob', 10, 5., 7), ('bob', 30, 3., 8), ('ann', 30, 4., 9),
@@ -302,3 +302,15 @@ def test_without_history_nothing_of_the_rows_is_pickled():
 
 def test_the_split_is_kept_as_given():
     assert isinstance(catalog().split, Split) and catalog().split.test.tolist() == [6]
+
+
+def test_conditions_may_use_the_id_and_a_string_id_is_an_id():
+    df = pd.DataFrame(dict(user=['a', 'a', 'b', 'b'], item=['x', 'y', 'x', 'z'], rating=[1., 2., 3., 4.]))
+    inter = Interactions.from_df(df)
+    catalog = Catalog(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3]))), pd.DataFrame(dict(item=['z', 'y', 'x'], title=['Z', 'Y', 'X'])))
+    assert catalog.item_df.item.tolist() == ['x', 'y', 'z'] and catalog.candidates("item != 'y'").tolist() == [0, 2]
+    assert catalog.candidates('z').tolist() == [2]
+
+
+def test_minus_one_is_not_the_last_id():
+    with pytest.raises(IndexError, match='1 of 2 codes are negative'): Vocab(['a', 'b']).decode([0, -1])

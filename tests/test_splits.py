@@ -369,3 +369,10 @@ def test_summary_without_ratings_and_test():
 def test_a_row_cold_on_both_sides_counts_once():
     inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 3], item=[1, 2, 1, 3])))
     assert split_summary(inter, make_split(inter, ([0, 1, 2], [3]))).endswith('1 users, 1 items, in 1 rows (100.0%)')
+
+
+def test_boolean_masks_are_index_arrays():
+    inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=[1., 2., 3., 4.])))
+    valid = np.array([False, True, False, True])
+    split = make_split(inter, (~valid, valid))
+    assert split.train.tolist() == [0, 2] and split.valid.tolist() == [1, 3]
