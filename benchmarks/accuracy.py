@@ -19,7 +19,7 @@ from fastrec.all import BiasOnly, GlobalMean, RecDataLoaders, TimeSplitter, coll
 
 SEEDS, FOLDS = (0, 1, 2), (1, 2, 3, 4, 5)
 RECIPES = """fastrec collab: `collab_learner(dls, n_factors=50, y_range=(0.5, 5.5))`, `fit_one_cycle(10, 3e-3)`; fastrec MLP: `mlp_learner(dls, y_range=(0.5, 5.5))`,
-`fit_one_cycle(5, 5e-3)`; all else by default. fastai.collab: `collab_learner(dls, n_factors=50, y_range=(0, 5.5))`, and with `use_nn=True, layers=[100, 50]`,
+`fit_one_cycle(3, 5e-3)`; all else by default. fastai.collab: `collab_learner(dls, n_factors=50, y_range=(0, 5.5))`, and with `use_nn=True, layers=[100, 50]`,
 batch size 64, `fit_one_cycle(5, 5e-3, wd=0.1)`. Surprise: its defaults (KNNBaseline by item with pearson_baseline)."""
 
 
@@ -29,7 +29,7 @@ def recipe(dls):
     return fit(learn, 10, 3e-3)
 
 
-def mlp_recipe(dls): return fit(mlp_learner(dls, y_range=(0.5, 5.5)), 5, 5e-3)
+def mlp_recipe(dls): return fit(mlp_learner(dls, y_range=(0.5, 5.5)), 3, 5e-3)
 
 
 def fit(learn, epochs, lr, **kwargs):
@@ -38,6 +38,7 @@ def fit(learn, epochs, lr, **kwargs):
 
 
 OURS, OUR_MLP, THEIRS, THEIR_NN = 'fastrec collab', 'fastrec MLP', 'fastai.collab', 'fastai.collab use_nn'
+PERMUTED = 'fastai.collab, rows permuted'  # not what fastai does: its tabular loader draws rows with replacement
 FASTREC = {OURS: recipe, OUR_MLP: mlp_recipe, 'damped biases (fastrec)': lambda dls: BiasOnly().fit(dls), 'global mean': lambda dls: GlobalMean().fit(dls)}
 FASTAI = {THEIRS: {}, THEIR_NN: dict(use_nn=True, layers=[100, 50])}
 
@@ -68,6 +69,7 @@ def run_fastrec(df, split, seed):
 def run_fastai(df, split, seed):
     dls = fastai_dls(df, split, bs=64)
     for name, kwargs in FASTAI.items():
+        if name == PERMUTED: dls.train.get_idxs = lambda: torch.randperm(dls.train.n).tolist()
         set_seed(seed)
         start = time.process_time()
         learn = fit(fc.collab_learner(dls, n_factors=50, y_range=(0, 5.5), **kwargs), 5, 5e-3, wd=0.1)
@@ -120,7 +122,8 @@ def paired_table(results):
             d = wide.loc[ours] - wide.loc[peer]
             rows.append([ours, peer, f'{d.mean():+.4f}', f'{d.min():+.4f} to {d.max():+.4f}', f'{(d < 0).sum()} of {len(d)}'])
             if (d >= 0).any(): won.append(f'{peer} wins over {ours} on {", ".join(d.index[d >= 0])}.')
-    return table(['ours', 'peer', 'mean difference of RMSE', 'smallest to largest', 'splits where ours is ahead'], rows) + '\n\n' + (' '.join(won) or 'No peer wins on any split.')
+    text = table(['ours', 'peer', 'mean difference of RMSE', 'smallest to largest', 'splits where ours is ahead'], rows)
+    return text + '\n\n' + (' '.join(won) or 'No peer wins on any split.')
 
 
 def time_table(path):
@@ -140,13 +143,15 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help="folder of GroupLens' ml-100k, with u.data, u.item and the folds u1.base .. u5.test")
     parser.add_argument('--peers-python', help='python of the environment made from peers-requirements.txt; without it Surprise is left out')
-    parser.add_argument('--splits', nargs='+', default=every, metavar='SPLIT', help=f'some of {every} (default: all), and "time"')
+    parser.add_argument('--splits', nargs='+', default=every, choices=every, metavar='SPLIT', help=f'some of {every} (default: all)')
+    parser.add_argument('--permuted', action='store_true', help='also fastai.collab with every row once an epoch, to tell what its sampling costs it')
     parser.add_argument('--out', help='Markdown file to write')
     args = parser.parse_args()
     path = need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k (grouplens.org/datasets/movielens/100k)")
     need(path/'u1.base', '--ml100k', 'a folder that has the official folds u1.base .. u5.test')
     if args.peers_python: need(args.peers_python, '--peers-python', 'the python of the environment made from peers-requirements.txt')
     torch.set_num_threads(1)
+    if args.permuted: FASTAI[PERMUTED] = {}
     results, versions = compare(path, args.splits, args.peers_python)
     peers = ', '.join(f'{k} {v}' for k, v in versions.items()) or 'Surprise left out: no --peers-python'
     emit(f"""# Accuracy on MovieLens 100K

@@ -23,7 +23,8 @@ MLP_GRID += [dict(dropout=p) for p in (0., .1, .25)] + [dict(wd=wd) for wd in (0
 # the first round says that the MLP overfits; the second starts from where each single change pointed
 MLP2 = {**MLP, **dict(n_factors=16, dropout=.25, wd=.1)}
 MLP2_GRID = [dict(n_factors=32)] + [dict(dropout=.5)] + [dict(wd=wd) for wd in (.2, .3)] + [dict(epochs=3), dict(epochs=3, dropout=.1)]
-MLP2_GRID += [dict(lr=lr) for lr in (2e-3, 1e-2)] + [dict(dropout=.5, epochs=3), dict(dropout=.5, wd=.2), dict(dropout=.5, n_factors=8), dict(dropout=.5, n_factors=32)]
+MLP2_GRID += [dict(lr=lr) for lr in (2e-3, 1e-2)]
+MLP2_GRID += [dict(dropout=.5, epochs=3), dict(dropout=.5, wd=.2), dict(dropout=.5, n_factors=8), dict(dropout=.5, n_factors=32)]
 
 
 def fit(learner, ratings, seed, epochs, lr, bs, **kwargs):

@@ -46,15 +46,15 @@ class Loop:
         set_l2(self.model, WD)
         self.tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
         self.generator = torch.Generator().manual_seed(0)
+        steps = -(-len(self.y) // bs)
+        self.lrs = [combined_cos(.25, LR/25, LR, LR/1e5)(i / steps) for i in range(steps)]
+        self.moms = [combined_cos(.25, .95, .85, .95)(i / steps) for i in range(steps)]
 
     def epoch(self):
-        model, opt, group, n = self.model, self.opt, self.opt.param_groups[0], len(self.y)
-        steps = -(-n // self.bs)
-        lrs = [combined_cos(.25, LR/25, LR, LR/1e5)(i / steps) for i in range(steps)]
-        moms = [combined_cos(.25, .95, .85, .95)(i / steps) for i in range(steps)]
-        idx = torch.randperm(n, generator=self.generator)
+        model, opt, group = self.model, self.opt, self.opt.param_groups[0]
+        idx = torch.randperm(len(self.y), generator=self.generator)
         model.train()
-        batches = zip(lrs, moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
+        batches = zip(self.lrs, self.moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
         for lr, mom, users, items, y in batches:
             group['lr'], group['betas'] = lr, (mom, .99)
             loss = F.mse_loss(model(users, items), y) + pop_penalties(self.tables)

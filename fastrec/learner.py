@@ -263,13 +263,13 @@ def collab_learner(
 def mlp_learner(
     dls, # `RecDataLoaders`
     n_factors:int=16, # length of the vectors of users and items
-    layers:list=(32, 16), # widths of the hidden layers
-    dropout:float=0.25, # after each hidden layer
+    layers:list=(64, 32), # widths of the hidden layers
+    dropout:float=0.5, # after each hidden layer
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
     loss_func=None, # by default `nn.MSELoss()`
     opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`
-    wd:float=0.2, # L2 of the embeddings per observed rating and weight decay of the layers; see `RecLearner`
+    wd:float=0.1, # L2 of the embeddings per observed rating and weight decay of the layers; see `RecLearner`
     **kwargs
 )->RecLearner:
     "A learner for a perceptron over user and item embeddings (`MLP`), fastai's `use_nn`."

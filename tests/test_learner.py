@@ -261,7 +261,7 @@ def test_weight_decay_groups_of_the_mlp(dls):
     exempt = {id(p) for p in learn.opt.param_lists[0]}
     tables = [p for m in learn.model.modules() if isinstance(m, EmbeddingTable) for p in m.parameters()]
     assert all(id(p) in exempt for p in tables) and all(p.ndim == 2 for p in learn.opt.param_lists[1])
-    assert learn.wd == .2, 'wd of one fit must not become the default'
+    assert learn.wd == .1, 'wd of one fit must not become the default'
 
 
 def test_displayed_loss_is_free_of_the_penalty(dls):

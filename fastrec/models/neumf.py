@@ -19,7 +19,7 @@ class MLP(nn.Module):
     def __init__(self,
         n_users:int, n_items:int,
         n_factors:int=16, # width of the user and of the item embedding
-        layers:list=(32, 16), # widths of the hidden layers
+        layers:list=(64, 32), # widths of the hidden layers
         dropout:float=0., # after each hidden layer
         y_range:tuple=None, # (low, high) of the scores; None: unbounded
         mean:float=None, # mean rating, where scores start (None: 0, or the middle of `y_range`)
