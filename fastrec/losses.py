@@ -1,0 +1,93 @@
+"""Losses for implicit feedback. `loss(scores, target[, weight])`; with `reduction='none'` one value per row.
+
+Sampled losses take scores (B, 1 + n_neg) with the positive in column 0, as `target` says (1 there, 0 elsewhere). Whole-catalogue losses take
+scores and target (B, n_items), the target holding the user's positives. `weight` (B,) is the confidence of a row."""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ['BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'SoftmaxLoss']
+
+
+class RankingLoss(nn.Module):
+    "What the losses share: a value per row, weighted and reduced ('mean', 'sum' or 'none'). The mean divides by the sum of weights."
+    def __init__(self, reduction:str='mean'):
+        super().__init__()
+        if reduction not in ('mean', 'sum', 'none'): raise ValueError(f"reduction={reduction!r}: 'mean', 'sum' or 'none'")
+        self.reduction = reduction
+
+    def forward(self, scores, target, weight=None):
+        if scores.shape != target.shape or scores.ndim != 2:
+            raise ValueError(f"{type(self).__name__} compares scores of one row with each other: expected scores and target of one shape (B, C), got {tuple(scores.shape)} and {tuple(target.shape)}. "
+                             "Make the DataLoaders with target='implicit'")
+        rows = self.rows(scores, target)
+        if weight is not None: rows = rows * weight
+        if self.reduction == 'none': return rows
+        if self.reduction == 'sum': return rows.sum()
+        return rows.mean() if weight is None else rows.sum() / weight.sum()
+
+
+class BCELoss(RankingLoss):
+    "Binary cross-entropy of the logits, averaged over the positive and its negatives (He et al. 2017, eq. 7): scores become probabilities."
+    def rows(self, scores, target): return F.binary_cross_entropy_with_logits(scores, target, reduction='none').mean(1)
+    def activation(self, scores): return scores.sigmoid()
+
+
+class BPRLoss(RankingLoss):
+    "-log sigmoid(positive - negative), averaged over the negatives (Rendle et al. 2009, BPR-OPT without its regulariser)."
+    def rows(self, scores, target): return F.softplus(scores[:, 1:] - scores[:, :1]).mean(1)
+
+
+class WARPLoss(RankingLoss):
+    """Hinge of the violating negatives, weighted by the estimated rank of the positive (after Weston et al. 2011, WSABIE).
+
+    Row value: L(r) * mean over negatives of max(0, 1 - positive + negative), with L(r) = sum_{i<=r} 1/i and r = share of violating negatives
+    (margin 1) times the items that could violate. Deviation: the paper draws negatives until one violates and estimates the rank from the number of draws; here all
+    drawn negatives estimate it at once, which a GPU can do.
+    """
+    def __init__(self, n_items:int, reduction:str='mean'):
+        super().__init__(reduction)
+        self.n_items = n_items
+        harmonic = torch.cumsum(1 / torch.arange(1, max(n_items, 2), dtype=torch.float64), 0).float()
+        self.register_buffer('harmonic', torch.cat([torch.zeros(1), harmonic]), persistent=False)
+
+    def rows(self, scores, target):
+        margins = F.relu(1 - scores[:, :1] + scores[:, 1:])
+        rank = ((margins > 0).float().mean(1) * (self.n_items - 1)).round().long()
+        return self.harmonic[rank] * margins.mean(1)
+
+
+class SampledSoftmaxLoss(RankingLoss):
+    """Cross-entropy of the positive among itself and its negatives.
+
+    Row value: -log softmax(s)[0]. With `log_q` (n_items,), the log probability of each item in the sampler, a negative's score becomes s - log(n_neg * q), so that
+    the negatives' sum estimates that of the whole catalogue (Bengio and Senécal 2008, importance sampling; the positive is there for certain and stays
+    as it is). The learner hands over the items because `needs_items` says so.
+    """
+    def __init__(self, log_q=None, reduction:str='mean'):
+        super().__init__(reduction)
+        self.needs_items = log_q is not None
+        self.register_buffer('log_q', None if log_q is None else torch.as_tensor(log_q, dtype=torch.float32), persistent=False)
+
+    def forward(self, scores, target, weight=None, items=None):
+        if self.log_q is not None:
+            if items is None: raise ValueError('a SampledSoftmaxLoss with log_q needs items=, the codes (B, C) that were scored')
+            negatives = scores[:, 1:] - self.log_q[items[:, 1:]] - math.log(scores.shape[1] - 1)
+            scores = torch.cat([scores[:, :1], negatives], 1)
+        return super().forward(scores, target, weight)
+
+    def rows(self, scores, target): return -scores.log_softmax(1)[:, 0]
+
+
+class SoftmaxLoss(RankingLoss):
+    """Multinomial cross-entropy over the whole catalogue: - sum_i x_ui log softmax(s_u)_i (Liang et al. 2018, eq. 2), a row per user.
+
+    The row is divided by the mean number of positives in the batch, so that the loss has the size of one interaction's and users with long histories
+    keep their weight.
+    """
+    def rows(self, scores, target):
+        return -(scores.log_softmax(1) * target).sum(1) / (target.sum() / len(target)).clamp(min=1e-8)
