@@ -87,7 +87,9 @@ class SoftmaxLoss(RankingLoss):
     """Multinomial cross-entropy over the whole catalogue: - sum_i x_ui log softmax(s_u)_i (Liang et al. 2018, eq. 2), a row per user.
 
     The row is divided by the mean number of positives in the batch, so that the loss has the size of one interaction's and users with long histories
-    keep their weight.
+    keep their weight. A target of -1 masks an item (the training items of a validation row): it is no candidate.
     """
     def rows(self, scores, target):
-        return -(scores.log_softmax(1) * target).sum(1) / (target.sum() / len(target)).clamp(min=1e-8)
+        log_p = scores.masked_fill(target < 0, -torch.inf).log_softmax(1)
+        positive = target.clamp(min=0)
+        return -torch.where(positive > 0, log_p * positive, 0.).sum(1) / (positive.sum() / len(target)).clamp(min=1e-8)

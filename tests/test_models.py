@@ -4,16 +4,24 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
-from fastrec.models import DotBias, EmbeddingTable, MLP, pop_l2, set_l2, squash, unsquash
+from fastrec.models import DotBias, EmbeddingTable, GMF, MLP, NeuMF, SVDpp, pop_l2, set_l2, squash, unsquash
 
 N_USERS, N_ITEMS = 7, 11
-MODELS = {'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw), 'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
+HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < .4).astype(np.float32))
+RATING = {'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw), 'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
+          'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw),
           'mlp': lambda **kw: MLP(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'mlp1': lambda **kw: MLP(N_USERS, N_ITEMS, 3, (5,), dropout=.5, **kw)}
+MODELS = {**RATING, 'gmf': lambda **kw: GMF(N_USERS, N_ITEMS, 5, **kw), 'neumf': lambda **kw: NeuMF(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'neumf1': lambda **kw: NeuMF(N_USERS, N_ITEMS, 3, (5,), **kw)}
 
 
 @pytest.fixture(params=MODELS)
 def make(request): return MODELS[request.param]
+
+
+@pytest.fixture(params=RATING)
+def make_rating(request): return RATING[request.param]
 
 
 def randomised(model):
@@ -33,7 +41,7 @@ def test_shapes(make):
 
 
 def test_all_ways_of_scoring_agree(make):
-    model = randomised(make(y_range=(1, 5))).eval()
+    model = randomised(make()).eval()
     users = torch.tensor([0, 3, 6])
     everything = model.score_items(users)
     for i in range(N_ITEMS): assert torch.allclose(model(users, torch.full((3,), i)), everything[:, i], atol=1e-5)
@@ -42,7 +50,8 @@ def test_all_ways_of_scoring_agree(make):
     assert torch.allclose(model(users, torch.tensor([[4, 7]])), everything[:, [4, 7]], atol=1e-5)
 
 
-def test_scores_start_at_the_mean_and_stay_in_range(make):
+def test_scores_start_at_the_mean_and_stay_in_range(make_rating):
+    make = make_rating
     model = make(y_range=(.5, 5.5), mean=3.7).eval()
     assert torch.allclose(model(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=.05)
     scores = randomised(model).score_items(torch.arange(7))
@@ -53,8 +62,8 @@ def test_scores_start_at_the_mean_and_stay_in_range(make):
 def test_vectors_and_biases(make):
     model = make()
     for side, n in (('user', N_USERS), ('item', N_ITEMS)):
-        assert model.vectors(side).shape[0] == n and model.vectors(side).ndim == 2 and model.biases(side).shape == (n,)
-        assert not model.vectors(side).requires_grad and not model.biases(side).requires_grad
+        assert model.vectors(side).shape[0] == n and model.vectors(side).ndim == 2 and not model.vectors(side).requires_grad
+        if hasattr(model, 'biases'): assert model.biases(side).shape == (n,) and not model.biases(side).requires_grad
 
 
 def test_gradients_reach_every_parameter(make):
@@ -88,8 +97,8 @@ def test_cold_rows_are_never_used(make):
     after = model.train().eval().score_items(torch.arange(7))
     assert torch.allclose(before, after, atol=1e-5)
     assert torch.allclose(after[:, 9], after[:, 10])
-    assert torch.allclose(model.biases('item')[9], model.biases('item')[:9].mean(), atol=1e-6)
-    assert torch.allclose(model.vectors('user')[2], model.vectors('user')[known_users].mean(0), atol=1e-5)
+    for t in model.modules():
+        if isinstance(t, EmbeddingTable): assert torch.allclose(t.weight[~t.known], t.weight[t.known].mean(0).expand(int((~t.known).sum()), -1), atol=1e-5)
 
 
 def test_explain_adds_up():
@@ -136,3 +145,66 @@ def test_squash_inverts():
 def test_bad_arguments():
     with pytest.raises(ValueError, match='at least one hidden layer'): MLP(3, 3, 2, [])
     with pytest.raises(ValueError, match='known has shape'): DotBias(3, 3, 2, known_users=torch.ones(4, dtype=torch.bool))
+
+
+# --- the models of their papers
+
+def test_dot_without_items_is_the_whole_catalogue():
+    for name in ('dot', 'svdpp'):
+        model = randomised(MODELS[name]())
+        assert torch.equal(model.eval()(torch.arange(4)), model.score_items(torch.arange(4)))
+
+
+def test_svdpp_by_hand():
+    model = randomised(MODELS['svdpp'](y_range=(1, 5))).eval()
+    for u, i in ((0, 3), (6, 10)):
+        mine = torch.from_numpy(HISTORY[u].indices.astype(np.int64))
+        vector = model.user_factors.weight[u] + model.history_factors.weight[mine].sum(0) / len(mine)**.5
+        x = model.mean + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + vector @ model.item_factors.weight[i]
+        assert torch.allclose(model(torch.tensor([u]), torch.tensor([i]))[0], squash(x, (1, 5)), atol=1e-5)
+        assert torch.allclose(model.vectors('user')[u], vector, atol=1e-5)
+
+
+def test_svdpp_drops_history_in_training_only():
+    model = SVDpp(N_USERS, N_ITEMS, HISTORY, 5, dropout=.5, std=1.)
+    users = torch.arange(N_USERS)
+    assert not torch.equal(model.train().user_vectors(users), model.user_vectors(users))
+    assert torch.equal(model.eval().user_vectors(users), model.user_vectors(users))
+    torch.manual_seed(0)
+    mean = torch.stack([model.train().user_vectors(users) for _ in range(3000)]).mean(0)
+    assert torch.allclose(mean, model.eval().user_vectors(users), atol=.2)
+
+
+def test_svdpp_without_history_scores_the_same():
+    model = randomised(MODELS['svdpp']()).eval()
+    plain = model.without_history()
+    assert type(plain) is DotBias and torch.allclose(plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5)
+    assert not any('history' in k or 'ind' in k for k in {**plain.state_dict(), **dict(plain.named_buffers())})
+
+
+def test_gmf_is_the_papers():
+    model = randomised(MODELS['gmf']()).eval()
+    want = (model.out.weight[0] * model.product.user_factors.weight[2] * model.product.item_factors.weight[7]).sum() + model.out.bias[0]
+    assert torch.allclose(model(torch.tensor([2]), torch.tensor([7]))[0], want, atol=1e-5)
+    assert torch.allclose(model.vectors('user') @ model.vectors('item').T + model.out.bias, model.score_items(torch.arange(N_USERS)), atol=1e-5)
+    assert (GMF(3, 3, 4).out.weight == 1).all()
+
+
+def test_neumf_has_separate_embeddings_of_the_right_size():
+    model = NeuMF(N_USERS, N_ITEMS, 4, (8, 6))
+    assert model.product.user_factors is not model.tower.user_factors and model.out.in_features == 4 + 6
+    assert .005 < NeuMF(500, 500, 32).tower.item_factors.weight.std() < .015
+
+
+def test_neumf_from_pretrained_mixes_the_scores():
+    gmf, mlp = randomised(GMF(N_USERS, N_ITEMS, 5)).eval(), randomised(MLP(N_USERS, N_ITEMS, 3, (8, 6), dropout=.2)).eval()
+    with torch.no_grad():  # the parts of a rating MLP that a NeuMF has not
+        for t in (mlp.user_biases.weight, mlp.item_biases.weight): t.zero_()
+    for alpha in (.5, .2):
+        model = NeuMF.from_pretrained(gmf, mlp, alpha).eval()
+        users = torch.arange(N_USERS)
+        assert torch.allclose(model.score_items(users), alpha * gmf.score_items(users) + (1 - alpha) * mlp.score_items(users), atol=1e-4)
+    before = mlp.tower.hidden[2].weight.clone()
+    with torch.no_grad(): model.tower.hidden[2].weight.zero_()
+    assert torch.equal(mlp.tower.hidden[2].weight, before), 'the pre-trained model must not be shared'
+    with pytest.raises(ValueError, match='different users or items'): NeuMF.from_pretrained(GMF(3, N_ITEMS, 5), mlp)
