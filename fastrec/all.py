@@ -7,9 +7,11 @@ from .datasets import *
 from .splits import *
 from .catalog import *
 from .dataloaders import *
+from .sampling import *
 from .models import *
+from .losses import *
 from .optimizers import *
-from .metrics import rmse, mae
+from .metrics import *
 from .baselines import *
 from .recommend import *
 from .evaluate import *

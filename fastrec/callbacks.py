@@ -1,12 +1,16 @@
 "What fastrec adds to fastai's training loop."
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from fastai.learner import Metric
+from fastai.callback.core import Callback
+from fastai.learner import Metric, ValueMetric
 
 from . import metrics
+from .evaluate import rank_held_out
 
-__all__ = ['RatingMetric']
+__all__ = ['RatingMetric', 'RankingCallback']
 
 
 class RatingMetric(Metric):
@@ -17,9 +21,12 @@ class RatingMetric(Metric):
     """
     def __init__(self, func, rows:str='all'): self.func, self.rows = func, rows
 
-    def reset(self): self.total, self.count = 0., 0
+    def reset(self):
+        "Start a validation set."
+        self.total, self.count = 0., 0
 
     def accumulate(self, learn):
+        "Add the errors of a batch."
         errors = (learn.pred.float() - learn.yb[0].float()).double()
         values = errors.square() if self.func is metrics.rmse else errors.abs()
         if self.rows != 'all':
@@ -38,3 +45,40 @@ class RatingMetric(Metric):
 
     @property
     def name(self): return self.func.__name__ + ('' if self.rows == 'all' else f'_{self.rows}')
+
+
+class RankingCallback(Callback):
+    """Ranking metrics over the whole catalogue as columns of the training table, e.g. 'ndcg@10', that other callbacks can monitor.
+
+    Held-out items are ranked once per epoch after validation. In epochs left out by `every` the columns are nan, which is never better than a best
+    value: `SaveModelCallback` keeps what it has, `EarlyStoppingCallback` counts the epoch against its patience.
+    """
+    order = 45  # before the Recorder (50) asks for the values
+
+    def __init__(self,
+        metrics, # ranking metrics, e.g. `[hr(10), ndcg(10)]`
+        every:int=1, # evaluate each so many epochs, and after the last
+        n_users:int=None, # on a random sample of so many users, the same each time; None: all
+        relevant:float=None # explicit ratings: held-out ratings from it on are relevant
+    ):
+        self.ranking_metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+        self.every, self.n_users, self.relevant = every, n_users, relevant
+        self.ranking_values = {m.name: float('nan') for m in self.ranking_metrics}
+
+    def value_metrics(self):
+        "fastai metrics that show the values."
+        return [ValueMetric(partial(self.ranking_value, m.name), m.name) for m in self.ranking_metrics]
+
+    def ranking_value(self, name):
+        "The last value of the metric `name`."
+        return self.ranking_values[name]
+
+    def after_validate(self):
+        "Rank, unless this is `lr_find` or `get_preds`."
+        learn = self.learn
+        if hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds'): return
+        due = (learn.epoch + 1) % self.every == 0 or learn.epoch + 1 == learn.n_epoch
+        if not due: self.ranking_values = {m.name: float('nan') for m in self.ranking_metrics}
+        else:
+            _, ranks = rank_held_out(learn, relevant=self.relevant, users=self.n_users)
+            self.ranking_values = {m.name: m(ranks).nanmean().item() for m in self.ranking_metrics}

@@ -42,7 +42,7 @@ class Catalog:
     """Users and items on record.
 
     `vocab` `{'user': Vocab, 'item': Vocab}`; `item_df, user_df` metadata in the order of the codes (or None); `counts` training rows per
-    user and item; `interactions` and `split` the history, None once it has been dropped (`without_history`).
+    user and item (of implicit feedback: positives); `interactions` and `split` the history, None once it has been dropped (`without_history`).
     """
     def __init__(self, interactions:Interactions, split:Split, item_df=None, user_df=None, title_name:str=None):
         self.interactions, self.split = interactions, split
@@ -51,7 +51,8 @@ class Catalog:
         self.user_df = _align(user_df, self.vocab['user'], interactions.names['user'], 'user')
         if title_name is not None and (item_df is None or title_name not in item_df.columns): raise ValueError(f'no column {title_name!r} (title_name) in item_df')
         self.title_name = title_name or next((c for c in _TITLES if item_df is not None and c in item_df.columns), None)
-        self.counts = {side: interactions.counts(side, split.train) for side in ('user', 'item')}
+        positive = interactions.positive(split.train)
+        self.counts = {side: interactions.counts(side, positive) for side in ('user', 'item')}
         self.mean_rating = None if interactions.ratings is None else float(interactions.ratings[split.train].mean(dtype=np.float64))
 
     def __repr__(self): return f"Catalog({len(self.vocab['user']):,} users, {len(self.vocab['item']):,} items{'' if self.interactions is not None else ', without history'})"
@@ -63,7 +64,7 @@ class Catalog:
     def without_history(self):
         "A copy that can be given away: no interaction rows, no user metadata; ids, item metadata and counts stay."
         res = object.__new__(Catalog)
-        res.__dict__.update({k: v for k, v in self.__dict__.items() if k != 'seen'})
+        res.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ('seen', 'positives')})
         res.interactions = res.split = res.user_df = None
         return res
 
@@ -73,11 +74,21 @@ class Catalog:
 
     @cached_property
     def seen(self):
-        "Training rows as a float32 CSR matrix (n_users, n_items): the rating (1 without ratings) where there is a row; repeated pairs add up."
+        "Training rows as a float32 CSR matrix (n_users, n_items): the rating, of implicit feedback the weight (0 where a row is no positive), where there is a row."
+        self.require_history()
+        return self.matrix(self.split.train)
+
+    def matrix(self, rows):
+        "`seen` of other rows of the interactions."
         inter = self.require_history()
-        rows = self.split.train
-        values = np.ones(len(rows), np.float32) if inter.ratings is None else inter.ratings[rows]
-        return csr_matrix((values, (inter.users[rows], inter.items[rows])), shape=(self.n_users, self.n_items))
+        values = next((o for o in (inter.weights, inter.ratings) if o is not None), np.ones(len(inter), np.float32))
+        return csr_matrix((values[rows], (inter.users[rows], inter.items[rows])), shape=(self.n_users, self.n_items))
+
+    @cached_property
+    def positives(self):
+        "Training positives as a float32 CSR matrix (n_users, n_items); without implicit feedback the same as `seen`."
+        inter = self.require_history()
+        return self.seen if inter.weights is None else self.matrix(inter.positive(self.split.train))
 
     def require_history(self)->Interactions:
         "The interactions; `ValueError` with the way out if they were dropped."

@@ -10,12 +10,14 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import default_device
 from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
+from scipy.sparse import csr_matrix
 
 from .catalog import Catalog
 from .interactions import Interactions, _find_columns
+from .sampling import NegativeSampler
 from .splits import Split, make_split, split_summary
 
-__all__ = ['InteractionDataset', 'InteractionDL', 'RecDataLoaders']
+__all__ = ['InteractionDataset', 'InteractionDL', 'NegativesDL', 'UserDL', 'RecDataLoaders']
 
 CHUNK_ROWS = 2**20  # rows gathered at a time; batches are views of them
 FEW_STEPS = 20
@@ -59,13 +61,13 @@ class InteractionDataset:
         return decode(self.catalog, *self[torch.arange(len(self), device=self.device)])
 
 
-def decode(catalog, users, items, target=None, **more)->pd.DataFrame:
-    "A table of ids and titles from tensors of codes, one row per pair."
+def decode(catalog, users, items, target=None, target_name:str='rating', **more)->pd.DataFrame:
+    "A table of ids and titles from tensors of codes, one row per pair; more columns by name."
     if items.dim() > 1: users = users[:, None].expand(-1, items.shape[1])
     users, items = users.reshape(-1).cpu().numpy(), items.reshape(-1).cpu().numpy()
     df = pd.DataFrame(dict(user=catalog.vocab['user'].decode(users), item=catalog.vocab['item'].decode(items)))
     if catalog.title_name is not None: df['title'] = catalog.titles(items)
-    if target is not None: df['rating'] = target.reshape(-1).cpu().numpy()
+    if target is not None: df[target_name] = target.reshape(-1).cpu().numpy()
     for k, v in more.items(): df[k] = v.reshape(-1).float().cpu().numpy()
     return df
 
@@ -123,8 +125,14 @@ class InteractionDL(TfmdDL):
         idx = samps if isinstance(samps, torch.Tensor) else torch.as_tensor(np.fromiter(samps, np.int64))
         idx = idx.to(dataset.device)
         if self.drop_last: idx = idx[:len(idx) // self.bs * self.bs]
-        for chunk in idx.split(max(1, CHUNK_ROWS // self.bs) * self.bs):
-            yield from zip(*(o.split(self.bs) for o in dataset[chunk]))
+        for chunk in idx.split(max(1, CHUNK_ROWS // self.width // self.bs) * self.bs):
+            yield from zip(*(o.split(self.bs) for o in self.columns_of(dataset[chunk])))
+
+    width = 1  # values that a row becomes
+
+    def columns_of(self, columns):
+        "What batches are slices of, from the dataset's columns for a chunk of samples."
+        return columns
 
     def __iter__(self):
         self.randomize()
@@ -148,6 +156,104 @@ class InteractionDL(TfmdDL):
         return show_table(df) if show else df
 
 
+class NegativesDL(InteractionDL):
+    """Batches of positives with negatives drawn for them: `(users (B,), items (B, 1 + n_neg), target (B, 1 + n_neg)[, weight (B,)])`.
+
+    The positive is in column 0, where the target is 1. Training draws fresh negatives each epoch; with `neg_seed` (validation) they are the same at each pass.
+    """
+    def __init__(self, dataset, sampler=None, n_neg:int=4, neg_seed:int=None, **kwargs):
+        self.sampler, self.n_neg, self.neg_seed = sampler, n_neg, neg_seed
+        super().__init__(dataset, **kwargs)
+
+    @property
+    def width(self): return 1 + self.n_neg
+
+    def decode_batch(self, b, max_n:int=9, **more)->pd.DataFrame:
+        "The first positives of a batch with their negatives: a row a pair, with its label."
+        return decode(self.dataset.catalog, *(o[:max_n] for o in b[:3]), target_name='label', **{k: v[:max_n] for k, v in more.items()})
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        keep = dict(n_neg=self.n_neg, neg_seed=self.neg_seed, sampler=None if dataset is not None else self.sampler)  # a sampler belongs to its dataset, and knows what was seen
+        return super().new(dataset, cls, **{**keep, **kwargs})
+
+    def create_batches(self, samps):
+        self._negatives = None if self.neg_seed is None else torch.Generator(self._placed().device).manual_seed(self.neg_seed)
+        yield from super().create_batches(samps)
+
+    def columns_of(self, columns):
+        users, items, *weight = columns
+        generator = self.generator(users.device) if self._negatives is None else self._negatives
+        items = torch.cat([items[:, None], self.sampler.to(users.device).sample(users, self.n_neg, generator)], 1)
+        target = torch.zeros(items.shape, device=items.device)
+        target[:, 0] = 1
+        return users, items, target, *weight
+
+
+class UserDataset:
+    """Users and the rows of two CSR matrices that belong to them: positives to predict, and items that are no candidates (None: none).
+
+    A sample is a user: `(user, target (n_items,))`, where the target is the weight of a positive, -1 for a masked item and 0 elsewhere.
+    """
+    n_inp = 1
+
+    def __init__(self, positives, masked, catalog):
+        self.positives, self.masked, self.catalog = positives, masked, catalog
+        self.users = torch.from_numpy(np.flatnonzero(np.diff(positives.indptr)))
+
+    def __len__(self): return len(self.users)
+    def __getitem__(self, idx): return (self.users[idx],)
+
+    @property
+    def device(self): return self.users.device
+
+    def to(self, device):
+        "Move to `device` in place; returns self."
+        self.users = self.users.to(device)
+        return self
+
+    def targets(self, users)->torch.Tensor:
+        "float32 (B, n_items) for codes of users."
+        rows = users.cpu().numpy()
+        target = torch.zeros(len(rows), self.positives.shape[1])
+        for matrix, value in ((self.masked, -1.), (self.positives, None)):
+            if matrix is None: continue
+            part = matrix[rows]
+            at = torch.from_numpy(np.repeat(np.arange(len(rows)), np.diff(part.indptr))), torch.from_numpy(part.indices.astype(np.int64))
+            target[at] = torch.from_numpy(part.data) if value is None else value
+        return target.to(users.device)
+
+    def new_empty(self):
+        "No rows, and a catalog without history."
+        return UserDataset(csr_matrix((0, self.positives.shape[1]), dtype=np.float32), None, self.catalog.without_history())
+
+    @property
+    def items(self)->pd.DataFrame:
+        "The users as a table; fastai's `Interpretation` asks for it."
+        return pd.DataFrame(dict(user=self.catalog.vocab['user'].decode(self.users.cpu().numpy())))
+
+
+class UserDL(InteractionDL):
+    "Batches of users with all their positives, for objectives over the whole catalogue: `(users (B,), target (B, n_items))`; see `UserDataset`."
+    def columns_of(self, columns): return columns
+
+    def create_batches(self, samps):
+        for users, in super().create_batches(samps): yield users, self.dataset.targets(users)
+
+    def decode_batch(self, b, max_n:int=9, **more)->pd.DataFrame:
+        "The first users of a batch with the number of their positives and the best known of them."
+        catalog, rows = self.dataset.catalog, []
+        for user, target in zip(b[0][:max_n], b[1][:max_n]):
+            items = (target > 0).nonzero().squeeze(1).cpu().numpy()
+            best = items[np.argsort(-catalog.counts['item'][items], kind='stable')][:3]
+            rows.append(dict(user=catalog.vocab['user'].decode([int(user)])[0], positives=len(items), among_them=', '.join(map(str, catalog.titles(best)))))
+        return pd.DataFrame(rows)
+
+
+def user_batch_size(n_users:int, n_items:int)->int:
+    "A power of two from 16 on that leaves about 25 steps an epoch, with at most 128 MiB of scores per batch."
+    return int(2 ** np.floor(np.log2(np.clip(n_users / 24, 16, max(16, 2**25 / n_items)))))
+
+
 def auto_batch_size(n:int)->int:
     "A power of two from 16 to 8192 that leaves about 300 steps an epoch; measured on ml-latest-small, where 90,000 rows do best at 256."
     return int(2 ** np.clip(np.round(np.log2(max(n, 1) / 300)), 4, 13))
@@ -161,6 +267,7 @@ class RecDataLoaders(DataLoaders):
     def __init__(self, *loaders, path='.', device=None):
         super().__init__(*loaders, path=path, device=device if device is not None else default_device())
         self.n_inp = loaders[0].dataset.n_inp
+        self.target = 'rating' if type(loaders[0]) is InteractionDL else 'implicit'  # what the loaders were made for
 
     @classmethod
     def from_df(cls,
@@ -175,15 +282,23 @@ class RecDataLoaders(DataLoaders):
         rating_name:str=None, # column of ratings
         time_name:str=None, # column of times
         title_name:str=None, # column of `item_df` with the titles
-        duplicates:str='error', # repeated user-item pairs: 'error', 'first', 'last' or 'mean'
-        bs:int=None, # batch size; by default a power of two that leaves about 300 steps an epoch
+        duplicates:str='error', # repeated user-item pairs of ratings: 'error', 'first', 'last' or 'mean'
+        target:str='rating', # 'rating': predict it; 'implicit': rank what users choose, where repeats add up
+        threshold:float=None, # 'implicit': ratings from it on are positives; the other rows count as seen
+        weighted:bool=False, # 'implicit': a row counts as much as its rating says (play counts), not once
+        n_neg:int=4, # 'implicit': negatives drawn for each positive; None: a row is a user, and the objective is over the whole catalogue
+        alpha:float=0., # 'implicit': negatives are drawn in proportion to popularity^alpha (0: uniformly)
+        bs:int=None, # batch size; by default a power of two that leaves about 300 steps an epoch (25 where a row is a user)
         path='.', # where learners save models
         device=None # where batches are made; by default fastai's default device
     ):
         "`RecDataLoaders` of a table; columns not named are found by their usual names, else by position (user, item, rating, time)."
-        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, duplicates)
+        if target not in ('rating', 'implicit'): raise ValueError(f"target={target!r}: choose 'rating' or 'implicit'")
+        if target == 'rating' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
+        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates)
+        if target == 'implicit': inter = inter.implicit(threshold, weighted)
         split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
-        return cls.from_interactions(inter, split, item_df=item_df, user_df=user_df, title_name=title_name, bs=bs, path=path, device=device)
+        return cls.from_interactions(inter, split, item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
 
     @classmethod
     @delegates(from_df)
@@ -201,23 +316,24 @@ class RecDataLoaders(DataLoaders):
 
     @classmethod
     def from_interactions(cls,
-        interactions:Interactions,
+        interactions:Interactions, # checked rows; with `weights` (see `Interactions.implicit`) they are implicit feedback
         splitter, # a splitter, or two or three index arrays
-        item_df=None, user_df=None, title_name=None, bs:int=None, path='.', device=None
+        item_df=None, user_df=None, title_name=None, n_neg:int=4, alpha:float=0., bs:int=None, path='.', device=None
     ):
-        "`RecDataLoaders` of checked interactions."
+        "`RecDataLoaders` of checked interactions; arguments as in `from_df`."
         inter = interactions
-        if inter.ratings is None:
-            raise ValueError('the table has no rating column to learn from. Name it with rating_name=')
+        if inter.ratings is None and inter.weights is None:
+            raise ValueError("the table has no rating column to learn from. Name it with rating_name=, or rank what users choose with target='implicit'")
         split = make_split(inter, splitter)
-        if bs is None: bs = auto_batch_size(len(split.train))
-        elif len(split.train) < FEW_STEPS * bs and bs > auto_batch_size(len(split.train)):
-            warn(f'bs={bs} leaves {-(-len(split.train)//bs)} steps an epoch for {len(split.train):,} training rows: too few for a model to learn much. '
-                 f'Try bs={auto_batch_size(len(split.train))} (the default), or more epochs')
         catalog = Catalog(inter, split, item_df, user_df, title_name)
-        columns = [torch.from_numpy(o) for o in (inter.users, inter.items, inter.ratings)]
-        loaders = [InteractionDL(InteractionDataset(columns, torch.from_numpy(rows), catalog), bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0)
-                   for i, rows in enumerate(o for o in split if o is not None)]
+        if inter.weights is not None and n_neg is None: loaders = _user_loaders(catalog, bs)
+        else:
+            n_rows = len(inter.positive(split.train))
+            if bs is None: bs = auto_batch_size(n_rows)
+            elif n_rows < FEW_STEPS * bs and bs > auto_batch_size(n_rows):
+                warn(f'bs={bs} leaves {-(-n_rows//bs)} steps an epoch for {n_rows:,} training rows: too few for a model to learn much. '
+                     f'Try bs={auto_batch_size(n_rows)} (the default), or more epochs', stacklevel=3)
+            loaders = _rating_loaders(catalog, bs) if inter.weights is None else _negatives_loaders(catalog, bs, n_neg, alpha)
         return cls(*loaders, path=path, device=device)
 
     @property
@@ -261,7 +377,49 @@ class RecDataLoaders(DataLoaders):
         tensors = [torch.from_numpy(catalog.vocab[side].encode(test_items[c])) for side, c in zip(('user', 'item'), columns)]
         if with_labels: tensors.append(torch.tensor(test_items[_role(test_items, names, 'rating')].to_numpy(), dtype=torch.float32))
         dataset = InteractionDataset(tensors, None, catalog)
-        return InteractionDL(dataset, bs=bs or self.valid.bs, device=self.device)
+        return InteractionDL(dataset, bs=bs or max(self.valid.bs, 4096), device=self.device)
+
+
+def _parts(split): return [o for o in split if o is not None]
+
+
+def _rating_loaders(catalog, bs):
+    inter = catalog.interactions
+    columns = [torch.from_numpy(o) for o in (inter.users, inter.items, inter.ratings)]
+    return [InteractionDL(InteractionDataset(columns, torch.from_numpy(rows), catalog), bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0)
+            for i, rows in enumerate(_parts(catalog.split))]
+
+
+def _seen_until(split, i): return np.concatenate(_parts(split)[:i + 1])
+
+
+def _negatives_loaders(catalog, bs, n_neg, alpha):
+    "Training never draws what a user has in train, validation also not what it has in valid, and so on: excluding held-out items from training would give them away."
+    inter = catalog.interactions
+    if n_neg < 1: raise ValueError(f'n_neg={n_neg}: at least one negative for each positive, or None for an objective over the whole catalogue')
+    columns = [torch.from_numpy(o) for o in (inter.users, inter.items)]
+    if (inter.weights[inter.positive()] != 1).any(): columns.append(torch.from_numpy(inter.weights))
+    loaders = []
+    for i, rows in enumerate(_parts(catalog.split)):
+        sampler = NegativeSampler(catalog.seen if i == 0 else catalog.matrix(_seen_until(catalog.split, i)), alpha)
+        positives = inter.positive(rows)
+        if not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
+        left = sampler.left()[np.unique(inter.users[positives])]
+        if left.min() < n_neg:
+            raise ValueError(f'n_neg={n_neg} negatives cannot be drawn for {int((left < n_neg).sum()):,} users, who leave as few as {left.min()} of {catalog.n_items:,} items unseen. Take n_neg={max(int(left.min()), 1)} or less, '
+                             'drop those users, or n_neg=None for an objective over the whole catalogue')
+        loaders.append(NegativesDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), sampler, n_neg, neg_seed=None if i == 0 else i,
+                                   bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0))
+    return loaders
+
+
+def _user_loaders(catalog, bs):
+    inter, split, loaders = catalog.interactions, catalog.split, []
+    bs = user_batch_size(catalog.n_users, catalog.n_items) if bs is None else bs
+    for i, rows in enumerate(_parts(split)):
+        masked = None if i == 0 else catalog.matrix(_seen_until(split, i - 1))
+        loaders.append(UserDL(UserDataset(catalog.matrix(inter.positive(rows)), masked, catalog), bs=bs, shuffle=i == 0))
+    return loaders
 
 
 def _role(df, names, role):

@@ -1,31 +1,48 @@
-"Honest evaluation: errors on held-out rows, warm and cold apart, and over folds."
+"Honest evaluation: errors and ranks on held-out rows, warm and cold apart, over folds, and models side by side."
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 
 from . import metrics as _metrics
-from .recommend import cold_mask
+from .interactions import _some
+from .metrics import RankingMetric, Ranks
+from .recommend import MEMORY_BUDGET, _seen_matrix, cold_mask, mask_seen
 
-__all__ = ['evaluate', 'cross_validate']
+__all__ = ['evaluate', 'evaluate_users', 'rank_held_out', 'compare_models', 'cross_validate']
+
+
+def _held_out(catalog, split):
+    inter = catalog.require_history()
+    rows = getattr(catalog.split, split, None)
+    if rows is None: raise ValueError(f"there is no {split!r} part: the split has {[o for o in catalog.split._fields if getattr(catalog.split, o) is not None]}")
+    return inter, rows
 
 
 def evaluate(
     scorer, # a fitted learner, baseline, or any other `Scorer`
     dls=None, # `RecDataLoaders` whose held-out rows are scored; by default the scorer's own
-    metrics=(_metrics.rmse, _metrics.mae), # functions of (scores, target)
-    split:str='valid' # 'valid' or 'test' (or 'train')
+    metrics=None, # `[rmse, mae]` for ratings, or ranking metrics such as `[hr(10), ndcg(10)]`; by default by what the loaders are made for
+    k=None, # cut-offs for all ranking metrics, in place of their own, e.g. `[5, 10, 20, 50]`
+    split:str='valid', # 'valid' or 'test' (or 'train' for errors)
+    **kwargs # of `evaluate_users`: relevant, n_candidates, candidates, users, seed
 )->pd.DataFrame:
-    """Errors of predicted ratings: a row each for all pairs, and, if there are any, the warm ones and the cold ones (a user or item without training row).
+    """Means over held-out rows (errors) or over users (ranking): a row each for all, and, if there are any, the warm and the cold (without training row).
 
-    Columns: rows (how many) and one per metric. Index: all, warm, cold.
+    Columns: how many rows or users, and one per metric. Index: all, warm, cold.
     """
     catalog = (dls or scorer).catalog
-    inter = catalog.require_history()
-    rows = getattr(catalog.split, split, None)
-    if rows is None: raise ValueError(f"there is no {split!r} part: the split has {[o for o in catalog.split._fields if getattr(catalog.split, o) is not None]}")
-    if scorer.scale != 'rating': raise ValueError(f'{type(scorer).__name__} scores on the scale {scorer.scale!r}, not as ratings: its errors would mean nothing')
+    metrics = _default_metrics(catalog, scorer) if metrics is None else metrics
+    if not isinstance(metrics, (list, tuple)): metrics = [metrics]
+    if any(isinstance(m, RankingMetric) for m in metrics):
+        per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
+        cold = ~catalog.known('user')[catalog.vocab['user'].encode(per_user.index)]
+        groups = dict(all=np.ones_like(cold), warm=~cold, cold=cold) if cold.any() else dict(all=~cold)
+        return pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values() if m.any()], index=[g for g, m in groups.items() if m.any()])
+    inter, rows = _held_out(catalog, split)
+    if scorer.scale != 'rating': raise ValueError(f'{type(scorer).__name__} scores on the scale {scorer.scale!r}, not as ratings: its errors would mean nothing. Rank with it: metrics=[hr(10), ndcg(10)]')
     users, items = inter.users[rows].astype(np.int64), inter.items[rows].astype(np.int64)
     scores = scorer.score(torch.from_numpy(users), torch.from_numpy(items)).cpu()
     target = torch.from_numpy(inter.ratings[rows])
@@ -35,14 +52,181 @@ def evaluate(
                         index=[g for g, m in groups.items() if m.any()])
 
 
+def _default_metrics(catalog, scorer):
+    if catalog.require_history().weights is None and scorer.scale == 'rating': return [_metrics.rmse, _metrics.mae]
+    return [_metrics.hr(10), _metrics.ndcg(10)]
+
+
+def evaluate_users(
+    scorer, dls=None, metrics=None, k=None, split:str='valid',
+    relevant:float=None, # explicit ratings: held-out ratings from it on are relevant
+    n_candidates:int=None, # rank the held-out items among so many unseen ones drawn at random, in place of the whole catalogue
+    candidates=None, # table (user, item): rank the held-out items among these only
+    users=None, # user ids, or how many to draw at random (by `seed`); by default all with a held-out item
+    seed:int=0
+)->pd.DataFrame:
+    "Ranking metrics per user, indexed by user id; the first arguments are those of `evaluate`. A sampled protocol is named in the columns: 'hr@10 (1+99 sampled)'."
+    metrics = [_metrics.hr(10), _metrics.ndcg(10)] if metrics is None else metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    if others := [m for m in metrics if not isinstance(m, RankingMetric)]: raise TypeError(f'errors and ranking metrics are evaluated apart; no ranking metric: {_some(others)}')
+    if k is not None: metrics = list(dict.fromkeys(m.at(o) for m in metrics for o in ([k] if np.isscalar(k) else k)))
+    codes, ranks = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed)
+    label = '' if n_candidates is None and candidates is None else f' (1+{n_candidates} sampled)' if n_candidates is not None else ' (given candidates)'
+    catalog = (dls or scorer).catalog
+    return pd.DataFrame({m.name + label: m(ranks).numpy() for m in metrics}, index=pd.Index(catalog.vocab['user'].decode(codes), name='user'))
+
+
+def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=None, candidates=None, users=None, seed=0)->tuple[np.ndarray, Ranks]:
+    """-> (codes of users with held-out items, `Ranks` of those items); arguments as in `evaluate_users`.
+
+    Candidates are all items but those of the training rows (split='test': nor of the valid rows). Users go through in chunks of a fixed memory budget.
+    """
+    catalog = (dls or scorer).catalog
+    inter, rows = _held_out(catalog, split)
+    if split == 'train': raise ValueError("training rows are masked when ranking: choose split='valid' or 'test'")
+    rows = _relevant(inter, rows, relevant)
+    check_leakage(scorer, catalog, rows)
+    wanted = _chosen(catalog, inter, rows, users, seed)
+    masked = catalog.seen if split == 'valid' else catalog.matrix(np.concatenate([catalog.split.train, catalog.split.valid]))
+    held = csr_matrix((np.ones(len(rows), np.int8), (inter.users[rows], inter.items[rows])), shape=masked.shape)
+    given = None if candidates is None else _seen_matrix(catalog, candidates)
+    if n_candidates is not None:
+        if given is not None: raise ValueError('give n_candidates or candidates, not both')
+        from .sampling import NegativeSampler
+        everything = masked + held  # what is seen or held out is no negative
+        sampler, generator = NegativeSampler(everything), torch.Generator().manual_seed(seed)
+        if (left := sampler.left()[wanted]).min() < n_candidates:
+            raise ValueError(f'n_candidates={n_candidates}: {int((left < n_candidates).sum()):,} users have fewer unseen items (the fewest: {left.min()}). Take less, or the whole catalogue')
+    parts, step = [], max(1, MEMORY_BUDGET // (8 * catalog.n_items))
+    for at in range(0, len(wanted), step):
+        codes = wanted[at:at+step]
+        scores = scorer.score_items(torch.from_numpy(codes)).float()
+        if n_candidates is not None: chosen = sampler.sample(torch.from_numpy(codes), n_candidates, generator).to(scores.device)
+        b, i = _pairs(held[codes], scores.device)
+        keep = None
+        if n_candidates is not None or given is not None:
+            keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            keep[b, i] = True
+            if given is None: keep.scatter_(1, chosen, True)
+            else: keep[_pairs(given[codes], scores.device)] = True
+        if torch.isnan(scores).any(): raise ValueError(f'{type(scorer).__name__} gave scores that are not numbers: did training diverge?')
+        if keep is None: mask_seen(scores, masked[codes])
+        else: scores = torch.where(keep, scores, -torch.inf)
+        parts.append(Ranks.of(scores, b, i))
+    shift = np.cumsum([0] + [len(p.n_candidates) for p in parts])
+    cat = lambda values: torch.cat([v.cpu() for v in values])
+    return wanted, Ranks(cat(p.ranks for p in parts), cat(p.users + int(s) for p, s in zip(parts, shift)), cat(p.n_candidates for p in parts))
+
+
+def _pairs(matrix, device):
+    "(row, column) of the stored entries of a CSR matrix, int64."
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return torch.from_numpy(rows).to(device), torch.from_numpy(matrix.indices.astype(np.int64)).to(device)
+
+
+def _relevant(inter, rows, relevant):
+    if inter.weights is not None:
+        if relevant is not None: raise ValueError("relevant= is for explicit ratings; of implicit feedback the positives are relevant (threshold= when the loaders are made)")
+        res = inter.positive(rows)
+    elif relevant is None: raise ValueError(f'ranking on explicit ratings: say which held-out ratings are relevant, e.g. relevant={inter.ratings.max() - 1:g} (they run from {inter.ratings.min():g} to {inter.ratings.max():g})')
+    else: res = rows[inter.ratings[rows] >= relevant]
+    if not len(res): raise ValueError(f'none of the {len(rows):,} held-out rows is relevant' + (f': no rating reaches {relevant:g}' if relevant is not None else ''))
+    return res
+
+
+def _chosen(catalog, inter, rows, users, seed):
+    "Codes of the users to evaluate, ascending."
+    with_items = np.unique(inter.users[rows]).astype(np.int64)
+    if users is None: return with_items
+    if np.isscalar(users) and not isinstance(users, str): return np.sort(np.random.default_rng(seed).choice(with_items, min(int(users), len(with_items)), replace=False))
+    codes = np.unique(catalog.vocab['user'].encode(users))
+    if len(bad := np.setdiff1d(codes, with_items)): raise ValueError(f"{len(bad):,} of the users have no held-out item to rank: {_some(catalog.vocab['user'].decode(bad))}")
+    return codes
+
+
+def check_leakage(scorer, catalog, rows):
+    "`ValueError` if the scorer was trained on held-out `rows` of `catalog` (as a model made with another split is)."
+    other = scorer.catalog
+    if other is catalog or other.interactions is None: return
+    if other.vocab != catalog.vocab: raise ValueError('the scorer was fitted to other users or items than the loaders hold: make both from one table')
+    inter = catalog.interactions
+    trained = other.seen
+    hits = np.asarray((trained[inter.users[rows], inter.items[rows]] != 0)).ravel().sum()
+    if hits: raise ValueError(f'{hits:,} of {len(rows):,} held-out rows are training rows of the scorer, which was fitted with another split: its figures would be worthless. Fit it to these loaders')
+
+
+def compare_models(
+    scorers:dict, # name -> fitted scorer
+    dls=None, # loaders whose held-out rows are used; by default those of the first scorer
+    metrics=None, k=None, split:str='valid', # as in `evaluate`
+    n_boot:int=1000, # bootstrap samples of users for the intervals
+    level:float=0.95, # of the intervals
+    seed:int=0,
+    plot:bool=True, # draw the bars
+    **kwargs # of `evaluate_users`
+)->pd.DataFrame:
+    """Models side by side on the same users: a row per model and metric, with `mean`, `low`, `high` (percentile bootstrap over users), and, against the best model of that metric, `difference` and
+    `p` (Wilcoxon signed-rank test over users, Holm-corrected for the number of models).
+
+    The values per user are in `.attrs['per_user']`: a table (user x (model, metric)).
+    """
+    if not scorers: raise ValueError('no models to compare')
+    dls = dls or next(iter(scorers.values()))
+    per_user = {name: evaluate_users(s, dls, metrics, k, split, **kwargs) for name, s in scorers.items()}
+    draws = np.random.default_rng(seed).integers(len(next(iter(per_user.values()))), size=(n_boot, len(next(iter(per_user.values())))))
+    rows = []
+    for metric in next(iter(per_user.values())).columns:
+        values = {name: df[metric].to_numpy() for name, df in per_user.items()}
+        best = max(values, key=lambda o: np.nanmean(values[o]))
+        tests = {name: _wilcoxon(v, values[best]) for name, v in values.items() if name != best}
+        for name, v in values.items():
+            low, high = np.quantile([np.nanmean(v[d]) for d in draws], [(1 - level) / 2, (1 + level) / 2])
+            rows.append(dict(metric=metric, model=name, mean=np.nanmean(v), low=low, high=high, difference=np.nanmean(v) - np.nanmean(values[best]), p=_holm(tests).get(name, np.nan)))
+    res = pd.DataFrame(rows).set_index(['metric', 'model'])
+    res.attrs['per_user'] = pd.concat(per_user, axis=1)
+    if plot: plot_comparison(res)
+    return res
+
+
+def _wilcoxon(a, b):
+    from scipy.stats import wilcoxon
+    d = (a - b)[np.isfinite(a - b)]
+    return 1. if not d.any() else float(wilcoxon(d).pvalue)
+
+
+def _holm(p):
+    "Holm's step-down correction of a dict of p-values."
+    res, worst = {}, 0.
+    for i, name in enumerate(sorted(p, key=p.get)):
+        worst = max(worst, min(1., p[name] * (len(p) - i)))
+        res[name] = worst
+    return res
+
+
+def plot_comparison(table:pd.DataFrame, axes=None):
+    "Bars with intervals from `compare_models`, a panel per metric."
+    import matplotlib.pyplot as plt
+    names = table.index.get_level_values('metric').unique()
+    n = len(table.index.get_level_values('model').unique())
+    axes = plt.subplots(1, len(names), figsize=(1.5 + 3.2 * len(names), 1.2 + .34 * n), layout='constrained', squeeze=False)[1][0] if axes is None else np.atleast_1d(axes)
+    for j, (ax, name) in enumerate(zip(axes, names)):
+        part = table.loc[name].iloc[::-1]
+        ax.barh(part.index, part['mean'], color=['#2a6fb0' if o == part['mean'].max() else '#a9c4e0' for o in part['mean']],
+                xerr=[part['mean'] - part.low, part.high - part['mean']], error_kw=dict(lw=1, capsize=3))
+        for i, (mean, high) in enumerate(zip(part['mean'], part.high)): ax.text(high, i, f' {mean:.3f}', va='center', fontsize=8)
+        ax.set(xlabel=f'{name}, mean over users')
+        ax.margins(x=.18)
+        if j: ax.set_yticklabels([])
+    return axes
+
+
 def cross_validate(
     df:pd.DataFrame, # the rating table
     fit, # function of `RecDataLoaders` that returns a fitted learner or baseline
     splitter=None, # iterable of splitters or of (train, valid) index arrays; by default `KFoldSplitter(5)`
-    metrics=(_metrics.rmse, _metrics.mae), # functions of (scores, target)
+    metrics=None, # as in `evaluate`
     **kwargs # passed to `RecDataLoaders.from_df`
 )->pd.DataFrame:
-    "Validation errors per fold, and their mean and standard deviation: a row each, a column per metric. `fit` is called afresh for each fold."
+    "Validation figures per fold, and their mean and standard deviation: a row each, a column per metric. `fit` is called afresh for each fold."
     from .dataloaders import RecDataLoaders
     from .splits import KFoldSplitter
     folds = list(KFoldSplitter(5) if splitter is None else splitter)
@@ -51,5 +235,5 @@ def cross_validate(
     for fold in folds:
         dls = RecDataLoaders.from_df(df, splitter=fold, **kwargs)
         results.append(evaluate(fit(dls), dls, metrics).loc['all'])
-    table = pd.DataFrame(results, index=pd.Index(range(len(folds)), name='fold')).drop(columns='rows')
+    table = pd.DataFrame(results, index=pd.Index(range(len(folds)), name='fold')).drop(columns=['rows', 'users'], errors='ignore')
     return pd.concat([table, pd.DataFrame([table.mean(), table.std()], index=['mean', 'std'])])

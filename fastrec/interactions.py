@@ -173,10 +173,12 @@ class Interactions:
     `users, items` are int32 codes, `ratings` float32 or None, `times` numbers or datetime64 or None, `vocab` is
     `{'user': Vocab, 'item': Vocab}`, `names` the column of each role in the table it came from. `rows` are the positions in that
     table (None: all of them, in order). The table itself is not kept.
+
+    Implicit feedback (`implicit()`) has `weights`, float32: how much a row counts as a positive; 0 for one that was seen but is none.
     """
-    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None):
+    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None):
         self.users, self.items, self.ratings, self.times = users, items, ratings, times
-        self.vocab, self.rows = vocab, rows
+        self.vocab, self.rows, self.weights = vocab, rows, weights
         self.names = names or dict(user='user', item='item', rating='rating', time='time')
         for name in ('items', 'ratings', 'times'):
             a = getattr(self, name)
@@ -220,16 +222,14 @@ class Interactions:
         return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
 
     def _merge_duplicates(self, policy):
-        pair = self.users.astype(np.int64) * self.n_items + self.items
-        order = np.argsort(pair, kind='stable') if self.times is None else np.lexsort((self.times, pair))
-        starts = np.flatnonzero(np.diff(pair[order], prepend=-1))  # codes are >= 0, so the first row starts a group
-        if len(starts) == len(pair): return self
-        n = len(pair) - len(starts)
+        order, starts = self._by_pair()
+        if len(starts) == len(self): return self
+        n = len(self) - len(starts)
         if policy == 'error':
-            twice = order[np.setdiff1d(np.arange(len(pair)), starts)][:3]
+            twice = order[np.setdiff1d(np.arange(len(self)), starts)][:3]
             pairs = ', '.join('(' + _some([self.vocab['user'].ids[self.users[i]], self.vocab['item'].ids[self.items[i]]]) + ')' for i in twice)
             raise ValueError(f"{n:,} rows repeat a user-item pair, e.g. {pairs}. Say which rating counts: duplicates='last', 'first' or 'mean' (or target='implicit', where repeats add up)")
-        ends = np.append(starts[1:], len(pair))
+        ends = np.append(starts[1:], len(self))
         keep = order[ends-1] if policy == 'last' else order[starts]
         ratings = self.ratings
         if policy == 'mean' and ratings is not None:
@@ -239,6 +239,35 @@ class Interactions:
         return Interactions(self.users[by_row], self.items[by_row], None if ratings is None else ratings[by_row],
                             None if self.times is None else self.times[by_row], self.vocab, self.names, by_row)
 
+    def implicit(self,
+        threshold:float=None, # ratings from it on are positives (None: every row is)
+        weighted:bool=False # a row counts as much as its rating says (play counts), not once
+    ):
+        "The same as implicit feedback: one row per pair, the last one, in which repeats add up to `weights`."
+        if self.ratings is None and (threshold is not None or weighted):
+            raise ValueError(f"{'threshold' if threshold is not None else 'weighted'}= speaks of ratings, and the table has none. Name their column with rating_name=, or leave it out: every row counts once")
+        weights = np.ones(len(self), np.float32) if not weighted else self.ratings
+        if weighted and (weights < 0).any(): raise ValueError(f'{int((weights < 0).sum()):,} of {len(self):,} weights are negative: a count says how much a row counts as a positive')
+        if threshold is not None:
+            weights = np.where(self.ratings >= threshold, weights, 0).astype(np.float32)
+            if not weights.any(): raise ValueError(f'no rating reaches threshold={threshold:g}: they run from {self.ratings.min():g} to {self.ratings.max():g}')
+        order, starts = self._by_pair()
+        last = np.append(starts[1:], len(self)) - 1
+        summed = np.add.reduceat(weights[order].astype(np.float64), starts).astype(np.float32)
+        keep = order[last]
+        at = np.argsort(keep)
+        rows = keep[at]
+        part = lambda a: None if a is None else a[rows]
+        source = rows if self.rows is None else self.rows[rows]
+        return Interactions(self.users[rows], self.items[rows], part(self.ratings), part(self.times), self.vocab, self.names,
+                            None if len(rows) == len(self) and self.rows is None else source, summed[at])
+
+    def _by_pair(self):
+        "Order of the rows by pair, then time (else position), and where in it each pair starts."
+        pair = self.users.astype(np.int64) * self.n_items + self.items
+        order = np.argsort(pair, kind='stable') if self.times is None else np.lexsort((self.times, pair))
+        return order, np.flatnonzero(np.diff(pair[order], prepend=-1))  # codes are >= 0, so the first row starts a group
+
     def __len__(self): return len(self.users)
     def __repr__(self):
         return f'Interactions({len(self):,} rows, {self.n_users:,} users, {self.n_items:,} items{"" if self.ratings is None else f", ratings {self.ratings.min():g} to {self.ratings.max():g}"})'
@@ -246,6 +275,11 @@ class Interactions:
     def n_users(self)->int: return len(self.vocab['user'])
     @property
     def n_items(self)->int: return len(self.vocab['item'])
+
+    def positive(self, rows=None)->np.ndarray:
+        "Positions of the positives among `rows` (None: all): those with a weight above 0; without weights every row."
+        rows = np.arange(len(self)) if rows is None else rows
+        return rows if self.weights is None else rows[self.weights[rows] > 0]
 
     def counts(self, side:str, rows=None)->np.ndarray:
         "Interactions per user or item among `rows` (None: all), int64 `(n_users,)` or `(n_items,)`."

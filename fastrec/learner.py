@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,33 +17,36 @@ from fastcore.xtras import modify_exception
 from torch import nn
 
 from . import metrics as _metrics
-from .callbacks import RatingMetric
-from .dataloaders import RecDataLoaders
+from .callbacks import RankingCallback, RatingMetric
+from .dataloaders import RecDataLoaders, UserDataset
 from .interactions import check_y_range
-from .models.dot import DotBias
+from .losses import BCELoss, SoftmaxLoss
+from .metrics import RankingMetric
+from .models.dot import DotBias, SVDpp
 from .models.embedding import EmbeddingTable, pop_penalties, set_l2
-from .models.neumf import MLP
+from .models.neumf import GMF, MLP, NeuMF
 from .optimizers import FusedAdam, one_cycle
 from .recommend import Scorer, cold_mask
 from .retrieval import similar
 
-__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'mlp_learner']
+__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner']
 
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
+PREDS_BUDGET = 2**30  # bytes of scores
 PAIRS = 2**18  # pairs scored at a time for a model that has no `score_items`
 _CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
 _PER_BATCH = frozenset(_inner_loop)
 
 
-def _exempt(model):
-    "ids of parameters that no optimiser decays: embedding tables, which have their own L2, and vectors (biases, norms, scalars)."
-    tables = {id(p) for m in model.modules() if isinstance(m, EmbeddingTable) for p in m.parameters()}
+def _exempt(model, per_row=True):
+    "ids of parameters that no optimiser decays: vectors (biases, norms, scalars, tables of biases) and, where their L2 is taken per row, embedding tables."
+    tables = {id(p) for m in model.modules() if isinstance(m, EmbeddingTable) and (per_row or m.decay == 0) for p in m.parameters()}
     return tables | {id(p) for p in model.parameters() if p.ndim < 2}
 
 
-def decay_groups(model):
+def decay_groups(model, per_row=True):
     "fastai splitter: parameters without and with the optimiser's weight decay."
-    exempt = _exempt(model)
+    exempt = _exempt(model, per_row)
     groups = [[p for p in model.parameters() if p.requires_grad and (id(p) in exempt) == e] for e in (True, False)]
     return L(L(g) for g in groups if g)
 
@@ -50,15 +54,20 @@ def decay_groups(model):
 class RecLearner(Learner, Scorer):
     """A fastai `Learner` that knows users and items: all of fastai's verbs work, and it is a `Scorer`.
 
-    Weight decay: `wd` is the L2 of the embedding rows per observed rating, loss + wd * (|p_u|^2 + |q_i|^2) as in ALS-WR (Zhou et al. 2008), each table
-    scaled by its `decay`; other weight matrices get it from the optimiser as fastai does; biases and norms get none.
+    Weight decay: `wd` is the L2 of the embedding rows per observed row, loss + wd * (|p_u|^2 + |q_i|^2) as in ALS-WR (Zhou et al. 2008), each table
+    scaled by its `decay`; other weight matrices get it from the optimiser as fastai does; biases and norms get none. With an objective over the whole catalogue,
+    which touches all items at each step, the optimiser decays the tables, too.
     """
     @delegates(Learner.__init__)
-    def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=decay_groups, **kwargs):
-        if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
-        self._heard = {}
-        super().__init__(dls, model, nn.MSELoss() if loss_func is None else loss_func, FusedAdam if opt_func is None else opt_func,
-                         splitter=splitter, metrics=_columns(dls, metrics), **kwargs)
+    def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=None, cbs=None, **kwargs):
+        _check(dls)
+        self._heard, self._per_row = {}, dls.n_inp == 2
+        ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
+        own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
+        columns = _columns(dls, [m for m in L(metrics) if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
+        super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, FusedAdam if opt_func is None else opt_func,
+                         splitter=partial(decay_groups, per_row=self._per_row) if splitter is None else splitter, metrics=columns,
+                         cbs=L(cbs) + ([own] if ranking else []), **kwargs)
 
     # --- the training loop: fastai's, with what it works out for each batch worked out once an epoch
 
@@ -96,7 +105,8 @@ class RecLearner(Learner, Scorer):
         self.pred = self.model(*self.xb)
         self('after_pred')
         if len(self.yb):
-            self.loss_grad = self.loss_func(self.pred, *self.yb)
+            extra = dict(items=self.xb[1]) if getattr(self.loss_func, 'needs_items', False) else {}
+            self.loss_grad = self.loss_func(self.pred, *self.yb, **extra)
             self.loss = self.loss_grad.detach().clone()
             if self.training and (l2 := pop_penalties(self._tables)) is not None: self.loss_grad = self.loss_grad + l2
         self('after_loss')
@@ -109,7 +119,7 @@ class RecLearner(Learner, Scorer):
         if wd is None: wd = default
         if reset_opt or not self.opt: self.create_opt()
         self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
-        set_l2(self.model, wd or 0.)
+        set_l2(self.model, wd or 0. if self._per_row else 0.)
         wds = self._optimiser_wd(wd)
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
         try: super().fit(n_epoch, lr=lr, wd=wds, cbs=cbs, **kwargs)
@@ -127,10 +137,25 @@ class RecLearner(Learner, Scorer):
 
     def _optimiser_wd(self, wd):
         "Weight decay of each parameter group, or None to leave the optimiser alone."
-        exempt = _exempt(self.model)
+        exempt = _exempt(self.model, self._per_row)
         groups = [0. if all(id(p) in exempt for p in g) else wd for g in self.opt.param_lists]
         if 'wd' in self.opt.hypers[0]: return None if wd is None else groups
         if any(groups): raise ValueError(f'wd={wd}, but the optimiser has no weight decay; choose another opt_func or wd=0')
+
+    @delegates(Learner.export)
+    def export(self, fname='export.pkl', **kwargs):
+        "Write the learner without training rows; a model that reads histories is written with the user vectors computed."
+        model, opt = self.model, self.opt
+        if hasattr(model, 'without_history'): self.model, self.opt = model.without_history(), None
+        try: Learner.export(self, fname, **kwargs)
+        finally: self.model, self.opt = model, opt
+
+    def get_preds(self, ds_idx=1, dl=None, **kwargs):
+        "fastai's `get_preds`; scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB."
+        rows = self.dls[ds_idx] if dl is None else dl
+        if self.dls.n_inp == 1 and isinstance(getattr(rows, 'dataset', None), UserDataset) and (size := 4 * len(rows.dataset) * self.dls.n_items) > PREDS_BUDGET:
+            raise MemoryError(f'get_preds would return {len(rows.dataset):,} users x {self.dls.n_items:,} items twice (scores and targets), {2*size/2**30:.0f} GiB. Use learn.recommend(users), or learn.score_items(users) in chunks')
+        return super().get_preds(ds_idx, dl, **kwargs)
 
     # --- Scorer: codes in, scores out, without gradients and in eval mode
 
@@ -140,7 +165,9 @@ class RecLearner(Learner, Scorer):
     def vocab(self): return self.catalog.vocab
 
     @property
-    def scale(self): return 'rating'
+    def scale(self):
+        "What a score is: 'rating', 'logit' (of the probability to choose an item) or 'rank' (only the order means something)."
+        return 'rating' if self.dls.target == 'rating' else 'logit' if isinstance(self.loss_func, BCELoss) else 'rank'
 
     @contextmanager
     def _inference(self):
@@ -201,9 +228,15 @@ def _handler(cb, event_name):
     return getattr(cb, event_name) if type(cb).__call__ is Callback.__call__ else None
 
 
-def _wrong_dls(dls):
-    return (f'expected RecDataLoaders, got {type(dls).__name__}. Make them from the rating table: `dls = RecDataLoaders.from_df(ratings)`; '
-            "for fastai's own DataLoaders there is `fastai.collab.collab_learner`")
+def _check(dls):
+    if not isinstance(dls, RecDataLoaders):
+        raise TypeError(f'expected RecDataLoaders, got {type(dls).__name__}. Make them from the rating table: `dls = RecDataLoaders.from_df(ratings)`; '
+                        "for fastai's own DataLoaders there is `fastai.collab.collab_learner`")
+
+
+def _default_loss(dls):
+    if dls.target == 'rating': return nn.MSELoss()
+    return BCELoss() if dls.n_inp == 2 else SoftmaxLoss()
 
 
 def _columns(dls, metrics):
@@ -213,6 +246,7 @@ def _columns(dls, metrics):
     cold = cold_mask(dls.catalog, inter.users[split.valid], inter.items[split.valid]).mean()
     groups = ('all', 'warm', 'cold') if COLD_SHARE <= cold < 1 else ('all',)
     ours = lambda m: m in (_metrics.rmse, _metrics.mae)
+    if dls.target != 'rating' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')
     return [o for m in L(metrics) for o in ([RatingMetric(m, g) for g in groups] if ours(m) else [m])]
 
 
@@ -232,47 +266,128 @@ def rec_learner(
 
 def _rating_options(dls, y_range):
     "What rating models are built with, after the checks."
+    if dls.target != 'rating':
+        if y_range is not None: raise ValueError(f'y_range={y_range} is for ratings, and these loaders hold implicit feedback, whose scores only rank: leave it out')
+        return _known(dls)
     lo, hi = dls.y_bounds
     if lo == hi:
-        raise ValueError(f'all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what, which an implicit model ranks')
+        raise ValueError(f"all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what: rank with RecDataLoaders.from_df(..., target='implicit')")
     check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
-    known = {f'known_{side}s': torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')}
-    return dict(y_range=y_range, mean=dls.catalog.mean_rating, **known)
+    return dict(y_range=y_range, mean=dls.catalog.mean_rating, **_known(dls))
+
+
+def _known(dls): # what every model of ours is built with
+    return {f'known_{side}s': torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')}
 
 
 @delegates(RecLearner.__init__)
 def collab_learner(
-    dls, # `RecDataLoaders`
+    dls, # `RecDataLoaders` of ratings or of implicit feedback
     n_factors:int=50, # length of the vectors of users and items
-    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
-    loss_func=None, # by default `nn.MSELoss()`
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
+    loss_func=None, # by default `nn.MSELoss()` for ratings, `BCELoss()` with sampled negatives, `SoftmaxLoss()` over the whole catalogue
     opt_func=None, # by default `FusedAdam`
-    metrics=None, # e.g. `[rmse, mae]`
-    wd:float=0.08, # L2 of the factors per observed rating; see `RecLearner`
+    metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the factors per observed row (see `RecLearner`); by default 0.08 for ratings, 0 for sampled negatives, 0.3 over the whole catalogue
     **kwargs
 )->RecLearner:
     "A learner for matrix factorisation with biases (`DotBias`)."
     if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
         raise TypeError(f"collab_learner is the dot-product model and takes no {', '.join(sorted(fastais))}: for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`")
-    if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
-    model = DotBias(dls.n_users, dls.n_items, n_factors, **_rating_options(dls, y_range))
-    return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)
+    model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, **options)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3), **kwargs)
+
+
+@delegates(RecLearner.__init__)
+def svdpp_learner(
+    dls, # `RecDataLoaders` of ratings or of implicit feedback
+    n_factors:int=50, # length of the vectors of users and items
+    dropout:float=None, # share of a user's history left out at each step of training; by default 0 for ratings, 0.7 over the whole catalogue
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
+    loss_func=None, # as in `collab_learner`
+    opt_func=None, # by default `FusedAdam`
+    metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    wd:float=None, # as in `collab_learner`
+    **kwargs
+)->RecLearner:
+    """A learner for `SVDpp`: user vectors that add what the user has in the training rows.
+
+    With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of its own for each user: the strongest ranker here.
+    """
+    _check(dls)
+    if dropout is None: dropout = 0. if dls.target == 'rating' else .7
+    std = .01 if dls.n_inp == 2 else n_factors**-.5
+    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, std, **options)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3), **kwargs)
 
 
 @delegates(RecLearner.__init__)
 def mlp_learner(
-    dls, # `RecDataLoaders`
+    dls, # `RecDataLoaders` of ratings or of implicit feedback
     n_factors:int=16, # length of the vectors of users and items
     layers:list=(64, 32), # widths of the hidden layers
-    dropout:float=0.5, # after each hidden layer
-    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded
-    loss_func=None, # by default `nn.MSELoss()`
+    dropout:float=None, # after each hidden layer; by default 0.5 for ratings, 0 for implicit feedback
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
+    loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `FusedAdam`
-    metrics=None, # e.g. `[rmse, mae]`
-    wd:float=0.1, # L2 of the embeddings per observed rating and weight decay of the layers; see `RecLearner`
+    metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings, else 0
     **kwargs
 )->RecLearner:
-    "A learner for a perceptron over user and item embeddings (`MLP`), fastai's `use_nn`."
-    if not isinstance(dls, RecDataLoaders): raise TypeError(_wrong_dls(dls))
-    model = MLP(dls.n_users, dls.n_items, n_factors, layers, dropout, **_rating_options(dls, y_range))
-    return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)
+    "A learner for a perceptron over user and item embeddings (`MLP`): fastai's `use_nn`, and the MLP of neural collaborative filtering."
+    _check(dls)
+    if dropout is None: dropout = .5 if dls.target == 'rating' else 0.
+    model = lambda **options: MLP(dls.n_users, dls.n_items, n_factors, layers, dropout, **options)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.1, 0., 0.), pairs_only='mlp_learner', **kwargs)
+
+
+@delegates(RecLearner.__init__)
+def gmf_learner(
+    dls, # `RecDataLoaders` of implicit feedback
+    n_factors:int=32, # length of the vectors of users and items
+    loss_func=None, # by default `BCELoss()`
+    opt_func=None, # by default `FusedAdam`
+    metrics=None, # e.g. `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the embeddings per observed row; by default 0
+    **kwargs
+)->RecLearner:
+    "A learner for generalised matrix factorisation (`GMF`)."
+    return _build(dls, lambda **options: GMF(dls.n_users, dls.n_items, n_factors, **options), None, loss_func, opt_func, metrics, wd, (0., 0., 0.), pairs_only='gmf_learner', implicit_only=True, **kwargs)
+
+
+@delegates(RecLearner.__init__)
+def neumf_learner(
+    dls, # `RecDataLoaders` of implicit feedback
+    n_factors:int=32, # length of the vectors of both pathways
+    layers:list=(128, 64, 32), # widths of the hidden layers of the MLP pathway
+    dropout:float=0., # after each hidden layer
+    pretrain:int=0, # epochs of GMF and of MLP that are trained first, with one cycle at `pretrain_lr`, to start from (He et al. 2017, section 3.4.1)
+    pretrain_lr:float=5e-3,
+    loss_func=None, # by default `BCELoss()`
+    opt_func=None, # by default `FusedAdam`
+    metrics=None, # e.g. `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers; by default 0
+    **kwargs
+)->RecLearner:
+    "A learner for neural matrix factorisation (`NeuMF`), its pathways pre-trained if asked."
+    options = dict(loss_func=loss_func, opt_func=opt_func, wd=wd)
+    build = partial(_build, dls, y_range=None, defaults=(0., 0., 0.), pairs_only='neumf_learner', implicit_only=True)
+    if pretrain:
+        gmf = gmf_learner(dls, n_factors, **options)
+        mlp = mlp_learner(dls, n_factors, layers, dropout, **options)
+        for name, learn in (('GMF', gmf), ('MLP', mlp)):
+            print(f'pre-training {name}')
+            learn.fit_one_cycle(pretrain, pretrain_lr)
+        model = lambda **_: NeuMF.from_pretrained(gmf.model.cpu(), mlp.model.cpu())
+    else: model = lambda **known: NeuMF(dls.n_users, dls.n_items, n_factors, layers, dropout, **known)
+    return build(model, metrics=metrics, **options, **kwargs)
+
+
+def _build(dls, model, y_range, loss_func, opt_func, metrics, wd, defaults, pairs_only=None, implicit_only=False, **kwargs):
+    "What the builders share: `model` is made with what the data say, `wd` by default by what the loaders are made for (ratings, negatives, whole catalogue)."
+    _check(dls)
+    if implicit_only and dls.target == 'rating':
+        raise ValueError(f"{pairs_only} ranks implicit feedback, and these loaders hold ratings. Make them with RecDataLoaders.from_df(..., target='implicit', threshold=), or predict ratings with collab_learner or mlp_learner")
+    if pairs_only and dls.n_inp == 1: raise ValueError(f'{pairs_only} scores pairs, and these loaders (n_neg=None) give a whole catalogue per user. Make them with n_neg=4, or take collab_learner or svdpp_learner')
+    if wd is None: wd = defaults[0 if dls.target == 'rating' else 1 if dls.n_inp == 2 else 2]
+    return rec_learner(dls, model(**_rating_options(dls, y_range)), loss_func, opt_func, metrics, wd=wd, **kwargs)

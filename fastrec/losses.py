@@ -21,6 +21,7 @@ class RankingLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, scores, target, weight=None):
+        "The reduced loss; arguments as in the module's text."
         if scores.shape != target.shape or scores.ndim != 2:
             raise ValueError(f"{type(self).__name__} compares scores of one row with each other: expected scores and target of one shape (B, C), got {tuple(scores.shape)} and {tuple(target.shape)}. "
                              "Make the DataLoaders with target='implicit'")
@@ -33,13 +34,19 @@ class RankingLoss(nn.Module):
 
 class BCELoss(RankingLoss):
     "Binary cross-entropy of the logits, averaged over the positive and its negatives (He et al. 2017, eq. 7): scores become probabilities."
-    def rows(self, scores, target): return F.binary_cross_entropy_with_logits(scores, target, reduction='none').mean(1)
-    def activation(self, scores): return scores.sigmoid()
+    def rows(self, scores, target):
+        "Value of each row: (B,)."
+        return F.binary_cross_entropy_with_logits(scores, target, reduction='none').mean(1)
+    def activation(self, scores):
+        "Probabilities of the logits; fastai's `get_preds` applies it."
+        return scores.sigmoid()
 
 
 class BPRLoss(RankingLoss):
     "-log sigmoid(positive - negative), averaged over the negatives (Rendle et al. 2009, BPR-OPT without its regulariser)."
-    def rows(self, scores, target): return F.softplus(scores[:, 1:] - scores[:, :1]).mean(1)
+    def rows(self, scores, target):
+        "Value of each row: (B,)."
+        return F.softplus(scores[:, 1:] - scores[:, :1]).mean(1)
 
 
 class WARPLoss(RankingLoss):
@@ -56,6 +63,7 @@ class WARPLoss(RankingLoss):
         self.register_buffer('harmonic', torch.cat([torch.zeros(1), harmonic]), persistent=False)
 
     def rows(self, scores, target):
+        "Value of each row: (B,)."
         margins = F.relu(1 - scores[:, :1] + scores[:, 1:])
         rank = ((margins > 0).float().mean(1) * (self.n_items - 1)).round().long()
         return self.harmonic[rank] * margins.mean(1)
@@ -74,13 +82,16 @@ class SampledSoftmaxLoss(RankingLoss):
         self.register_buffer('log_q', None if log_q is None else torch.as_tensor(log_q, dtype=torch.float32), persistent=False)
 
     def forward(self, scores, target, weight=None, items=None):
+        "The reduced loss; `items` (B, 1 + n_neg): the codes that were scored, needed with `log_q`."
         if self.log_q is not None:
             if items is None: raise ValueError('a SampledSoftmaxLoss with log_q needs items=, the codes (B, C) that were scored')
             negatives = scores[:, 1:] - self.log_q[items[:, 1:]] - math.log(scores.shape[1] - 1)
             scores = torch.cat([scores[:, :1], negatives], 1)
         return super().forward(scores, target, weight)
 
-    def rows(self, scores, target): return -scores.log_softmax(1)[:, 0]
+    def rows(self, scores, target):
+        "Value of each row: (B,)."
+        return -scores.log_softmax(1)[:, 0]
 
 
 class SoftmaxLoss(RankingLoss):
@@ -90,6 +101,7 @@ class SoftmaxLoss(RankingLoss):
     keep their weight. A target of -1 masks an item (the training items of a validation row): it is no candidate.
     """
     def rows(self, scores, target):
+        "Value of each row: (B,)."
         log_p = scores.masked_fill(target < 0, -torch.inf).log_softmax(1)
         positive = target.clamp(min=0)
         return -torch.where(positive > 0, log_p * positive, 0.).sum(1) / (positive.sum() / len(target)).clamp(min=1e-8)

@@ -60,6 +60,12 @@ def _seen_matrix(catalog, seen):
     raise TypeError(f'seen= takes a table with a user and an item column, got {type(seen).__name__}')
 
 
+def mask_seen(scores, rows):
+    "Set scores (B, n_items) to -inf, in place, where the CSR matrix `rows` (B, n_items) stores an entry."
+    b = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    scores[torch.from_numpy(b).to(scores.device), torch.from_numpy(rows.indices.astype(np.int64)).to(scores.device)] = -torch.inf
+
+
 def _allowed(scorer, candidates, k):
     "What to add to scores (n_items,) to forbid all but the candidates: 0 or -inf; None if all are allowed."
     if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one item')
@@ -102,10 +108,7 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
         scores = scorer.score_items(torch.from_numpy(chunk)).float()
         if cold == 'popular' and chunk_cold.any(): scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
         if forbid is not None: scores += forbid.to(scores.device)
-        if matrix is not None:
-            rows = matrix[chunk]
-            b = np.repeat(np.arange(len(chunk)), np.diff(rows.indptr))
-            scores[torch.from_numpy(b).to(scores.device), torch.from_numpy(rows.indices.astype(np.int64)).to(scores.device)] = -torch.inf
+        if matrix is not None: mask_seen(scores, matrix[chunk])
         df, b, items = _top_frame(catalog, scores, ids[at:at+step], k)
         df['cold'] = chunk_cold[b] | ~known_items[items]
         frames.append(df)

@@ -5,6 +5,7 @@ Any function that takes something with a length and returns two or three index a
 from __future__ import annotations
 
 from typing import NamedTuple
+from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,8 @@ class LeaveLastSplitter:
     """Each user's last `n` rows are valid (and the `n_test` after them test). A user keeps at least one row in train.
 
     Ties in time are broken at random by `seed`; how many users that concerned is in `n_ties` after the call. The last row of one user can
-    be older than the training rows of another, so this protocol lets the future leak across users: `TimeSplitter` does not.
+    be older than the training rows of another, so this protocol lets the future leak across users: `TimeSplitter` does not. Of implicit feedback with a
+    threshold only positives are held out.
     """
     def __init__(self,
         n:int=1, # rows per user in valid
@@ -66,9 +68,11 @@ class LeaveLastSplitter:
 
     def __call__(self, inter:Interactions)->Split:
         times = _times(inter, 'LeaveLastSplitter')
-        tie_break = np.random.default_rng(self.seed).permutation(len(times))
-        order = np.lexsort((tie_break, times, inter.users))  # by user, then time, then at random
-        counts = inter.counts('user')
+        warn("LeaveLastSplitter holds out each user's own last rows, so a model learns from what others did later: it says how models compare, not how well tomorrow is predicted (TimeSplitter does)", stacklevel=2)
+        rows = inter.positive()
+        tie_break = np.random.default_rng(self.seed).permutation(len(rows))
+        order = rows[np.lexsort((tie_break, times[rows], inter.users[rows]))]  # by user, then time, then at random
+        counts = inter.counts('user', rows)
         ends = np.cumsum(counts)
         left = (np.repeat(ends, counts) - 1) - np.arange(len(order))  # rows of the same user still to come
         held = np.repeat(counts - 1, counts)  # a user with c rows can give away c-1
@@ -76,7 +80,9 @@ class LeaveLastSplitter:
         is_valid = (left < np.minimum(self.n + self.n_test, held)) & ~is_test
         self.n_ties = self._count_ties(inter.users[order], times[order], is_valid | is_test, is_test)
         part = lambda mask: np.sort(order[mask])
-        return Split(part(~is_valid & ~is_test), part(is_valid), part(is_test) if self.n_test else None)
+        valid, test = part(is_valid), part(is_test)
+        train = np.setdiff1d(np.arange(len(inter)), np.concatenate([valid, test]), assume_unique=True)
+        return Split(train, valid, test if self.n_test else None)
 
     @staticmethod
     def _count_ties(users, times, held, is_test):
