@@ -16,7 +16,7 @@ __all__ = ['RatingMetric', 'RankingCallback']
 class RatingMetric(Metric):
     """`rmse` or `mae` over a whole validation set, as a column of the training table.
 
-    Sums are kept in float64 on the device and read once an epoch. With `rows='warm'` or `'cold'` only pairs whose user and item both have training
+    Sums are kept in float64 (MPS: float32) on the device and read once an epoch. With `rows='warm'` or `'cold'` only pairs whose user and item both have training
     rows count, or only the others.
     """
     def __init__(self, func, rows:str='all'): self.func, self.rows = func, rows
@@ -27,7 +27,8 @@ class RatingMetric(Metric):
 
     def accumulate(self, learn):
         "Add the errors of a batch."
-        errors = (learn.pred.float() - learn.yb[0].float()).double()
+        errors = learn.pred.float() - learn.yb[0].float()
+        if errors.device.type != 'mps': errors = errors.double()  # which MPS has not
         values = errors.square() if self.func is metrics.rmse else errors.abs()
         if self.rows != 'all':
             known = {side: torch.from_numpy(learn.dls.catalog.known(side)).to(values.device) for side in ('user', 'item')}

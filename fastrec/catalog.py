@@ -30,7 +30,7 @@ def _align(df, vocab, id_name, side):
     rows = pd.Series(vocab.encode(df.index.to_numpy(), unknown='mark'))
     if (rows < 0).all() and len(df): raise ValueError(f'no {side} of {side}_df is in the ratings: ids there look like {_some(df.index, 3)}, in the ratings like {_some(vocab.ids, 3)}')
     if missing := len(vocab) - int((rows >= 0).sum()):
-        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=4)
+        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=6)
     known = df[(rows >= 0).to_numpy()]
     known.index = rows[rows >= 0].to_numpy()
     res = known.reindex(np.arange(len(vocab)))
@@ -50,7 +50,7 @@ class Catalog:
         self.item_df = _align(item_df, self.vocab['item'], interactions.names['item'], 'item')
         self.user_df = _align(user_df, self.vocab['user'], interactions.names['user'], 'user')
         if title_name is not None and (item_df is None or title_name not in item_df.columns): raise ValueError(f'no column {title_name!r} (title_name) in item_df')
-        self.title_name = title_name or next((c for c in _TITLES if item_df is not None and c in item_df.columns), None)
+        self.title_name = title_name or next((c for o in _TITLES for c in (() if item_df is None else item_df.columns) if str(c).lower() == o), None)
         positive = interactions.positive(split.train)
         self.counts = {side: interactions.counts(side, positive) for side in ('user', 'item')}
         self.mean_rating = None if interactions.ratings is None else float(interactions.ratings[split.train].mean(dtype=np.float64))
@@ -64,7 +64,7 @@ class Catalog:
     def without_history(self):
         "A copy that can be given away: no interaction rows, no user metadata; ids, item metadata and counts stay."
         res = object.__new__(Catalog)
-        res.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ('seen', 'positives')})
+        res.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ('seen', 'positives', 'part_of')})
         res.interactions = res.split = res.user_df = None
         return res
 
@@ -90,10 +90,9 @@ class Catalog:
         inter = self.require_history()
         return self.seen if inter.weights is None else self.matrix(inter.positive(self.split.train))
 
-    def require_history(self)->Interactions:
+    def require_history(self, way:str='This needs the training table: make RecDataLoaders of it again and use those')->Interactions:
         "The interactions; `ValueError` with the way out if they were dropped."
-        if self.interactions is None:
-            raise ValueError('what users have seen is training data and did not travel with the saved learner. Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
+        if self.interactions is None: raise ValueError(f'what users have seen is training data and did not travel with the saved learner. {way}')
         return self.interactions
 
     def titles(self, codes)->np.ndarray:
@@ -101,7 +100,7 @@ class Catalog:
         ids = self.vocab['item'].decode(codes)
         if self.title_name is None: return ids.astype(str)
         titles = self.item_df[self.title_name].to_numpy(dtype=object)[np.asarray(codes)]
-        return np.where(pd.isna(titles), ids.astype(str), titles)
+        return np.array([str(i) if m else str(t) for i, t, m in zip(ids, titles, pd.isna(titles))], dtype=object)
 
     def find(self, query, side:str='item')->int:
         "Code of the user or item that `query` names: an id, a title, or a part of a title that only one item has."
@@ -132,14 +131,26 @@ class Catalog:
         if isinstance(candidates, str) or callable(candidates):
             if self.item_df is None: raise ValueError('candidates by a condition need item_df=: metadata was not given when the DataLoaders were made')
             if callable(candidates): mask = candidates(self.item_df)
-            else: mask = self.item_df.eval(candidates)
+            else:
+                try: mask = self.item_df.eval(candidates)
+                except Exception as e: raise ValueError(f'cannot read the condition {candidates!r} ({e}). Columns of item_df: {_some(self.item_df.columns, 20)}') from e
             if isinstance(mask, pd.Series) and mask.index.sort_values().equals(self.item_df.index): mask = mask.sort_index()
             mask = pd.Series(mask).astype('boolean').fillna(False).to_numpy(dtype=bool)
             if len(mask) != self.n_items: raise ValueError(f'the condition gave {len(mask):,} values for {self.n_items:,} items')
             codes = np.flatnonzero(mask)
+        elif np.asarray(candidates).dtype == bool: raise TypeError('candidates as a boolean mask depend on the order of rows: pass a function of item_df that returns the mask, e.g. `lambda m: m.year > 1990`')
+        elif isinstance(candidates, pd.DataFrame): raise TypeError('candidates= takes ids: pass the id column of the table')
         else: codes = np.unique(self.vocab['item'].encode(candidates))
         if not len(codes): raise ValueError(f'no item is left: {candidates if isinstance(candidates, str) else "the candidates"} allows none of the {self.n_items:,} items')
         return codes
+
+    @cached_property
+    def part_of(self):
+        "int8 (rows,): 1 for a training row, 2 valid, 3 test, 0 for one that is in no part."
+        res = np.zeros(len(self.require_history()), np.int8)
+        for i, rows in enumerate(self.split, 1):
+            if rows is not None: res[rows] = i
+        return res
 
     def history(self, user)->pd.DataFrame:
         "All rows of one user, best rated (else latest) first: user, item, title, rating, time (those there are), part (train, valid, test)."
@@ -147,9 +158,6 @@ class Catalog:
         rows = np.flatnonzero(inter.users == self.vocab['user'].encode([user])[0])
         df = inter.to_df(rows)
         df.insert(2, 'title', self.titles(inter.items[rows]))
-        part = np.full(len(inter), '', dtype=object)
-        for name, idx in zip(Split._fields, self.split):
-            if idx is not None: part[idx] = name
-        df['part'] = part[rows]
+        df['part'] = np.array(['', *Split._fields], dtype=object)[self.part_of[rows]]
         by = [o for o in ('rating', 'time') if o in df]
         return df.sort_values(by, ascending=False, kind='stable', ignore_index=True) if by else df

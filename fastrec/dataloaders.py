@@ -1,6 +1,7 @@
 """From tables to fastai `DataLoaders` that slice tensors: every row once an epoch, permuted on the device."""
 from __future__ import annotations
 
+from types import MethodType
 from warnings import warn
 
 import numpy as np
@@ -13,7 +14,8 @@ from fastcore.meta import delegates
 from scipy.sparse import csr_matrix
 
 from .catalog import Catalog
-from .interactions import Interactions, _find_columns
+from .interactions import Interactions, _some, column_of
+from .recommend import cold_mask
 from .sampling import NegativeSampler
 from .splits import Split, make_split, split_summary
 
@@ -111,10 +113,14 @@ class InteractionDL(TfmdDL):
         if self._generator is None or self._generator.device != device: self._generator = torch.Generator(device).manual_seed(self.seed)
         return self._generator
 
-    def get_idxs(self):
-        "Order of this epoch's samples, int64 tensor `(n,)` on the device of the data."
+    def order(self):
+        "A fresh order of the samples, int64 tensor `(n,)` on the device of the data."
         device = self._placed().device
         return torch.randperm(self.n, generator=self.generator(device), device=device) if self.shuffle else torch.arange(self.n, device=device)
+
+    def get_idxs(self):
+        "`order` on the CPU, where fastai's `get_preds` sorts predictions back by it."
+        return self.order().cpu()
 
     def _placed(self):
         "The dataset, on the loader's device."
@@ -138,7 +144,8 @@ class InteractionDL(TfmdDL):
         self.randomize()
         self.before_iter()
         tfm = self.after_batch if getattr(self.after_batch, 'fs', True) else None  # an empty Pipeline costs more than the slice
-        for b in self.create_batches(self.get_idxs()): yield b if tfm is None else tfm(b)
+        pinned = not isinstance(self.get_idxs, MethodType)  # as `get_preds` does
+        for b in self.create_batches(self.get_idxs() if pinned else self.order()): yield b if tfm is None else tfm(b)
         self.after_iter()
 
     def decode_batch(self, b, max_n:int=9, **more)->pd.DataFrame:
@@ -279,8 +286,8 @@ class RecDataLoaders(DataLoaders):
         user_df:pd.DataFrame=None, # what is known of users
         user_name:str=None, # column of user ids
         item_name:str=None, # column of item ids
-        rating_name:str=None, # column of ratings
-        time_name:str=None, # column of times
+        rating_name:str=None, # column of ratings; False: none
+        time_name:str=None, # column of times; False: none
         title_name:str=None, # column of `item_df` with the titles
         duplicates:str='error', # repeated user-item pairs of ratings: 'error', 'first', 'last' or 'mean'
         target:str='rating', # 'rating': predict it; 'implicit': rank what users choose, where repeats add up
@@ -302,9 +309,9 @@ class RecDataLoaders(DataLoaders):
 
     @classmethod
     @delegates(from_df)
-    def from_csv(cls, csv, sep:str=',', **kwargs):
-        "`RecDataLoaders` of a CSV file; see `from_df`."
-        return cls.from_df(pd.read_csv(csv, sep=sep), **kwargs)
+    def from_csv(cls, csv, sep:str=',', encoding:str=None, parse_dates=None, **kwargs):
+        "`RecDataLoaders` of a CSV file, read by `pd.read_csv`; see `from_df`."
+        return cls.from_df(pd.read_csv(csv, sep=sep, encoding=encoding, parse_dates=parse_dates), **kwargs)
 
     @classmethod
     @delegates(from_df)
@@ -335,6 +342,8 @@ class RecDataLoaders(DataLoaders):
                      f'Try bs={auto_batch_size(n_rows)} (the default), or more epochs', stacklevel=3)
             loaders = _rating_loaders(catalog, bs) if inter.weights is None else _negatives_loaders(catalog, bs, n_neg, alpha)
         return cls(*loaders, path=path, device=device)
+
+    def __repr__(self): return f"RecDataLoaders({self.target}, {', '.join(f'{name} {len(dl.dataset):,}' for name, dl in zip(Split._fields, self.loaders))}, bs {self.train.bs}, {self.catalog})"
 
     @property
     def catalog(self)->Catalog: return self.train.dataset.catalog
@@ -370,12 +379,14 @@ class RecDataLoaders(DataLoaders):
         "A loader of pairs to predict, in the order given; unknown ids raise a `KeyError`."
         catalog, names = self.catalog, self.catalog.names
         if not isinstance(test_items, pd.DataFrame):
-            pairs = [tuple(o[names[c]] for c in ('user', 'item')) if hasattr(o, 'keys') else tuple(o)[:2] for o in test_items]
-            if not all(len(o) == 2 for o in pairs): raise ValueError('expected (user, item) pairs')
-            test_items, with_labels = pd.DataFrame({'user': [o[0] for o in pairs], 'item': [o[1] for o in pairs]}), False
-        columns = [_role(test_items, names, role) for role in ('user', 'item')]
-        tensors = [torch.from_numpy(catalog.vocab[side].encode(test_items[c])) for side, c in zip(('user', 'item'), columns)]
-        if with_labels: tensors.append(torch.tensor(test_items[_role(test_items, names, 'rating')].to_numpy(), dtype=torch.float32))
+            pairs = list(test_items)
+            if not all(isinstance(o, (tuple, list)) and len(o) == 2 for o in pairs): raise ValueError(f'expected a table, or a list of (user, item) pairs, got {_some(pairs, 3)}')
+            if with_labels: raise ValueError('pairs have no labels: give a table with a rating column')
+            test_items = pd.DataFrame({'user': [o[0] for o in pairs], 'item': [o[1] for o in pairs]})
+        codes = [catalog.vocab[side].encode(test_items[column_of(test_items, side, names)]) for side in ('user', 'item')]
+        if n := int(cold_mask(catalog, *codes).sum()): warn(f'{n:,} of {len(codes[0]):,} pairs have a user or an item without training rows: they are predicted as the average one', stacklevel=2)
+        tensors = [torch.from_numpy(o) for o in codes]
+        if with_labels: tensors.append(torch.tensor(test_items[column_of(test_items, 'rating', names)].to_numpy(), dtype=torch.float32))
         dataset = InteractionDataset(tensors, None, catalog)
         return InteractionDL(dataset, bs=bs or max(self.valid.bs, 4096), device=self.device)
 
@@ -420,11 +431,6 @@ def _user_loaders(catalog, bs):
         masked = None if i == 0 else catalog.matrix(_seen_until(split, i - 1))
         loaders.append(UserDL(UserDataset(catalog.matrix(inter.positive(rows)), masked, catalog), bs=bs, shuffle=i == 0))
     return loaders
-
-
-def _role(df, names, role):
-    "Column of `df` that plays `role`: as in training, else by its usual name."
-    return names[role] if names.get(role) in df.columns else _find_columns(df, dict(user=None, item=None, rating=None, time=None))[role]
 
 
 def _default_splitter(valid_pct, seed):

@@ -29,8 +29,8 @@ def movielens(
     Source: F. M. Harper and J. A. Konstan, 'The MovieLens Datasets', ACM TiiS 5(4), 2015. Its terms allow research use and no redistribution.
     """
     if name not in _MOVIELENS: raise ValueError(f'name={name!r}: choose one of {list(_MOVIELENS)}')
-    if path is not None: return _read_folder(Path(path))
-    try: return _read_folder(_fastai_folder(name))
+    if path is not None: return _read_folder(Path(path), name)
+    try: return _read_folder(_fastai_folder(name), name)
     except Exception as e: reason = f'{type(e).__name__}: {e}'
     if name == '100k' and (folder := _recbole_folder()): return _read_recbole(folder)
     ways = [f"give the folder or zip from grouplens.org/datasets/movielens: movielens({name!r}, path='.../ml-{name}')",
@@ -64,11 +64,12 @@ def _opener(path):
     raise FileNotFoundError(f'{path} is neither a folder nor a zip file')
 
 
-def _read_folder(path):
-    "The tables of whichever of GroupLens' layouts lies in `path`."
+def _read_folder(path, name):
+    "The tables of whichever of GroupLens' layouts lies in `path`, which must be that of `name`."
     open_ = _opener(path)
-    for ratings_file, read in (('u.data', _read_100k), ('ratings.dat', _read_dat), ('ratings.csv', _read_csv)):
+    for ratings_file, read, names in (('u.data', _read_100k, ('100k',)), ('ratings.dat', _read_dat, ('1m', '10m')), ('ratings.csv', _read_csv, ('20m', 'latest-small'))):
         if (f := open_(ratings_file)) is not None:
+            if name not in names: raise ValueError(f'{path} holds {ratings_file}, the layout of MovieLens {" and ".join(names)}, not of {name!r}')
             def need(name):
                 if (g := open_(name)) is None: raise FileNotFoundError(f'{path} has {ratings_file} but no {name}, which holds the titles')
                 return g

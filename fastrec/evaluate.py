@@ -35,13 +35,14 @@ def evaluate(
     """
     catalog = (dls or scorer).catalog
     metrics = _default_metrics(catalog, scorer) if metrics is None else metrics
-    if not isinstance(metrics, (list, tuple)): metrics = [metrics]
+    metrics = [metrics] if callable(metrics) else list(metrics)
     if any(isinstance(m, RankingMetric) for m in metrics):
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         cold = ~catalog.known('user')[catalog.vocab['user'].encode(per_user.index)]
         groups = dict(all=np.ones_like(cold), warm=~cold, cold=cold) if cold.any() else dict(all=~cold)
         return pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values() if m.any()], index=[g for g, m in groups.items() if m.any()])
     inter, rows = _held_out(catalog, split)
+    if split != 'train': check_leakage(scorer, catalog, rows)
     if scorer.scale != 'rating': raise ValueError(f'{type(scorer).__name__} scores on the scale {scorer.scale!r}, not as ratings: its errors would mean nothing. Rank with it: metrics=[hr(10), ndcg(10)]')
     users, items = inter.users[rows].astype(np.int64), inter.items[rows].astype(np.int64)
     scores = scorer.score(torch.from_numpy(users), torch.from_numpy(items)).cpu()
@@ -113,7 +114,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
         else: scores = torch.where(keep, scores, -torch.inf)
         parts.append(Ranks.of(scores, b, i))
     shift = np.cumsum([0] + [len(p.n_candidates) for p in parts])
-    cat = lambda values: torch.cat([v.cpu() for v in values])
+    cat = lambda values: torch.cat(list(values))
     return wanted, Ranks(cat(p.ranks for p in parts), cat(p.users + int(s) for p, s in zip(parts, shift)), cat(p.n_candidates for p in parts))
 
 
@@ -146,10 +147,12 @@ def _chosen(catalog, inter, rows, users, seed):
 def check_leakage(scorer, catalog, rows):
     "`ValueError` if the scorer was trained on held-out `rows` of `catalog` (as a model made with another split is)."
     other = scorer.catalog
-    if other is catalog or other.interactions is None: return
+    if other is catalog: return
+    if other is None: scorer.vocab  # says that it is not fitted
     if other.vocab != catalog.vocab: raise ValueError('the scorer was fitted to other users or items than the loaders hold: make both from one table')
-    inter = catalog.interactions
-    trained = other.seen
+    if other.interactions is None: return  # a loaded learner: its training rows did not travel
+    inter, trained = catalog.interactions, other.matrix(other.split.train)
+    trained.data[:] = 1
     hits = np.asarray((trained[inter.users[rows], inter.items[rows]] != 0)).ravel().sum()
     if hits: raise ValueError(f'{hits:,} of {len(rows):,} held-out rows are training rows of the scorer, which was fitted with another split: its figures would be worthless. Fit it to these loaders')
 
@@ -229,11 +232,14 @@ def cross_validate(
     "Validation figures per fold, and their mean and standard deviation: a row each, a column per metric. `fit` is called afresh for each fold."
     from .dataloaders import RecDataLoaders
     from .splits import KFoldSplitter
+    if callable(splitter) and not hasattr(splitter, '__len__') or np.isscalar(splitter): raise TypeError(f'splitter={splitter!r}: give folds, e.g. KFoldSplitter(5), or a list of splitters or of (train, valid) index arrays')
     folds = list(KFoldSplitter(5) if splitter is None else splitter)
     if not folds: raise ValueError('no folds given')
     results = []
     for fold in folds:
         dls = RecDataLoaders.from_df(df, splitter=fold, **kwargs)
-        results.append(evaluate(fit(dls), dls, metrics).loc['all'])
+        scorer = fit(dls)
+        if scorer is None: raise TypeError('fit(dls) returned None: it trains a model and has to return it (`learn.fit_one_cycle(...)` returns nothing)')
+        results.append(evaluate(scorer, dls, metrics).loc['all'])
     table = pd.DataFrame(results, index=pd.Index(range(len(folds)), name='fold')).drop(columns=['rows', 'users'], errors='ignore')
     return pd.concat([table, pd.DataFrame([table.mean(), table.std()], index=['mean', 'std'])])

@@ -8,11 +8,11 @@ import pandas as pd
 
 __all__ = ['Vocab', 'Interactions']
 
-# Column names looked for, in this order, when none is given; compared without case, '_' and '-'.
+# Column names looked for, in this order, when none is given (ids before names); compared without case, '_' and '-'.
 _KNOWN_NAMES = dict(
-    user=['user', 'userid', 'uid', 'customer', 'customerid', 'visitorid', 'reviewerid', 'memberid'],
-    item=['item', 'itemid', 'iid', 'movie', 'movieid', 'product', 'productid', 'asin', 'isbn', 'book', 'bookid',
-          'track', 'trackid', 'artist', 'artistid', 'article', 'articleid', 'song', 'songid'],
+    user=['userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid', 'memberid'],
+    item=['itemid', 'item', 'iid', 'movieid', 'productid', 'asin', 'isbn', 'bookid', 'trackid', 'artistid', 'articleid', 'songid',
+          'movie', 'product', 'book', 'track', 'artist', 'article', 'song'],
     rating=['rating', 'ratings', 'stars', 'score', 'bookrating'],
     time=['time', 'timestamp', 'ts', 'datetime', 'date', 'unixreviewtime', 'ratedat'])
 _DUPLICATES = ('error', 'last', 'first', 'mean')
@@ -89,7 +89,7 @@ class Vocab:
             way = f"ids.astype({'int' if mine == 'integer' else 'str'})"
             return text + f'The table the model was built from has {mine} {self.side} ids such as {_some(self.ids, 2)}; these are {theirs}s: convert them with `{way}`'
         return text + (f"Known are the {len(self):,} {self.side}s of the table the model was built from (`dls.vocab['{self.side}'].ids`): "
-                       f"leave the others out, e.g. `df[df.{self.side}.isin(dls.vocab['{self.side}'].ids)]`, or build again from a table that has them")
+                       f"leave the others out, e.g. `df[df[column].isin(dls.vocab['{self.side}'].ids)]`, or build again from a table that has them")
 
     def decode(self, codes)->np.ndarray:
         "The ids of `codes`, same shape; `IndexError` for -1, which marks an unknown id."
@@ -98,9 +98,17 @@ class Vocab:
         return self.ids.to_numpy()[codes]
 
 
+def column_of(df, role:str, names:dict):
+    "The column of `df` that plays `role` ('user', 'item', 'rating', 'time'): as `names` of the training table has it, else by its usual name."
+    if names.get(role) in df.columns: return names[role]
+    found = _find_columns(df, dict.fromkeys(_KNOWN_NAMES))[role]
+    if found is None: raise ValueError(f"which column holds the {role}s? Looked for {_some([names[role]]) if names.get(role) else 'the usual names'} among: {_some(df.columns, 20)}")
+    return found
+
+
 def _find_columns(df, given):
-    "Column of each role: the name given, else a known name, else (user and item both unnamed) the position."
-    if missing := {role: name for role, name in given.items() if name is not None and name not in df.columns}:
+    "Column of each role: the name given, else a known name, else (user and item both unnamed) the position; False: none."
+    if missing := {role: name for role, name in given.items() if name is not None and name is not False and name not in df.columns}:
         role, name = next(iter(missing.items()))
         raise ValueError(f"no column {name!r} ({role}_name) in the table. Its columns are: {_some(df.columns, 20)}")
     if not df.columns.is_unique:
@@ -112,8 +120,10 @@ def _find_columns(df, given):
         rest = [c for c in df.columns if c not in found.values()]
         if len(rest) < 2: raise ValueError(f"need at least a user and an item column, got: {_some(df.columns, 20)}")
         found['user'], found['item'] = rest[:2]
-        if found['rating'] is None and len(rest) > 2: found['rating'] = rest[2]
-        if found['time'] is None and len(rest) > 3: found['time'] = rest[3]
+        rest = rest[2:]
+        for role in ('rating', 'time'):
+            if found[role] is None and rest: found[role] = rest.pop(0)
+    found = {role: None if name is False else name for role, name in found.items()}
     for role in ('user', 'item'):
         if found[role] is None:
             raise ValueError(f"which column holds the {role}s? Pass {role}_name=, one of: {_some(df.columns, 20)}")
@@ -158,10 +168,21 @@ def _check_ratings(df, name, y_range):
     return ratings
 
 
+def _check_times(df, name):
+    "Times of column `name`, numbers or naive datetimes, after the checks."
+    col = df[name]
+    if not (pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_datetime64_any_dtype(col.dtype)):
+        raise ValueError(f"times in column {name!r} are neither numbers nor datetimes (dtype {col.dtype}). Convert them: `df[{name!r}] = pd.to_datetime(df[{name!r}])`")
+    if n := int(col.isna().sum()):
+        raise ValueError(f"{n:,} of {len(df):,} rows have no time (column {name!r}). Drop them with `df.dropna(subset=[{name!r}])`, or do without times: time_name=False")
+    if getattr(col.dtype, 'tz', None) is not None: col = col.dt.tz_convert(None)
+    return col.to_numpy(copy=True)
+
+
 def check_y_range(lo:float, hi:float, y_range, name:str='rating'):
     "`ValueError` unless ratings from `lo` to `hi` lie within `y_range` (None: any)."
     if y_range is None: return
-    if len(y_range) != 2 or not y_range[0] < y_range[1]: raise ValueError(f'y_range={y_range}: give (low, high) with low < high')
+    if np.ndim(y_range) != 1 or len(y_range) != 2 or not y_range[0] < y_range[1]: raise ValueError(f'y_range={y_range}: give (low, high) with low < high')
     if lo < y_range[0] or hi > y_range[1]:
         raise ValueError(f"ratings in {name!r} run from {lo:g} to {hi:g}, outside y_range={tuple(y_range)}, so the model could never reach them. "
                          f"Give a range that holds them, a little wider since a sigmoid never reaches its ends: y_range=({lo-.5:g}, {hi+.5:g})")
@@ -172,13 +193,13 @@ class Interactions:
 
     `users, items` are int32 codes, `ratings` float32 or None, `times` numbers or datetime64 or None, `vocab` is
     `{'user': Vocab, 'item': Vocab}`, `names` the column of each role in the table it came from. `rows` are the positions in that
-    table (None: all of them, in order). The table itself is not kept.
+    table (None: all of them, in order), `no_times` why a time column that was found could not be used. The table itself is not kept.
 
     Implicit feedback (`implicit()`) has `weights`, float32: how much a row counts as a positive; 0 for one that was seen but is none.
     """
-    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None):
+    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None, no_times=None):
         self.users, self.items, self.ratings, self.times = users, items, ratings, times
-        self.vocab, self.rows, self.weights = vocab, rows, weights
+        self.vocab, self.rows, self.weights, self.no_times = vocab, rows, weights, no_times
         self.names = names or dict(user='user', item='item', rating='rating', time='time')
         for name in ('items', 'ratings', 'times'):
             a = getattr(self, name)
@@ -189,8 +210,8 @@ class Interactions:
         df:pd.DataFrame, # one row per interaction
         user_name:str=None, # column of user ids; by default a known name, else the first column
         item_name:str=None, # column of item ids; by default a known name, else the second column
-        rating_name:str=None, # column of ratings; by default a known name, else the third column (None there: no ratings)
-        time_name:str=None, # column of times (numbers or datetimes); by default a known name, else the fourth column
+        rating_name:str=None, # column of ratings; by default a known name, else the third column; False: none
+        time_name:str=None, # column of times (numbers or datetimes); by default a known name, else the fourth column; False: none
         duplicates:str='error', # repeated user-item pairs: 'error', or keep the 'first' or 'last' (by time, else by row), or the 'mean' rating
         y_range:tuple=None, # ratings must lie in it
         user_vocab:Vocab=None, # known users; by default those of the table
@@ -209,21 +230,18 @@ class Interactions:
             if len(vocab) == 1:
                 raise ValueError(f"the table has a single {name} ({_some(vocab.ids)}, column {names[name]!r}): collaborative filtering learns from what several {name}s share. Is {name}_name right?")
         ratings = None if names['rating'] is None else _check_ratings(df, names['rating'], y_range)
-        times = None
+        times, no_times = None, None
         if names['time'] is not None:
-            col = df[names['time']]
-            if not (pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_datetime64_any_dtype(col.dtype)):
-                raise ValueError(f"times in column {names['time']!r} are neither numbers nor datetimes (dtype {col.dtype}). Convert them: `df[{names['time']!r}] = pd.to_datetime(df[{names['time']!r}])`")
-            if n := int(col.isna().sum()):
-                raise ValueError(f"{n:,} of {len(df):,} rows have no time (column {names['time']!r}). Drop them with `df.dropna(subset=[{names['time']!r}])`")
-            if getattr(col.dtype, 'tz', None) is not None: col = col.dt.tz_convert(None)
-            times = col.to_numpy(copy=True)
-        res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names)
+            try: times = _check_times(df, names['time'])
+            except ValueError as e:
+                if time_name is not None: raise
+                names['time'], no_times = None, str(e)  # nobody asked for this column: it matters only if a splitter wants times
+        res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names, no_times=no_times)
         return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
 
     def _merge_duplicates(self, policy):
-        order, starts = self._by_pair()
-        if len(starts) == len(self): return self
+        if (by_pair := self._by_pair()) is None: return self
+        order, starts = by_pair
         n = len(self) - len(starts)
         if policy == 'error':
             twice = order[np.setdiff1d(np.arange(len(self)), starts)][:3]
@@ -237,7 +255,7 @@ class Interactions:
             ratings[keep] = np.add.reduceat(self.ratings[order].astype(np.float64), starts) / (ends - starts)
         by_row = np.sort(keep)
         return Interactions(self.users[by_row], self.items[by_row], None if ratings is None else ratings[by_row],
-                            None if self.times is None else self.times[by_row], self.vocab, self.names, by_row)
+                            None if self.times is None else self.times[by_row], self.vocab, self.names, by_row, no_times=self.no_times)
 
     def implicit(self,
         threshold:float=None, # ratings from it on are positives (None: every row is)
@@ -251,7 +269,9 @@ class Interactions:
         if threshold is not None:
             weights = np.where(self.ratings >= threshold, weights, 0).astype(np.float32)
             if not weights.any(): raise ValueError(f'no rating reaches threshold={threshold:g}: they run from {self.ratings.min():g} to {self.ratings.max():g}')
-        order, starts = self._by_pair()
+        if (by_pair := self._by_pair()) is None:
+            return Interactions(self.users, self.items, self.ratings, self.times, self.vocab, self.names, self.rows, weights, self.no_times)
+        order, starts = by_pair
         last = np.append(starts[1:], len(self)) - 1
         summed = np.add.reduceat(weights[order].astype(np.float64), starts).astype(np.float32)
         keep = order[last]
@@ -260,11 +280,13 @@ class Interactions:
         part = lambda a: None if a is None else a[rows]
         source = rows if self.rows is None else self.rows[rows]
         return Interactions(self.users[rows], self.items[rows], part(self.ratings), part(self.times), self.vocab, self.names,
-                            None if len(rows) == len(self) and self.rows is None else source, summed[at])
+                            source, summed[at], self.no_times)
 
     def _by_pair(self):
-        "Order of the rows by pair, then time (else position), and where in it each pair starts."
+        "Order of the rows by pair, then time (else position), and where in it each pair starts; None if no pair repeats."
         pair = self.users.astype(np.int64) * self.n_items + self.items
+        in_order = np.sort(pair)
+        if (in_order[1:] != in_order[:-1]).all(): return None
         order = np.argsort(pair, kind='stable') if self.times is None else np.lexsort((self.times, pair))
         return order, np.flatnonzero(np.diff(pair[order], prepend=-1))  # codes are >= 0, so the first row starts a group
 

@@ -34,7 +34,10 @@ class RecInterpretation(Interpretation):
 
     def _labels(self, df, side):
         labels = df['title'] if 'title' in df else df[side].astype(str)
-        return [o if len(o) <= 32 else o[:30].rstrip() + '…' for o in labels]
+        return [o if len(o) <= 32 else o[:30].rstrip() + '…' for o in map(str, labels)]
+
+    @property
+    def _before(self): return ' (before the sigmoid)' if getattr(self.learn.model, 'y_range', None) else ''
 
     def _known(self, side, k=None):
         "Codes with training rows, most rows first (the first `k`)."
@@ -62,13 +65,14 @@ class RecInterpretation(Interpretation):
     def plot_bias(self, k:int=10, side:str='item', min_rows:int=1, ax=None):
         "The `k` largest and the `k` smallest biases as bars."
         top = pd.concat([self.top_bias(k, side, min_rows), self.bottom_bias(k, side, min_rows)[::-1]]).drop_duplicates(side)
+        if not len(top): raise ValueError(f'no {side} has {min_rows} training rows: the most rated has {self.catalog.counts[side].max():,}')
         ax = ax or plt.subplots(figsize=(8, 1 + .28 * len(top)), layout='constrained')[1]
         y = np.arange(len(top))[::-1]
         ax.barh(y, top.bias, color=[_BLUE if o > 0 else _ORANGE for o in top.bias])
         ax.set_yticks(y, self._labels(top, side))
         ax.axvline(0, color=_GREY, lw=.8)
         ax.margins(y=.01)
-        ax.set(xlabel=f'{side} bias (before the sigmoid)' if getattr(self.learn.model, 'y_range', None) else f'{side} bias', title=f'{side.capitalize()}s rated higher and lower than taste explains')
+        ax.set(xlabel=f'{side} bias{self._before}', title='Items rated higher and lower than taste explains' if side == 'item' else 'Users who rate higher and lower than others')
         return ax
 
     # --- maps of the vectors
@@ -84,28 +88,30 @@ class RecInterpretation(Interpretation):
         return df
 
     def plot_pca(self, k:int=50, components:tuple=(1, 2), side:str='item', ax=None):
-        "Map of two principal components: all known ones as dots, the `k` with most rows labelled where labels find room."
+        "Map of two principal components: the 1,000 with most rows as dots, the `k` with most rows in colour and labelled where labels find room."
         df = self.pca(max(components), side)
+        if f'pc{max(components)}' not in df: raise ValueError(f"components={components}: the vectors have {sum(c.startswith('pc') for c in df)} component(s); a map needs two")
         ax = ax or plt.subplots(figsize=(11, 9), layout='constrained')[1]
         x, y = (df[f'pc{c}'].to_numpy() for c in components)
         ax.scatter(x, y, s=8, color='#c9ced6', zorder=1)
         ax.scatter(x[:k], y[:k], s=18, color=_BLUE, zorder=2)
         shares = df.attrs['explained']
         ax.set(xlabel=f'component {components[0]} ({shares[components[0]-1]:.0%} of variance)', ylabel=f'component {components[1]} ({shares[components[1]-1]:.0%} of variance)',
-               title=f'{side.capitalize()} vectors: the {min(k, len(df))} with most ratings named')
+               title=f'{side.capitalize()} vectors: the {len(df)} with most ratings, {min(k, len(df))} of them in colour')
         ax.margins(.06)
         place_labels(ax, x[:k], y[:k], self._labels(df[:k], side))
         return ax
 
-    def plot_tsne(self, color:str='genres', k:int=500, side:str='item', perplexity:float=30., seed:int=0, n_labels:int=15, ax=None):
-        """t-SNE map (van der Maaten and Hinton 2008) of the vectors of the `k` with most rows, coloured by a metadata column.
+    def plot_tsne(self, color:str=None, k:int=500, side:str='item', perplexity:float=30., seed:int=0, n_labels:int=15, ax=None):
+        """t-SNE map (van der Maaten and Hinton 2008) of the vectors of the `k` with most rows, coloured by a metadata column (by default 'genres', if there is one).
 
         Lists such as 'Action|Comedy' count by their first entry; the eight most frequent values get a colour of their own, numbers a scale.
         """
         from sklearn.manifold import TSNE
         metadata = self.catalog.item_df if side == 'item' else self.catalog.user_df
+        if color is None and metadata is not None and 'genres' in metadata.columns: color = 'genres'
         if color is not None and (metadata is None or color not in metadata.columns):
-            raise ValueError(f"no column {color!r} in {side}_df to colour by: {'no metadata was given' if metadata is None else list(metadata.columns)}. color=None draws without")
+            raise ValueError(f"no column {color!r} in {side}_df to colour by: {'no metadata was given' if metadata is None else list(metadata.columns)}")
         codes = self._known(side, k)
         vectors = self.learn.vectors(side)[torch.from_numpy(codes)].cpu().numpy()
         xy = TSNE(perplexity=min(perplexity, (len(codes) - 1) / 3), init='pca', random_state=seed).fit_transform(vectors)
@@ -114,14 +120,17 @@ class RecInterpretation(Interpretation):
         else:
             values = metadata[color].iloc[codes]
             if pd.api.types.is_numeric_dtype(values.dtype):
-                points = ax.scatter(*xy.T, s=18, c=values.astype(float), cmap='viridis')
+                known = values.notna().to_numpy()
+                ax.scatter(*xy[~known].T, s=14, color='#c9ced6')
+                points = ax.scatter(*xy[known].T, s=18, c=values[known].astype(float), cmap='viridis')
                 ax.figure.colorbar(points, ax=ax, label=color, shrink=.7)
             else:
-                first = values.astype(object).where(values.notna(), 'unknown').astype(str).str.split('|').str[0].to_numpy()
-                common = pd.Series(first).value_counts().index[:8]
-                for i, value in enumerate([*common, 'other']):
-                    mask = first == value if value != 'other' else ~np.isin(first, common)
-                    if mask.any(): ax.scatter(*xy[mask].T, s=20, color=plt.get_cmap('tab10')(i) if value != 'other' else '#c9ced6', label=value)
+                known = values.notna().to_numpy()
+                first = np.where(known, values.astype(str).str.split('|').str[0], '')
+                common = pd.Series(first[known]).value_counts().index[:8]
+                grey = ~np.isin(first, common)
+                if grey.any(): ax.scatter(*xy[grey].T, s=14, color='#c9ced6', label='other' if known[grey].all() else 'unknown' if not known[grey].any() else 'other, unknown')
+                for i, value in enumerate(common): ax.scatter(*xy[first == value].T, s=20, color=plt.get_cmap('tab10')(i), label=value)
                 ax.legend(title=color, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
         ax.set(xlabel='t-SNE 1', ylabel='t-SNE 2', xticks=[], yticks=[], title=f'{side.capitalize()} vectors: the {len(codes)} with most ratings')
         df = self._table(codes[:n_labels], side)
@@ -141,7 +150,7 @@ class RecInterpretation(Interpretation):
         """
         user, item = int(self.catalog.vocab['user'].encode([user])[0]), self.catalog.find(item)
         with self.learn._inference(): parts = self.learn._of_model('explain')(user, item)
-        factors = parts['factors'].double().cpu()
+        factors = parts['factors'].cpu().double()
         order = factors.abs().argsort(descending=True)
         top, rest = order[:k].tolist(), order[k:]
         rows = {'global mean': parts['mean'], 'user bias': parts['user_bias'], 'item bias': parts['item_bias'], **{f'factor {i}': factors[i].item() for i in top}}
@@ -158,8 +167,8 @@ class RecInterpretation(Interpretation):
         ax = ax or plt.subplots(figsize=(7, .8 + .35 * len(df)), layout='constrained')[1]
         ax.barh(df.index[::-1], df.value[::-1], color=[_BLUE if o > 0 else _ORANGE for o in df.value[::-1]])
         ax.axvline(0, color=_GREY, lw=.8)
-        title = self.catalog.titles(np.array([self.catalog.find(item)]))[0]
-        ax.set(xlabel='contribution to the score before the sigmoid', title=f"{title} for user {user}: {df.attrs['prediction']:.2f}")
+        code = np.array([self.catalog.find(item)])
+        ax.set(xlabel=f'contribution to the score{self._before}', title=f"{df.attrs['prediction']:.2f} for user {user}:\n{self._labels(self._table(code, 'item'), 'item')[0]}")
         return ax
 
     # --- errors
@@ -195,7 +204,7 @@ class RecInterpretation(Interpretation):
         if len(values) <= 20: axes[0].bar(values, counts, width=.8 * (np.diff(values).min() if len(values) > 1 else 1), color=_BLUE)
         else: axes[0].hist(inter.ratings[rows], bins=30, color=_BLUE)
         axes[0].axvline(self.catalog.mean_rating, color=_ORANGE, lw=1.5, label=f'mean {self.catalog.mean_rating:.2f}')
-        axes[0].legend(frameon=False, loc='upper left')
+        axes[0].legend(framealpha=1, edgecolor='none', loc='upper left')
         axes[0].set(xlabel='rating', ylabel='rows', title='Distribution of ratings')
 
         per_item = np.sort(self.catalog.counts['item'])[::-1]
@@ -203,7 +212,7 @@ class RecInterpretation(Interpretation):
         head = int(np.searchsorted(share, .8)) + 1
         axes[1].fill_between(np.arange(1, len(per_item) + 1), per_item, color=_BLUE, alpha=.35, lw=0)
         axes[1].axvline(head, color=_ORANGE, lw=1.5, label=f'{head / len(per_item):.0%} of items have 80% of the rows')
-        axes[1].legend(frameon=False)
+        axes[1].legend(framealpha=1, edgecolor='none')
         axes[1].set(xlabel='item, by popularity', ylabel='rows of the item', title='The long tail', yscale='symlog', ylim=(0, None))
 
         matrix = self.catalog.seen[self._known('user', n_users)][:, self._known('item', n_items)]

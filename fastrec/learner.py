@@ -1,8 +1,10 @@
 """`RecLearner` and the builders: wiring only; what they wire has rooms of its own."""
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from functools import partial
+from warnings import warn
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from fastai.callback.core import (Callback, CancelBackwardException, CancelBatch
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.xtras import modify_exception
@@ -61,7 +64,8 @@ class RecLearner(Learner, Scorer):
     @delegates(Learner.__init__)
     def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=None, cbs=None, **kwargs):
         _check(dls)
-        self._heard, self._per_row = {}, dls.n_inp == 2
+        self._heard, self._per_row, self._layer_groups = {}, dls.n_inp == 2, splitter is not None
+        if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
         ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
         columns = _columns(dls, [m for m in L(metrics) if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
@@ -118,22 +122,33 @@ class RecLearner(Learner, Scorer):
         default = self.wd
         if wd is None: wd = default
         if reset_opt or not self.opt: self.create_opt()
-        self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
-        set_l2(self.model, wd or 0. if self._per_row else 0.)
         wds = self._optimiser_wd(wd)
+        decayed = {id(p) for w, g in zip(wds or [], self.opt.param_lists) if w for p in g}  # by the optimiser: not twice
+        self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable) and id(m.weight) not in decayed]
+        set_l2(self._tables, wd or 0. if self._per_row else 0.)
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
-        try: super().fit(n_epoch, lr=lr, wd=wds, cbs=cbs, **kwargs)
-        finally: self.wd = default
+        try: super().fit(n_epoch, lr=self._one_rate(lr), wd=wds, cbs=cbs, **kwargs)
+        finally:
+            self.wd = default
+            set_l2(self._tables, 0.)
 
     @delegates(Learner.fit_one_cycle)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, moms=None, cbs=None, **kwargs):
         "Fit with the 1cycle policy: fastai's, with a schedule that costs no tensors."
         if self.opt is None: self.create_opt()
-        self.opt.set_hyper('lr', self.lr if lr_max is None else lr_max)
+        self.opt.set_hyper('lr', self._one_rate(self.lr if lr_max is None else lr_max))
         lrs = np.array([h['lr'] for h in self.opt.hypers])
         lr = float(lrs[0]) if (lrs == lrs[0]).all() else lrs
         scheds = {'lr': one_cycle(pct_start, lr/div, lr, lr/div_final), 'mom': one_cycle(pct_start, *(self.moms if moms is None else moms))}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), **kwargs)
+
+    def _one_rate(self, lr):
+        "Without a splitter of the user's own the parameter groups say what is decayed, and are no layers: of a slice of rates the last counts."
+        return lr.stop if isinstance(lr, slice) and not self._layer_groups else lr
+
+    def freeze_to(self, n):
+        "Freeze up to group `n` of a splitter of your own; without one there are no layers to freeze."
+        if self._layer_groups: Learner.freeze_to(self, n)
 
     def _optimiser_wd(self, wd):
         "Weight decay of each parameter group, or None to leave the optimiser alone."
@@ -147,6 +162,7 @@ class RecLearner(Learner, Scorer):
         "Write the learner without training rows; a model that reads histories is written with the user vectors computed."
         model, opt = self.model, self.opt
         if hasattr(model, 'without_history'): self.model, self.opt = model.without_history(), None
+        self._tables = []
         try: Learner.export(self, fname, **kwargs)
         finally: self.model, self.opt = model, opt
 
@@ -165,6 +181,11 @@ class RecLearner(Learner, Scorer):
     def vocab(self): return self.catalog.vocab
 
     @property
+    def knows_cold(self)->bool:
+        "Does the model handle rows without training data? A module of the user's own does not: cold items are not recommended from it."
+        return any(isinstance(m, EmbeddingTable) for m in self.model.modules())
+
+    @property
     def scale(self):
         "What a score is: 'rating', 'logit' (of the probability to choose an item) or 'rank' (only the order means something)."
         return 'rating' if self.dls.target == 'rating' else 'logit' if isinstance(self.loss_func, BCELoss) else 'rank'
@@ -172,11 +193,12 @@ class RecLearner(Learner, Scorer):
     @contextmanager
     def _inference(self):
         "-> the model's device; eval mode and no gradients inside."
-        mode = self.model.training
+        training = [m for m in self.model.modules() if m.training]
         self.model.eval()
         try:
             with torch.no_grad(): yield next(self.model.parameters()).device
-        finally: self.model.train(mode)
+        finally:
+            for m in training: m.training = True
 
     def score(self, users, items):
         "Scores of pairs of codes: (n,), (n,) -> (n,)."
@@ -185,7 +207,7 @@ class RecLearner(Learner, Scorer):
 
     def score_items(self, users):
         "Scores of the whole catalogue for codes of users: (B,) -> (B, n_items)."
-        if not hasattr(self.model, 'score_items'):
+        if not hasattr(self.model, 'score_items'): # a model of the user's own
             items = torch.arange(self.dls.n_items)
             return torch.stack([self.score(u.expand(len(items)), items) for u in users])
         with self._inference() as device: return self.model.score_items(users.to(device))
@@ -199,16 +221,20 @@ class RecLearner(Learner, Scorer):
         with self._inference(): return self._of_model('biases')(side)
 
     def _of_model(self, name):
-        if not hasattr(self.model, name): raise AttributeError(f"{type(self.model).__name__} has no method {name}(side), which this needs: give it one that returns a tensor for 'user' and 'item'")
+        if not hasattr(self.model, name): raise AttributeError(f"{type(self.model).__name__} has no method {name}, which this needs" + ("" if name == 'explain' else ": give it one that takes 'user' or 'item' and returns a tensor with a row each"))
         return getattr(self.model, name)
 
     # --- what a person asks
 
     def predict(self, user, item=None)->float:
         "Predicted score of one pair: `predict(user, item)` or `predict((user, item))`, ids as in the table."
-        user, item = user if item is None else (user, item)
-        code = lambda side, id_: torch.from_numpy(self.vocab[side].encode([id_]))
-        return self.score(code('user', user), code('item', item)).item()
+        if item is None:
+            if not isinstance(user, (tuple, list)) or len(user) != 2: raise TypeError(f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))')
+            user, item = user
+        codes = [self.vocab[side].encode([id_]) for side, id_ in (('user', user), ('item', item))]
+        for side, id_, code in zip(('user', 'item'), (user, item), codes):
+            if not self.catalog.known(side)[code[0]]: warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
+        return self.score(*map(torch.from_numpy, codes)).item()
 
     def history(self, user):
         "What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid or test)."
@@ -253,14 +279,17 @@ def _columns(dls, metrics):
 @delegates(RecLearner.__init__)
 def rec_learner(
     dls, # `RecDataLoaders`
-    model, # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one
+    model, # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one (`known_users`, `known_items` and `mean` are passed if it takes them)
     loss_func=None, # by default `nn.MSELoss()`
     opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`
     **kwargs
 )->RecLearner:
     "A `RecLearner` for any model; `score_items(users)`, `vectors(side)` and `biases(side)` are used where the model has them."
-    if isinstance(model, type): model = model(dls.n_users, dls.n_items)
+    _check(dls)
+    if isinstance(model, type):
+        takes = inspect.signature(model).parameters
+        model = model(dls.n_users, dls.n_items, **{k: v for k, v in {**_known(dls), 'mean': dls.catalog.mean_rating}.items() if k in takes})
     return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs)
 
 

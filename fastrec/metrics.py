@@ -39,8 +39,8 @@ def _errors(scores, target):
 
 
 def lower_is_better(name:str)->bool:
-    "Is less more for the metric called `name`, such as 'rmse_cold'? (Losses and errors say so in their names, as in fastai.)"
-    return name.split('_')[0].split('@')[0] in ('rmse', 'mae')
+    "Is less more for the metric called `name`, such as 'rmse_cold' or 'mse'? (Losses and errors say so in their names, as in fastai.)"
+    return any(o in name.lower() for o in ('mse', 'mae', 'msle', 'rmspe'))
 
 
 class Ranks(NamedTuple):
@@ -73,7 +73,7 @@ class Ranks(NamedTuple):
         """Ranks of relevant pairs in a matrix of scores.
 
         scores (B, n_items), -inf where an item is no candidate; users (n,), row of each pair, ascending and each of 0 .. B-1 at least
-        once; items (n,), column of each pair.
+        once; items (n,), column of each pair. The result is on the CPU.
         """
         own = scores[users, items]
         if not torch.isfinite(own).all(): raise ValueError('a held-out item is masked or its score is not finite: is it in the training rows as well?')
@@ -88,10 +88,11 @@ class Ranks(NamedTuple):
             ordered = scores.sort(1).values
             left, right = (torch.searchsorted(ordered, wanted, right=o)[users, column] for o in (False, True))
             greater, equal = scores.shape[1] - right, right - left
+        users, greater, equal, counts = (o.cpu() for o in (users, greater, equal, torch.isfinite(scores).sum(1)))
         ranks = greater.double() + (equal.double() + 1) / 2  # equal counts the item itself
         by_rank = torch.argsort(ranks, stable=True)
         by_rank = by_rank[torch.argsort(users[by_rank], stable=True)]
-        return cls(ranks[by_rank], users, torch.isfinite(scores).sum(1).double())
+        return cls(ranks[by_rank], users, counts.double())
 
 
 class RankingMetric:

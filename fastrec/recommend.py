@@ -6,12 +6,12 @@ import pandas as pd
 import torch
 from scipy.sparse import csr_matrix
 
-from .interactions import _find_columns, _some
+from .interactions import _some, column_of
 
 __all__ = ['Scorer', 'recommend', 'cold_mask']
 
 COLD_POLICIES = ('popular', 'mean', 'raise')
-MEMORY_BUDGET = 256 * 2**20  # bytes of scores held at a time
+MEMORY_BUDGET = 512 * 2**20  # bytes for a chunk of users: scores and what it takes to make them
 
 
 class Scorer:
@@ -23,7 +23,9 @@ class Scorer:
     catalog, scale = None, 'rating'
 
     @property
-    def vocab(self): return self.catalog.vocab
+    def vocab(self):
+        if self.catalog is None: raise ValueError(f'{type(self).__name__} is not fitted yet: call .fit(dls) first')
+        return self.catalog.vocab
     def score(self, users, items):
         "Scores of pairs of codes: (n,), (n,) -> float tensor (n,)."
         raise NotImplementedError
@@ -37,7 +39,7 @@ class Scorer:
         k:int=10, # items per user
         exclude_seen:bool=True, # leave out what the user has in the training rows
         candidates=None, # item ids, a `DataFrame.query` text or a function of `item_df` -> mask: recommend only from these
-        cold:str='popular', # users without training rows get: 'popular' items, the model's 'mean' user, or 'raise'
+        cold:str='popular', # users without training rows get: 'popular' items (without scores), what the model's 'mean' user gets, or 'raise'
         seen=None, # table (user, item) of what to leave out, instead of the training rows
         basket=None # item ids of an anonymous user, who has no row in the model
     )->pd.DataFrame:
@@ -45,17 +47,20 @@ class Scorer:
         if basket is not None:
             if users is not None: raise ValueError('give users or a basket, not both')
             return recommend_basket(self, basket, k, candidates)
+        self.vocab
         if users is None: raise ValueError('recommend for whom? Give user ids, or basket= with the items of somebody unknown')
         return recommend(self, users, k, exclude_seen, candidates, cold, seen)
 
 
 def _seen_matrix(catalog, seen):
-    if seen is None: return catalog.seen
+    if seen is None:
+        catalog.require_history('Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
+        return catalog.seen
     if isinstance(seen, pd.DataFrame):
-        names = _find_columns(seen, dict(user=None, item=None, rating=None, time=None))
-        users = catalog.vocab['user'].encode(seen[names['user']], unknown='mark')
-        items = catalog.vocab['item'].encode(seen[names['item']], unknown='mark')
+        users, items = (catalog.vocab[side].encode(seen[column_of(seen, side, catalog.names)], unknown='mark') for side in ('user', 'item'))
         ok = (users >= 0) & (items >= 0)  # what the model does not know, it does not recommend
+        if len(seen) and not ok.any():
+            raise ValueError(f"no row of the table has a user and an item that the model knows: users there look like {_some(seen[column_of(seen, 'user', catalog.names)], 3)}, the model's like {_some(catalog.vocab['user'].ids, 3)}")
         return csr_matrix((np.ones(ok.sum(), np.float32), (users[ok], items[ok])), shape=(catalog.n_users, catalog.n_items))
     raise TypeError(f'seen= takes a table with a user and an item column, got {type(seen).__name__}')
 
@@ -78,6 +83,7 @@ def _allowed(scorer, candidates, k):
 
 def _top_frame(catalog, scores, users, k):
     "Tidy rows of the top `k` finite scores. scores (B, n_items); users: the ids (B,) or None."
+    if torch.isnan(scores).any(): raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
     top, codes = scores.topk(min(k, scores.shape[1]), dim=1)
     top, codes = top.cpu().numpy(), codes.cpu().numpy()
     b, r = np.nonzero(np.isfinite(top))
@@ -99,10 +105,12 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
     if cold == 'raise' and is_cold.any():
         raise KeyError(f"{is_cold.sum()} users have no training row: {_some(ids[is_cold])}. cold='popular' gives them what is popular, cold='mean' what the average user would get")
     forbid = _allowed(scorer, candidates, k)
+    if not getattr(scorer, 'knows_cold', True):  # an untrained vector is never used
+        forbid = (torch.zeros(catalog.n_items) if forbid is None else forbid).masked_fill(torch.from_numpy(~known_items), -torch.inf)
     matrix = _seen_matrix(catalog, seen) if exclude_seen else None
     popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32))
     frames = []
-    step = max(1, MEMORY_BUDGET // (4 * catalog.n_items))
+    step = max(1, MEMORY_BUDGET // (16 * catalog.n_items))  # scores, and about three times as much on the way to them
     for at in range(0, len(codes), step):
         chunk, chunk_cold = codes[at:at+step], is_cold[at:at+step]
         scores = scorer.score_items(torch.from_numpy(chunk)).float()
@@ -110,9 +118,11 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
         if forbid is not None: scores += forbid.to(scores.device)
         if matrix is not None: mask_seen(scores, matrix[chunk])
         df, b, items = _top_frame(catalog, scores, ids[at:at+step], k)
+        if cold == 'popular': df['score'] = df['score'].where(~chunk_cold[b])  # a count is no score of the model
         df['cold'] = chunk_cold[b] | ~known_items[items]
         frames.append(df)
-    res = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=['user', 'item', 'score', 'rank', 'cold'])
+    if not frames: return pd.DataFrame(columns=['user', 'item', *(['title'] if catalog.title_name else []), 'score', 'rank'])
+    res = pd.concat(frames, ignore_index=True)
     return res if res.cold.any() else res.drop(columns='cold')
 
 
@@ -123,6 +133,7 @@ def recommend_basket(scorer, basket, k=10, candidates=None)->pd.DataFrame:
     learned vectors in the place of rating columns; in [-1, 1].
     """
     catalog = scorer.catalog
+    if not hasattr(scorer, 'vectors'): raise TypeError(f'{type(scorer).__name__} has no item vectors, which tell what is near a basket: take a learner, EASE or ItemKNN')
     codes = torch.from_numpy(np.unique(catalog.find_all(basket)))
     if not len(codes): raise ValueError('the basket is empty')
     vectors = torch.nn.functional.normalize(scorer.vectors('item').float().cpu(), dim=1)

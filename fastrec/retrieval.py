@@ -18,6 +18,7 @@ def similar(scorer, query, k:int=10, side:str='item')->pd.DataFrame:
     training data are neither asked nor answered: their vector says nothing about them.
     """
     catalog = scorer.catalog
+    if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one {side}')
     codes = catalog.find_all(query, side)
     known = catalog.known(side)
     if not known[codes].all():

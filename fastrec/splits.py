@@ -24,7 +24,8 @@ class Split(NamedTuple):
 
 def _times(inter, who):
     if getattr(inter, 'times', None) is None:
-        raise ValueError(f'{who} needs times: pass time_name= when the interactions are made (no time column was found)')
+        why = getattr(inter, 'no_times', None) or 'no time column was found'
+        raise ValueError(f'{who} needs times: pass time_name= when the interactions are made ({why})')
     return inter.times
 
 
@@ -135,6 +136,7 @@ def make_split(
         if df is None or splitter not in df.columns: raise ValueError(f'no column {splitter!r} to split by')
         values = df[splitter].reset_index(drop=True)
         split = _from_column(values if rows is None else values.iloc[rows].reset_index(drop=True), splitter)
+    elif isinstance(splitter, type): raise TypeError(f'splitter={splitter.__name__} is a class: make one, e.g. {splitter.__name__}()')
     elif callable(splitter): split = splitter(inter)
     else:
         split = [o if o is None else np.flatnonzero(o) if np.asarray(o).dtype == bool else o for o in splitter]

@@ -139,6 +139,9 @@ def test_test_dl(dls, synthetic):
     assert torch.equal(list(dls.test_dl(ratings, with_labels=True))[0][2], torch.tensor(ratings.rating.to_numpy()))
     pairs = list(zip(ratings.user, ratings.item))
     assert torch.equal(list(dls.test_dl(pairs))[0][1], items)
+    with pytest.raises(ValueError, match='which column holds the ratings'): dls.test_dl(ratings[['user', 'item']], with_labels=True)
+    with pytest.raises(ValueError, match='list of .user, item. pairs'): dls.test_dl(('u0001', 1000))
+    with pytest.raises(ValueError, match='no labels'): dls.test_dl(pairs, with_labels=True)
     with pytest.raises(KeyError, match='nobody'): dls.test_dl([('nobody', 1000)])
 
 

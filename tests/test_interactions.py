@@ -451,12 +451,29 @@ def test_a_y_range_that_is_none():
 def test_times_that_are_words_or_missing():
     with pytest.raises(ValueError, match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = "
                                          r"pd.to_datetime\(df\['time'\]\)`"):
-        from_df(time=list('abcd'))
+        Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=list('abcd'))), time_name='time')
     with pytest.raises(ValueError, match=r"1 of 4 rows have no time \(column 'time'\). Drop them with `df.dropna\(subset=\['time'\]\)`"):
-        from_df(time=[1, 2, None, 4])
+        Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=[1, 2, None, 4])), time_name='time')
 
 
 def test_arrays_of_different_lengths():
     vocab = dict(user=Vocab([1, 2], 'user'), item=Vocab([1, 2]))
     with pytest.raises(ValueError, match='ratings has 1 rows, users has 2'):
         Interactions(np.array([0, 1]), np.array([0, 1]), np.array([1.]), None, vocab)
+
+
+def test_a_time_column_that_nobody_asked_for_stops_nothing():
+    from fastrec.splits import LeaveLastSplitter
+    df = pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=['2020-01-01', '2020-01-02', 'soon', '']))
+    inter = Interactions.from_df(df)
+    assert inter.times is None and inter.names['time'] is None
+    with pytest.raises(ValueError, match='neither numbers nor datetimes.*to_datetime'): LeaveLastSplitter(1)(inter)
+    assert Interactions.from_df(df.assign(time=1), time_name=False).times is None
+
+
+def test_ids_come_before_names_and_roles_by_position_in_order():
+    df = pd.DataFrame(dict(user=['Ann', 'Ann', 'Bob'], user_id=[7, 8, 9], product=['x', 'x', 'y'], product_id=[1, 1, 2], rating=[1., 2., 3.]))
+    inter = Interactions.from_df(df)
+    assert (inter.names['user'], inter.names['item']) == ('user_id', 'product_id')
+    table = pd.DataFrame(dict(buyer=[1, 1, 2], sku=[1, 2, 1], stars=[1., 2., 3.], moment=[1, 2, 3], comment=list('abc')))
+    assert Interactions.from_df(table).names == dict(user='buyer', item='sku', rating='stars', time='moment')

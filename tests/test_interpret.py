@@ -89,7 +89,7 @@ def test_plots_name_their_axes(interp, synthetic):
     for ax in (interp.plot_bias(4), interp.plot_pca(20), interp.plot_pca(10, side='user'), interp.plot_tsne('genres', k=60), interp.plot_tsne('year', k=60),
                interp.plot_tsne(None, k=60), interp.plot_explain(user, item), *interp.plot_ratings()):
         assert ax.get_title() and ax.get_xlabel()
-    with pytest.raises(ValueError, match="no column 'colour'.*color=None"): interp.plot_tsne('colour')
+    with pytest.raises(ValueError, match="no column 'colour'.*'genres'"): interp.plot_tsne('colour')
 
 
 def test_bars_of_plot_bias_are_the_biases(interp):

@@ -14,6 +14,7 @@ from torch import nn
 
 from fastrec.all import BiasOnly, GlobalMean, RecDataLoaders, collab_learner, cross_validate, evaluate, mae, mlp_learner, rec_learner, rmse
 from fastrec.learner import RecLearner
+from fastrec.models import DotBias
 from fastrec.optimizers import FusedAdam, one_cycle
 from fastrec.models import EmbeddingTable
 
@@ -163,8 +164,10 @@ def test_save_model_restores_the_best_epoch(fitted):
 def test_logging_callbacks(dls, tmp_path, monkeypatch):
     dls.path = tmp_path
     learn = BUILDERS['collab'](dls)
-    monkeypatch.setattr('fastai.callback.progress.ShowGraphCallback.after_epoch', lambda self: None)
-    with learn.no_logging(): learn.fit(1, 1e-3, cbs=[CSVLogger(), ShowGraphCallback()])
+    drawn = []
+    monkeypatch.setattr('fastprogress.fastprogress.ConsoleMasterBar.update_graph', lambda self, graphs, *a: drawn.append(graphs), raising=False)
+    with learn.no_logging(): learn.fit(2, 1e-3, cbs=[CSVLogger(), ShowGraphCallback()])
+    assert len(drawn) == 2 and len(drawn[-1][0][1]) == 2 * len(dls.train)
     assert 'rmse' in (tmp_path/'history.csv').read_text().splitlines()[0]
 
 
@@ -220,7 +223,7 @@ def test_cancelling_and_errors_in_callbacks(dls):
             if self.learn.training and self.iter == 2: raise CancelFitException
     learn = quiet(rec_learner(dls, nn_model(dls)))
     learn.fit(1, 1e-3, cbs=Stop())
-    assert len(learn.recorder.lrs) == 2 or len(learn.recorder.lrs) == 3
+    assert len(learn.recorder.lrs) == 3 - (Stop.order < learn.recorder.order)
     class Bad(Callback):
         def after_pred(self): raise RuntimeError('broken on purpose')
     with pytest.raises(RuntimeError, match='Bad.*after_pred.*\n.*broken on purpose'): learn.fit(1, 1e-3, cbs=Bad())
@@ -314,6 +317,95 @@ def test_warm_and_cold_columns(synthetic):
     table = evaluate(learn)
     assert list(table.index) == ['all', 'warm', 'cold'] and table.rows['all'] == table.rows['warm'] + table.rows['cold'] == len(dls.valid_ds)
     assert [all_, warm, cold] == pytest.approx(table.rmse.tolist(), rel=1e-5)
+
+
+def test_a_cold_item_is_cold(synthetic):
+    ratings, _, _ = synthetic
+    late = ratings.item < 1030
+    dls = RecDataLoaders.from_df(ratings, splitter=(np.flatnonzero(~late)[100:], np.append(np.flatnonzero(~late)[:100], np.flatnonzero(late))), bs=64)
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(.5, 5.5), metrics=rmse))
+    learn.fit(1, 1e-2)
+    table = evaluate(learn)
+    assert table.rows.to_dict() == dict(all=100 + late.sum(), warm=100, cold=late.sum())
+    assert list(learn.recorder.values[-1])[2:] == pytest.approx(table.rmse.tolist(), rel=1e-5)
+
+
+def test_schedule_arguments(dls):
+    learn = quiet(BUILDERS['collab'](dls, lr=7e-3))
+    learn.fit_one_cycle(1, moms=(.8, .6, .7), pct_start=.5, div=10.)
+    assert max(learn.recorder.lrs) == pytest.approx(7e-3, rel=.01) and learn.recorder.lrs[0] == pytest.approx(7e-4, rel=.05)
+    assert [learn.recorder.hps['mom'][0], min(learn.recorder.hps['mom']), learn.recorder.hps['mom'][-1]] == pytest.approx([.8, .6, .7], abs=.005)
+
+
+def test_fine_tune_trains_everything(dls):
+    for name in BUILDERS:
+        set_seed(0)
+        learn = quiet(BUILDERS[name](dls))
+        before = [p.detach().clone() for p in learn.model.parameters()]
+        learn.freeze()
+        learn.fit_one_cycle(1, slice(1e-5, 1e-2))
+        assert all(not torch.equal(a, b) for a, b in zip(before, learn.model.parameters())) and set(h['lr'] for h in learn.opt.hypers) == {learn.opt.hypers[0]['lr']}
+
+
+def test_a_mixed_group_is_decayed_once(dls):
+    learn = quiet(mlp_learner(dls, n_factors=4, layers=(8,), splitter=lambda m: [list(m.parameters())]))
+    learn.fit(1, 1e-3, wd=.3)
+    assert learn.opt.hypers[0]['wd'] == .3 and learn._tables == [], 'the optimiser decays the whole group, so the tables have no L2 besides'
+
+
+def test_l2_is_off_after_training(dls):
+    learn = quiet(BUILDERS['collab'](dls))
+    learn.fit(1, 1e-3)
+    learn.model.train()(torch.tensor([1]), torch.tensor([2]))
+    assert learn.model.user_factors.penalty is None
+
+
+def test_inference_restores_each_module(dls):
+    learn = quiet(BUILDERS['mlp'](dls))
+    learn.model.train()
+    learn.model.tower.eval()
+    learn.predict(dls.vocab['user'].ids[0], dls.vocab['item'].ids[0])
+    assert learn.model.training and not learn.model.tower.training
+
+
+def test_a_torch_optimiser_class(dls):
+    learn = quiet(BUILDERS['collab'](dls, opt_func=torch.optim.AdamW))
+    learn.fit_one_cycle(1, 1e-2)
+    assert learn.recorder.values[-1][1] < 1.3
+
+
+def test_a_model_class_gets_what_it_takes(dls):
+    learn = rec_learner(dls, DotBias)
+    assert learn.model.mean.item() == pytest.approx(dls.catalog.mean_rating, rel=1e-4)
+    assert torch.equal(learn.model.item_factors.known, torch.from_numpy(dls.catalog.known('item')))
+
+
+def test_foreign_loaders_are_refused(fitted, synthetic):
+    other = RecDataLoaders.from_df(synthetic[0][synthetic[0].item > 1020], valid_pct=.1, seed=3, bs=64)
+    with pytest.raises(ValueError, match='other users or items'): evaluate(fitted, other)
+    again = RecDataLoaders.from_df(synthetic[0], valid_pct=.1, seed=4, bs=64)
+    with pytest.raises(ValueError, match='training rows of the scorer'): evaluate(fitted, again)
+
+
+def test_cold_pairs_are_announced(synthetic):
+    ratings, _, _ = synthetic
+    cold = ratings.item == 1003
+    dls = RecDataLoaders.from_df(ratings, splitter=(np.flatnonzero(~cold), np.flatnonzero(cold)), bs=64)
+    learn = quiet(collab_learner(dls, n_factors=4))
+    with pytest.warns(UserWarning, match='item 1003 has no training row'): learn.predict(ratings.user[0], 1003)
+    with pytest.warns(UserWarning, match='1 of 2 pairs'): dls.test_dl([(ratings.user[0], 1003), (ratings.user[0], 1004)])
+    with pytest.raises(TypeError, match='test_dl'): learn.predict(ratings.user[0])
+
+
+def test_cross_validate_uses_each_fold(synthetic):
+    seen = []
+    def fit(dls):
+        seen.append(tuple(dls.catalog.split.valid))
+        return GlobalMean().fit(dls)
+    table = cross_validate(synthetic[0], fit, metrics=mae)
+    assert len(set(seen)) == 5 and sorted(r for o in seen for r in o) == list(range(len(synthetic[0]))) and list(table.columns) == ['mae']
+    with pytest.raises(TypeError, match='returned None'): cross_validate(synthetic[0], lambda dls: None)
+    with pytest.raises(TypeError, match='give folds'): cross_validate(synthetic[0], fit, 5)
 
 
 def test_cross_validate(synthetic):

@@ -84,6 +84,10 @@ def test_fewer_than_k_when_little_is_left(scorer):
 def test_seen_table_replaces_the_training_rows(scorer):
     table = pd.DataFrame(dict(user=['u05', 'u05', 'stranger'], item=[101, 102, 103]))
     assert scorer.recommend('u05', k=20, seen=table).item.tolist() == reference(scorer, 'u05', 20, {101, 102})
+    renamed = table.rename(columns=dict(user='who', item='what'))[['what', 'who']]
+    with pytest.raises(ValueError, match='no row of the table'): scorer.recommend('u05', seen=renamed)
+    scorer.catalog.names = dict(user='who', item='what', rating='rating', time=None)
+    assert scorer.recommend('u05', k=20, seen=renamed).item.tolist() == reference(scorer, 'u05', 20, {101, 102})
     with pytest.raises(TypeError, match='user and an item column'): scorer.recommend('u05', seen={101})
 
 
@@ -91,6 +95,8 @@ def test_candidates(scorer):
     even = list(range(100, 120, 2))
     for candidates in (even, np.array(even), "genre == 'a'", lambda m: m.genre == 'a'):
         assert scorer.recommend('u05', 5, False, candidates).item.tolist() == reference(scorer, 'u05', 5, allowed=even)
+    with pytest.raises(TypeError, match='function of item_df'): scorer.recommend('u05', candidates=np.ones(20, bool))
+    with pytest.raises(ValueError, match="cannot read the condition.*'title', 'genre'"): scorer.recommend('u05', candidates='colour == 3')
     with pytest.raises(KeyError, match='unknown item id: 999'): scorer.recommend('u05', candidates=[100, 999])
     with pytest.raises(ValueError, match='no item is left'): scorer.recommend('u05', candidates="genre == 'z'")
 
@@ -100,7 +106,7 @@ def test_cold_users(scorer):
     df = scorer.recommend(['u03', 'u04'], k=4)
     first = df[df.user == 'u03']
     assert first.cold.all() and not df.cold[(df.user == 'u04') & (df.item != 107)].any()
-    assert first.score.tolist() == sorted(counts, reverse=True)[:4]
+    assert counts[scorer.vocab['item'].encode(first.item)].tolist() == sorted(counts, reverse=True)[:4] and first.score.isna().all()
     mean = scorer.recommend('u03', k=4, cold='mean')
     assert mean.item.tolist() == reference(scorer, 'u03', 4) and mean.cold.all()
     with pytest.raises(KeyError, match="no training row: 'u03'.*cold='popular'"): scorer.recommend(['u03', 'u04'], cold='raise')
@@ -131,7 +137,21 @@ def test_bad_arguments(scorer):
     with pytest.raises(KeyError, match=r"'a', 'b', 'c', 'd', 'e', \.\.\..*6 of 6"): scorer.recommend(list('abcdef'))
 
 
-def test_no_users(scorer): assert scorer.recommend([], 5).empty
+def test_no_users(scorer): assert list(scorer.recommend([], 5).columns) == ['user', 'item', 'title', 'score', 'rank']
+
+
+def test_scores_that_are_no_numbers(scorer):
+    scorer.table[5] = float('nan')
+    with pytest.raises(ValueError, match='not numbers'): scorer.recommend('u05')
+
+
+def test_cold_items_of_a_model_that_does_not_know_them(scorer):
+    scorer.knows_cold = False
+    assert 107 not in scorer.recommend('u05', k=N_ITEMS, exclude_seen=False).item.tolist()
+
+
+def test_unfitted_and_without_vectors():
+    with pytest.raises(ValueError, match='not fitted yet'): BiasOnly().recommend('u05')
 
 
 @pytest.mark.parametrize('side', ['item', 'user'])

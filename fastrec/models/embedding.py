@@ -13,7 +13,7 @@ class EmbeddingTable(nn.Embedding):
 
     - Cold rows (`~known`) stand for the average known row: whenever the module goes to eval mode they are set to it, so that an untrained
       vector is never used.
-    - `l2` > 0 adds, in training, `l2 * decay * |row|^2` for every row looked up, averaged over the batch: the L2 is taken per observed
+    - `l2` > 0 adds, in training, `l2 * decay * |row|^2` for every row looked up, summed over a sample's columns and averaged over the batch: the L2 is taken per observed
       rating, as in Funk's SVD and ALS-WR (Zhou et al. 2008, eq. 4), not per step. The term waits in `penalty` for the training loop
       (`pop_l2`), so that a displayed loss stays free of it.
 
@@ -31,13 +31,14 @@ class EmbeddingTable(nn.Embedding):
         known = torch.ones(n, dtype=torch.bool) if known is None else torch.as_tensor(known, dtype=torch.bool)
         if known.shape != (n,): raise ValueError(f'known has shape {tuple(known.shape)}, the table has {n} rows')
         self.register_buffer('known', known.clone())
-        self.decay, self.l2, self.penalty = decay, 0., None
+        self.decay, self.l2, self.penalty, self._cold = decay, 0., None, None
 
     def forward(self, idx): # (...) -> (..., dim)
         rows = F.embedding(idx, self.weight)
         if self.l2 and self.training:
             flat = rows.reshape(-1)
-            self.penalty = torch.dot(flat, flat) * (self.l2 / len(idx))
+            penalty = torch.dot(flat, flat) * (self.l2 / len(idx))
+            self.penalty = penalty if self.penalty is None else self.penalty + penalty
         return rows
 
     def train(self, mode:bool=True):
@@ -48,7 +49,9 @@ class EmbeddingTable(nn.Embedding):
     @torch.no_grad()
     def fill_cold(self):
         "Set cold rows to the mean of the known ones."
-        cold = (~self.known).nonzero().squeeze(1)
+        if self._cold is None or self._cold[0] != (self.known._version, self.known.device):
+            self._cold = (self.known._version, self.known.device), (~self.known).nonzero().squeeze(1)
+        cold = self._cold[1]
         if 0 < len(cold) < len(self.known):
             self.weight[cold] = 0.
             self.weight[cold] = self.weight.sum(0) / (len(self.known) - len(cold))
@@ -56,9 +59,9 @@ class EmbeddingTable(nn.Embedding):
     def extra_repr(self): return f"{super().extra_repr()}{f', decay={self.decay:g}' if self.decay != 1 else ''}"
 
 
-def set_l2(model:nn.Module, l2:float):
-    "Set the L2 per observed row of all tables in `model`, each scaled by its `decay`."
-    for m in model.modules():
+def set_l2(tables, l2:float):
+    "Set the L2 per observed row of `tables` (a list, or a module for all in it), each scaled by its `decay`."
+    for m in (tables.modules() if isinstance(tables, nn.Module) else tables):
         if isinstance(m, EmbeddingTable): m.l2, m.penalty = l2 * m.decay, None
 
 

@@ -1,0 +1,391 @@
+"Implicit feedback from table to evaluation: positives, weights, loaders, protocols, baselines, metrics in the training table."
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.basics import load_learner, noop, set_seed
+from fastai.callback.all import EarlyStoppingCallback, ProgressCallback, SaveModelCallback
+
+from fastrec.all import (EASE, BPRLoss, Interactions, ItemKNN, KFoldSplitter, LeaveLastSplitter, NegativeSampler, Popularity, RankingCallback, RecDataLoaders, SampledSoftmaxLoss, TimeSplitter,
+                         auc, collab_learner, compare_models, evaluate, evaluate_users, gmf_learner, hr, mae, mlp_learner, ndcg, neumf_learner, recall, rmse, svdpp_learner)
+
+pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
+
+
+@pytest.fixture(scope='module')
+def clicks():
+    "Users of two groups click on items of their group, with a little noise; time runs on."
+    rng = np.random.default_rng(0)
+    rows = []
+    for u in range(80):
+        own = np.arange(u % 2, 60, 2)
+        items = np.concatenate([rng.choice(own, 12, replace=False), rng.integers(0, 60, 2)])
+        rows += [(f'u{u:02}', 500 + i, t) for t, i in enumerate(rng.permutation(np.unique(items)))]
+    return pd.DataFrame(rows, columns=['user', 'item', 'time'])
+
+
+@pytest.fixture(scope='module')
+def items(): return pd.DataFrame(dict(item=500 + np.arange(60), title=[f'{"even" if i % 2 == 0 else "odd"} {i}' for i in range(60)]))
+
+
+def loaders(clicks, items, **kw):
+    return RecDataLoaders.from_df(clicks, item_df=items, target='implicit', splitter=kw.pop('splitter', LeaveLastSplitter(1, n_test=1)), bs=kw.pop('bs', 64), **kw)
+
+
+@pytest.fixture()
+def idls(clicks, items): return loaders(clicks, items)
+@pytest.fixture()
+def udls(clicks, items): return loaders(clicks, items, n_neg=None, bs=16)
+
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+
+# --- interactions
+
+def test_threshold_weights_and_repeats():
+    df = pd.DataFrame([(1, 'a', 2., 0), (1, 'a', 5., 1), (1, 'b', 1., 2), (2, 'a', 4., 3), (2, 'c', 3., 4), (2, 'c', 4., 5)], columns=['user', 'item', 'rating', 'time'])
+    inter = Interactions.from_df(df, duplicates='keep').implicit(threshold=4)
+    got = inter.to_df().assign(weight=inter.weights)
+    assert got.values.tolist() == [[1, 'a', 5., 1, 1.], [1, 'b', 1., 2, 0.], [2, 'a', 4., 3, 1.], [2, 'c', 4., 5, 1.]]
+    assert inter.rows.tolist() == [1, 2, 3, 5] and inter.positive().tolist() == [0, 2, 3]
+    assert Interactions.from_df(df, duplicates='keep').implicit().weights.tolist() == [2., 1., 1., 2.]
+    assert Interactions.from_df(df, duplicates='keep').implicit(weighted=True).weights.tolist() == [7., 1., 4., 7.]
+    with pytest.raises(ValueError, match='no rating reaches threshold=9.*1 to 5'): Interactions.from_df(df, duplicates='keep').implicit(9)
+    with pytest.raises(ValueError, match='rating_name='): Interactions.from_df(df[['user', 'item']], duplicates='keep').implicit(3)
+    with pytest.raises(ValueError, match='negative'): Interactions.from_df(df.assign(rating=-df.rating), duplicates='keep').implicit(weighted=True)
+
+
+def test_only_positives_are_held_out():
+    df = pd.DataFrame([(u, i, 5. if i < 3 else 1., i) for u in range(6) for i in range(5) if (u, i) != (0, 4)] + [(0, 5, 1., 9)], columns=['user', 'item', 'rating', 'time'])
+    dls = RecDataLoaders.from_df(df, target='implicit', threshold=4, splitter=LeaveLastSplitter(1), n_neg=1, bs=4)
+    inter, split = dls.catalog.interactions, dls.catalog.split
+    assert (inter.items[split.valid] == 2).all() and len(split.valid) == 6
+    assert len(dls.train_ds) == 12, 'rows below the threshold are seen, not learned from'
+    assert dls.catalog.seen.nnz == 24 and dls.catalog.positives.nnz == 12 and dls.catalog.counts['item'].tolist() == [6, 6, 0, 0, 0, 0]
+
+
+# --- loaders
+
+def test_negatives(idls):
+    users, items, target = idls.one_batch()
+    assert items.shape == target.shape == (64, 5) and target.dtype == torch.float32 and items.dtype == torch.int64
+    assert target[:, 0].eq(1).all() and target[:, 1:].eq(0).all()
+    seen = torch.from_numpy(idls.catalog.seen.toarray() != 0)
+    for users, items, _ in idls.train:
+        assert seen[users, items[:, 0]].all() and not seen[users[:, None], items[:, 1:]].any()
+        assert all(len(set(row)) == 5 for row in items.tolist())
+    assert idls.n_inp == 2
+
+
+def test_training_negatives_are_fresh_and_valid_ones_fixed(idls):
+    draw = lambda dl: torch.cat([b[1][:, 1:] for b in dl])
+    dl = idls.train.new(shuffle=False)
+    assert not torch.equal(draw(dl), draw(dl)) and torch.equal(draw(idls.valid), draw(idls.valid))
+    assert torch.equal(draw(idls.train.new(shuffle=False, seed=4)), draw(idls.train.new(shuffle=False, seed=4)))
+
+
+def test_training_may_draw_held_out_items(idls):
+    "If it could not, the held-out items would be those that are never negatives, which gives them away."
+    inter, split = idls.catalog.interactions, idls.catalog.split
+    held = set(zip(inter.users[split.valid].tolist(), inter.items[split.valid].tolist()))
+    drawn = {(u, i) for _ in range(30) for b in idls.train for u, row in zip(b[0].tolist(), b[1][:, 1:].tolist()) for i in row}
+    assert held & drawn
+    validation = {(u, i) for b in idls.valid for u, row in zip(b[0].tolist(), b[1][:, 1:].tolist()) for i in row}
+    assert not held & validation
+
+
+def test_weights_come_along(clicks, items):
+    dls = loaders(pd.concat([clicks, clicks.head(300)]), items, splitter=TimeSplitter(.2))
+    users, its, target, weight = dls.one_batch()
+    assert weight.shape == (64,) and set(weight.tolist()) <= {1., 2.}
+    learn = quiet(collab_learner(dls, n_factors=4))
+    learn.fit(1, 1e-2)
+
+
+def test_user_loader(udls):
+    users, target = udls.one_batch()
+    assert users.shape == (16,) and target.shape == (16, 60) and udls.n_inp == 1
+    for part, dl in ((0, udls.train), (1, udls.valid), (2, udls.loaders[2])):
+        users, target = (torch.cat(o) for o in zip(*dl.new(shuffle=False)))
+        inter, split = udls.catalog.interactions, udls.catalog.split
+        want = np.zeros((80, 60))
+        for rows, value in [(r, -1) for r in split[:part]] + [(split[part], 1)]: want[inter.users[rows], inter.items[rows]] = value
+        assert np.array_equal(target.numpy(), want[users.numpy()])
+
+
+def test_no_weights_no_column_in_the_common_case(idls): assert len(idls.one_batch()) == 3
+
+
+def test_show_batch(idls, udls):
+    df = idls.show_batch(show=False, max_n=2)
+    assert list(df.columns) == ['user', 'item', 'title', 'label'] and df.label.tolist() == [1, 0, 0, 0, 0] * 2
+    df = udls.show_batch(show=False, max_n=3)
+    assert list(df.columns) == ['user', 'positives', 'among_them'] and len(df) == 3
+
+
+def test_loader_errors(clicks, items):
+    with pytest.raises(ValueError, match=r'n_neg=59 negatives cannot be drawn.*n_neg=\d+ or less'): loaders(clicks, items, n_neg=59)
+    with pytest.raises(ValueError, match='n_neg=0: at least one'): loaders(clicks, items, n_neg=0)
+    with pytest.raises(ValueError, match="go with target='implicit'"): RecDataLoaders.from_df(clicks, threshold=3)
+    with pytest.raises(ValueError, match="choose 'rating' or 'implicit'"): RecDataLoaders.from_df(clicks, target='clicks')
+
+
+# --- learners
+
+BUILDERS = {'collab': lambda dls, **kw: collab_learner(dls, n_factors=8, **kw), 'svdpp': lambda dls, **kw: svdpp_learner(dls, n_factors=8, **kw), 'gmf': lambda dls, **kw: gmf_learner(dls, n_factors=8, **kw),
+            'mlp': lambda dls, **kw: mlp_learner(dls, n_factors=8, layers=[16, 8], **kw), 'neumf': lambda dls, **kw: neumf_learner(dls, n_factors=8, layers=[16, 8], **kw)}
+CASES = [(name, False) for name in BUILDERS] + [('collab', True), ('svdpp', True)]
+
+
+@pytest.fixture(params=CASES, ids=lambda c: f'{c[0]}-{"users" if c[1] else "negatives"}')
+def trained(request, clicks, items, tmp_path):
+    name, whole = request.param
+    dls = loaders(clicks, items, n_neg=None, bs=16) if whole else loaders(clicks, items)
+    dls.path = tmp_path
+    set_seed(0)
+    learn = quiet(BUILDERS[name](dls, metrics=[hr(10), ndcg(10)]))
+    learn.fit_one_cycle(12 if name != 'neumf' else 16, 3e-2)
+    return learn
+
+
+def test_planted_groups_are_found(trained):
+    "Known answer: nearly all recommendations are of the user's own group, and ranking beats popularity."
+    recs = trained.recommend(trained.vocab['user'].ids, k=5)
+    own = recs.user.str[1:].astype(int) % 2 == recs.item % 2
+    assert own.mean() > .9
+    assert evaluate(trained, split='test').loc['all', 'ndcg@10'] > 1.3 * evaluate(Popularity().fit(trained.dls), split='test').loc['all', 'ndcg@10']
+
+
+def test_verbs(trained, synthetic):
+    assert trained.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'hr@10', 'ndcg@10', 'time']
+    losses = [v[1] for v in trained.recorder.values]
+    assert min(losses) < losses[0]
+    assert trained.recorder.values[-1][3] == pytest.approx(evaluate(trained, trained.dls)['ndcg@10']['all'])
+    trained.lr_find(show_plot=False)
+    preds, target = trained.get_preds()
+    assert preds.shape == target.shape
+    trained.show_results(max_n=2)
+    assert type(trained.model).__name__ in trained.summary()
+    user, item = 'u03', 507
+    assert trained.predict(user, item) == pytest.approx(trained.score_items(torch.tensor([3]))[0, 7].item(), abs=1e-4)
+    trained.export()
+    loaded = load_learner(trained.path/'export.pkl')
+    pd.testing.assert_frame_equal(loaded.recommend(user, 5, exclude_seen=False), trained.recommend(user, 5, exclude_seen=False), rtol=1e-4)
+    assert loaded.dls.catalog.interactions is None and not any('indices' in n for n, _ in loaded.model.named_buffers())
+    assert hasattr(trained.model, 'indices') == (type(trained.model).__name__ == 'SVDpp'), 'the learner at hand keeps its history'
+    trained.fit(1, 1e-3)
+
+
+def test_validation_loss_is_the_same_twice(trained): assert trained.validate()[0] == pytest.approx(trained.validate()[0])
+
+
+def test_save_the_best_epoch_by_rank(idls, tmp_path):
+    idls.path = tmp_path
+    set_seed(0)
+    learn = quiet(collab_learner(idls, n_factors=8, metrics=ndcg(10)))
+    learn.fit_one_cycle(6, 5e-2, cbs=[SaveModelCallback(monitor='ndcg@10'), EarlyStoppingCallback(monitor='ndcg@10', patience=9)])
+    best = max(v[2] for v in learn.recorder.values)
+    assert evaluate(learn, metrics=ndcg(10)).loc['all', 'ndcg@10'] == pytest.approx(best)
+
+
+def test_ranking_every_other_epoch_and_on_a_sample(idls, tmp_path):
+    idls.path = tmp_path
+    learn = quiet(collab_learner(idls, n_factors=4, cbs=RankingCallback([ndcg(5)], every=2, n_users=20)))
+    learn.fit(5, 1e-2, cbs=SaveModelCallback(monitor='ndcg@5'))
+    values = [v[2] for v in learn.recorder.values]
+    assert np.isnan(values).tolist() == [True, False, True, False, False], 'each second epoch and the last'
+
+
+def test_ranking_does_not_run_for_lr_find_and_get_preds(idls, monkeypatch):
+    learn = quiet(collab_learner(idls, n_factors=4, metrics=ndcg(10)))
+    monkeypatch.setattr('fastrec.callbacks.rank_held_out', lambda *a, **k: pytest.fail('ranked'))
+    learn.lr_find(show_plot=False)
+    learn.get_preds()
+
+
+def test_losses_in_the_learner(clicks, items):
+    dls = loaders(clicks, items, alpha=.75)
+    sampler = dls.train.sampler
+    for loss in (BPRLoss(), SampledSoftmaxLoss(sampler.probabilities.clamp(min=1e-9).log())):
+        set_seed(0)
+        learn = quiet(collab_learner(dls, n_factors=8, loss_func=loss, metrics=ndcg(10)))
+        learn.fit_one_cycle(10, 3e-2)
+        assert learn.scale == 'rank' and learn.recorder.values[-1][2] > 1.2 * learn.recorder.values[0][2]
+
+
+def test_pretrained_neumf_starts_ahead(idls):
+    set_seed(0)
+    cold = quiet(neumf_learner(idls, n_factors=8, layers=[16, 8], metrics=ndcg(10)))
+    warm = quiet(neumf_learner(idls, n_factors=8, layers=[16, 8], pretrain=8, pretrain_lr=3e-2, metrics=ndcg(10)))
+    assert warm.validate()[1] > 1.3 * cold.validate()[1]
+
+
+def test_builder_errors(idls, udls, dls):
+    with pytest.raises(ValueError, match='y_range=.*leave it out'): collab_learner(idls, y_range=(0, 5))
+    with pytest.raises(ValueError, match='rmse and mae compare ratings'): collab_learner(idls, metrics=[rmse, mae])
+    with pytest.raises(ValueError, match="target='implicit'"): gmf_learner(dls)
+    with pytest.raises(ValueError, match='n_neg=4'): neumf_learner(udls)
+
+
+def test_get_preds_refuses_what_does_not_fit(udls, monkeypatch):
+    monkeypatch.setattr('fastrec.learner.PREDS_BUDGET', 1000)
+    with pytest.raises(MemoryError, match='recommend'): quiet(collab_learner(udls)).get_preds()
+
+
+# --- evaluation
+
+def slow_ranks(scorer, catalog, split):
+    "Rank of each held-out item by sorting, seen items left out."
+    inter, parts = catalog.interactions, catalog.split
+    before = [parts.train] if split == 'valid' else [parts.train, parts.valid]
+    res = {}
+    for row in getattr(parts, split):
+        u, i = inter.users[row], inter.items[row]
+        scores = scorer.score_items(torch.tensor([u]))[0].double().numpy()
+        mask = np.zeros(len(scores), bool)
+        for rows in before: mask[inter.items[rows][inter.users[rows] == u]] = True
+        others = scores[~mask]
+        res[catalog.vocab['user'].ids[u]] = 1 + (others > scores[i]).sum() + ((others == scores[i]).sum() - 1) / 2
+    return pd.Series(res).sort_index()
+
+
+@pytest.mark.parametrize('split', ['valid', 'test'])
+def test_whole_catalogue_against_a_slow_reference(idls, split, monkeypatch):
+    for scorer in (Popularity().fit(idls), EASE(50.).fit(idls)):
+        want = slow_ranks(scorer, idls.catalog, split)
+        got = evaluate_users(scorer, idls, [hr(10), ndcg(10)], split=split)
+        assert got.index.tolist() == want.index.tolist()
+        assert got['hr@10'].tolist() == (want <= 10).astype(float).tolist()
+        assert got['ndcg@10'].tolist() == pytest.approx(np.where(want <= 10, 1 / np.log2(want + 1), 0).tolist())
+        monkeypatch.setattr('fastrec.evaluate.MEMORY_BUDGET', 8 * 60 * 7)
+        pd.testing.assert_frame_equal(evaluate_users(scorer, idls, [hr(10), ndcg(10)], split=split), got)
+
+
+def test_several_cut_offs(idls):
+    table = evaluate(EASE(50.).fit(idls), idls, [hr(10), auc()], k=[1, 5, 20])
+    assert list(table.columns) == ['users', 'hr@1', 'hr@5', 'hr@20', 'auc'] and table.loc['all'].iloc[1:4].is_monotonic_increasing and table.users['all'] == 80
+
+
+def test_sampled_protocols_are_labelled(idls):
+    scorer = EASE(50.).fit(idls)
+    table = evaluate(scorer, idls, hr(10), n_candidates=20)
+    assert list(table.columns) == ['users', 'hr@10 (1+20 sampled)'] and table.iloc[0, 1] > evaluate(scorer, idls, hr(10)).iloc[0, 1]
+    whole = evaluate_users(scorer, idls, [ndcg(10)])
+    unseen = pd.DataFrame([(u, i) for u in idls.vocab['user'].ids for i in idls.vocab['item'].ids], columns=['user', 'item'])
+    seen = idls.catalog.interactions.to_df(idls.catalog.split.train)[['user', 'item']]
+    given = unseen.merge(seen, how='left', indicator=True).query("_merge == 'left_only'")
+    got = evaluate_users(scorer, idls, [ndcg(10)], candidates=given)
+    assert list(got.columns) == ['ndcg@10 (given candidates)'] and got.iloc[:, 0].tolist() == pytest.approx(whole.iloc[:, 0].tolist())
+    with pytest.raises(ValueError, match='n_candidates=55'): evaluate(scorer, idls, hr(10), n_candidates=55)
+    with pytest.raises(ValueError, match='not both'): evaluate(scorer, idls, hr(10), n_candidates=5, candidates=given)
+
+
+def test_leakage_is_found(clicks, items):
+    a, b = loaders(clicks, items, splitter=KFoldSplitter(5)[0]), loaders(clicks, items, splitter=KFoldSplitter(5)[1])
+    with pytest.raises(ValueError, match='training rows of the scorer'): evaluate(EASE().fit(a), b)
+    assert len(evaluate(EASE().fit(a), loaders(clicks, items, splitter=KFoldSplitter(5)[0])))
+    other = RecDataLoaders.from_df(clicks[clicks.item < 540], target='implicit', bs=64)
+    with pytest.raises(ValueError, match='other users or items'): evaluate(EASE().fit(other), a)
+
+
+def test_leave_last_warns(clicks):
+    with pytest.warns(UserWarning, match='what others did later'): LeaveLastSplitter(1)(Interactions.from_df(clicks))
+
+
+def test_explicit_ratings_need_relevant(dls):
+    learn = quiet(collab_learner(dls, n_factors=4, y_range=(.5, 5.5)))
+    with pytest.raises(ValueError, match='relevant='): evaluate(learn, metrics=ndcg(10))
+    table = evaluate(learn, metrics=recall(10), relevant=4)
+    inter, rows = dls.catalog.interactions, dls.catalog.split.valid
+    assert table.users['all'] == len(np.unique(inter.users[rows][inter.ratings[rows] >= 4]))
+    with pytest.raises(ValueError, match='no rating reaches 9'): evaluate(learn, metrics=recall(10), relevant=9)
+
+
+def test_users_to_evaluate(idls):
+    scorer = Popularity().fit(idls)
+    assert len(evaluate_users(scorer, idls, ndcg(5), users=13)) == 13 and evaluate_users(scorer, idls, ndcg(5), users=['u07']).index.tolist() == ['u07']
+    assert evaluate_users(scorer, idls, ndcg(5), users=13).equals(evaluate_users(scorer, idls, ndcg(5), users=13))
+
+
+def test_errors_of_a_ranker_are_refused(idls, dls):
+    with pytest.raises(ValueError, match="scale 'rank'"): evaluate(Popularity().fit(dls), dls, [rmse])
+
+
+def test_diverged_scores_are_an_error(idls):
+    scorer = Popularity().fit(idls)
+    scorer.scores[:] = float('nan')
+    with pytest.raises(ValueError, match='not numbers'): evaluate(scorer, idls)
+
+
+def test_compare_models(idls):
+    models = {'popular': Popularity().fit(idls), 'EASE': EASE(50.).fit(idls), 'KNN': ItemKNN(20, 5.).fit(idls)}
+    table = compare_models(models, idls, [hr(10), ndcg(10)], plot=True)
+    per_user = table.attrs['per_user']
+    part = table.loc['ndcg@10']
+    assert part['mean'].to_dict() == pytest.approx({name: per_user[name, 'ndcg@10'].mean() for name in models})
+    best = part['mean'].idxmax()
+    assert (part.low <= part['mean']).all() and (part['mean'] <= part.high).all() and part.difference[best] == 0 and np.isnan(part.p[best])
+    assert part.p['popular'] < .01
+    import matplotlib.pyplot as plt
+    axes = plt.gcf().axes
+    assert [ax.get_xlabel() for ax in axes] == ['hr@10, mean over users', 'ndcg@10, mean over users']
+    plt.close('all')
+    assert compare_models({'a': models['EASE'], 'b': copy.copy(models['EASE'])}, idls, ndcg(10), plot=False).p.dropna().tolist() == [1.]
+
+
+# --- baselines
+
+def test_popularity(idls):
+    base = Popularity().fit(idls)
+    assert base.score_items(torch.tensor([0, 1]))[1].tolist() == idls.catalog.counts['item'].tolist()
+    assert base.score(torch.tensor([0]), torch.tensor([4])).item() == idls.catalog.counts['item'][4]
+
+
+def test_ease_against_its_definition(idls):
+    "Each column solves the ridge regression on all other columns (Steck 2019, eq. 3)."
+    x = idls.catalog.positives.toarray().astype(float)
+    base = EASE(20.).fit(idls)
+    for j in (0, 17):
+        others = np.delete(np.arange(x.shape[1]), j)
+        w = np.linalg.solve(x[:, others].T @ x[:, others] + 20. * np.eye(len(others)), x[:, others].T @ x[:, j])
+        assert base.weights[others, j] == pytest.approx(w, abs=1e-5) and base.weights[j, j] == 0
+    assert base.score_items(torch.tensor([3]))[0].numpy() == pytest.approx(x[3] @ base.weights, abs=1e-4)
+    assert base.score(torch.tensor([3, 5, 3]), torch.tensor([1, 2, 9])).tolist() == pytest.approx([(x[3] @ base.weights)[1], (x[5] @ base.weights)[2], (x[3] @ base.weights)[9]], abs=1e-4)
+
+
+def test_item_knn_against_its_definition(idls):
+    x = idls.catalog.positives.toarray().astype(float)
+    common = x.T @ x
+    norms = np.sqrt(np.diag(common))
+    s = common / (np.outer(norms, norms) + 3.)
+    np.fill_diagonal(s, 0)
+    for i in range(len(s)): s[i, np.argsort(-s[i], kind='stable')[5:]] = 0
+    got = ItemKNN(5, 3.).fit(idls).weights.toarray().T
+    assert (np.count_nonzero(got, axis=1) <= 5).all() and np.sort(got, 1) == pytest.approx(np.sort(s, 1), abs=1e-5)
+    assert ItemKNN(5, 3.).fit(idls).recommend('u00', 4).shape[0] == 4
+
+
+def test_ials(idls):
+    pytest.importorskip('implicit')
+    from fastrec.all import IALS
+    base = IALS(factors=8, iterations=5).fit(idls)
+    assert evaluate(base, idls).loc['all', 'ndcg@10'] > evaluate(Popularity().fit(idls), idls).loc['all', 'ndcg@10']
+    assert base.score(torch.tensor([2]), torch.tensor([3])).item() == pytest.approx(base.score_items(torch.tensor([2]))[0, 3].item(), abs=1e-5)
+
+
+def test_ials_names_its_extra(idls, monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, 'implicit.als', None)
+    from fastrec.all import IALS
+    with pytest.raises(ImportError, match=r'fastrec-learn\[implicit\]'): IALS().fit(idls)
+
+
+def test_baselines_on_ratings_count_rows(dls):
+    assert Popularity().fit(dls).scores.tolist() == dls.catalog.counts['item'].tolist()
+    assert EASE().fit(dls).recommend(dls.vocab['user'].ids[0], 3).shape[0] == 3
