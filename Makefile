@@ -5,7 +5,7 @@ PYTHON ?= python3
 OUT    ?= demo-output
 PY      = $(VENV)/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test clean peers
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -22,3 +22,11 @@ test: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) $(OUT) *.egg-info
+
+# what the benchmarks compare with, in an environment of its own (benchmarks/README.md)
+.venv-peers/.installed: benchmarks/peers-requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+peers: .venv-peers/.installed

@@ -258,7 +258,7 @@ class UserDL(InteractionDL):
 
 def user_batch_size(n_users:int, n_items:int)->int:
     "A power of two from 16 on that leaves about 25 steps an epoch, with at most 128 MiB of scores per batch."
-    return int(2 ** np.floor(np.log2(np.clip(n_users / 24, 16, max(16, 2**25 / n_items)))))
+    return int(2 ** np.round(np.log2(np.clip(n_users / 24, 16, max(16, 2**25 / n_items)))))
 
 
 def auto_batch_size(n:int)->int:
