@@ -8,7 +8,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Metric, ValueMetric
 
 from . import metrics
-from .evaluate import rank_held_out
+from .evaluate import evaluate_users
 
 __all__ = ['RatingMetric', 'RankingCallback']
 
@@ -81,5 +81,5 @@ class RankingCallback(Callback):
         due = (learn.epoch + 1) % self.every == 0 or learn.epoch + 1 == learn.n_epoch
         if not due: self.ranking_values = {m.name: float('nan') for m in self.ranking_metrics}
         else:
-            _, ranks = rank_held_out(learn, relevant=self.relevant, users=self.n_users)
-            self.ranking_values = {m.name: m(ranks).nanmean().item() for m in self.ranking_metrics}
+            table = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)
+            self.ranking_values = {**table.mean().to_dict(), **table.attrs['overall']}

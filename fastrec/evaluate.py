@@ -8,10 +8,12 @@ from scipy.sparse import csr_matrix
 
 from . import metrics as _metrics
 from .interactions import _some
-from .metrics import RankingMetric, Ranks
+from .metrics import ListMetric, RankingMetric, Ranks, TopK
 from .recommend import MEMORY_BUDGET, _seen_matrix, cold_mask, mask_seen
 
 __all__ = ['evaluate', 'evaluate_users', 'rank_held_out', 'compare_models', 'cross_validate']
+
+GRAM_LIMIT = 2**14  # items up to which how alike they are is worked out from who has them
 
 
 def _held_out(catalog, split):
@@ -27,7 +29,8 @@ def evaluate(
     metrics=None, # `[rmse, mae]` for ratings, or ranking metrics such as `[hr(10), ndcg(10)]`; by default by what the loaders are made for
     k=None, # cut-offs for all ranking metrics, in place of their own, e.g. `[5, 10, 20, 50]`
     split:str='valid', # 'valid' or 'test' (or 'train' for errors)
-    **kwargs # of `evaluate_users`: relevant, n_candidates, candidates, users, seed
+    by:str=None, # ranking by group of users: 'history' (how many training rows they have) or 'popularity' (of their held-out items), in quarters
+    **kwargs # of `evaluate_users`: relevant, n_candidates, candidates, users, vectors, seed
 )->pd.DataFrame:
     """Means over held-out rows (errors) or over users (ranking): a row each for all, and, if there are any, the warm and the cold (without training row).
 
@@ -38,9 +41,13 @@ def evaluate(
     metrics = [metrics] if callable(metrics) else list(metrics)
     if any(isinstance(m, RankingMetric) for m in metrics):
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
+        if by is not None: return _by_group(per_user, catalog, by, split)
         cold = ~catalog.known('user')[catalog.vocab['user'].encode(per_user.index)]
         groups = dict(all=np.ones_like(cold), warm=~cold, cold=cold) if cold.any() else dict(all=~cold)
-        return pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values() if m.any()], index=[g for g, m in groups.items() if m.any()])
+        res = pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values() if m.any()], index=[g for g, m in groups.items() if m.any()])
+        for name, value in per_user.attrs['overall'].items(): res[name] = pd.Series({'all': value})
+        return res
+    if by is not None: raise ValueError('by= groups users, which ranking metrics are means over; errors are told apart as warm and cold')
     inter, rows = _held_out(catalog, split)
     if split != 'train': check_leakage(scorer, catalog, rows)
     if scorer.scale != 'rating': raise ValueError(f'{type(scorer).__name__} scores on the scale {scorer.scale!r}, not as ratings: its errors would mean nothing. Rank with it: metrics=[hr(10), ndcg(10)]')
@@ -64,20 +71,79 @@ def evaluate_users(
     n_candidates:int=None, # rank the held-out items among so many unseen ones drawn at random, in place of the whole catalogue
     candidates=None, # table (user, item): rank the held-out items among these only
     users=None, # user ids, or how many to draw at random (by `seed`); by default all with a held-out item
+    vectors=None, # tensor (n_items, d) in code order that says how alike items are, for diversity and serendipity; by default who has them in training
     seed:int=0
 )->pd.DataFrame:
-    "Ranking metrics per user, indexed by user id; the first arguments are those of `evaluate`. A sampled protocol is named in the columns: 'hr@10 (1+99 sampled)'."
+    """Ranking metrics per user, indexed by user id; the first arguments are those of `evaluate`. A sampled protocol is named in the columns: 'hr@10 (1+99 sampled)'.
+
+    Metrics of all lists together (coverage, gini) are in `.attrs['overall']`.
+    """
     metrics = [_metrics.hr(10), _metrics.ndcg(10)] if metrics is None else metrics if isinstance(metrics, (list, tuple)) else [metrics]
     if others := [m for m in metrics if not isinstance(m, RankingMetric)]: raise TypeError(f'errors and ranking metrics are evaluated apart; no ranking metric: {_some(others)}')
     if k is not None: metrics = list(dict.fromkeys(m.at(o) for m in metrics for o in ([k] if np.isscalar(k) else k)))
-    codes, ranks = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed)
+    lists, ranked = [m for m in metrics if isinstance(m, ListMetric)], [m for m in metrics if not isinstance(m, ListMetric)]
+    if lists and (n_candidates is not None or candidates is not None): raise ValueError(f'{_some(lists)} look at recommendations from the whole catalogue: leave out n_candidates and candidates')
+    codes, ranks, top = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed, k=max([m.k for m in lists], default=0))
     label = '' if n_candidates is None and candidates is None else f' (1+{n_candidates} sampled)' if n_candidates is not None else ' (given candidates)'
     catalog = (dls or scorer).catalog
-    return pd.DataFrame({m.name + label: m(ranks).numpy() for m in metrics}, index=pd.Index(catalog.vocab['user'].decode(codes), name='user'))
+    res = pd.DataFrame({m.name + label: m(ranks).numpy() for m in ranked}, index=pd.Index(catalog.vocab['user'].decode(codes), name='user'))
+    res.attrs['overall'] = {}
+    for m in lists:
+        value = m(_top_k(catalog, codes, top[:, :m.k], split, relevant, vectors))
+        if m.overall: res.attrs['overall'][m.name] = value.item()
+        else: res[m.name] = value.numpy()
+    return res
 
 
-def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=None, candidates=None, users=None, seed=0)->tuple[np.ndarray, Ranks]:
-    """-> (codes of users with held-out items, `Ranks` of those items); arguments as in `evaluate_users`.
+def _top_k(catalog, codes, items, split, relevant, vectors):
+    "What `ListMetric`s look at, for the lists `items` (len(codes), k)."
+    inter, rows = _held_out(catalog, split)
+    rows, owned = _relevant(inter, rows, relevant), catalog.positives
+    pairs = np.sort(inter.users[rows].astype(np.int64) * catalog.n_items + inter.items[rows])
+    keys = codes[:, None] * catalog.n_items + items.numpy()
+    hit = (items.numpy() >= 0) & (pairs[np.searchsorted(pairs, keys).clip(max=len(pairs) - 1)] == keys)
+    counts = torch.from_numpy(catalog.counts['item'].astype(np.float32))
+    n = np.maximum(np.diff(owned.indptr)[codes], 1)
+    pattern = csr_matrix((np.ones(owned.nnz, np.float32), owned.indices, owned.indptr), shape=owned.shape)
+    seen = (pattern[codes] @ counts.numpy()) / n
+    cosines, near = _cosines(catalog, pattern, pattern[codes], n, items, vectors)
+    return TopK(items, torch.from_numpy(hit), counts, torch.from_numpy(seen).double(), cosines, near, int(catalog.known('user').sum()))
+
+
+def _cosines(catalog, pattern, owned, n, items, vectors):
+    "-> cosines (n_users, k, k) between the items of each list, and their mean cosine (n_users, k) with the n items that the user has (`owned`)."
+    at = items.clamp(min=0)
+    if vectors is None:  # who has the items: by the Gram matrix of the columns, since the columns themselves are as long as there are users
+        if catalog.n_items > GRAM_LIMIT: raise ValueError(f'diversity and serendipity of {catalog.n_items:,} items need vectors= to say how alike items are (such as learn.vectors()): the table of who has both would not fit')
+        norms = np.sqrt(np.maximum(catalog.counts['item'], 1))
+        gram = torch.from_numpy(((pattern.T @ pattern).toarray() / np.outer(norms, norms)).astype(np.float32))
+        near = torch.stack([torch.from_numpy(np.asarray(row @ gram.numpy()).ravel())[i] for row, i in zip(owned, at)])
+        cosines = gram[at[:, :, None], at[:, None]]
+    else:
+        v = torch.nn.functional.normalize(torch.as_tensor(vectors).detach().float().cpu(), dim=1)
+        near = (v[at] * torch.from_numpy(np.asarray(owned @ v.numpy()))[:, None]).sum(2)
+        cosines = v[at] @ v[at].transpose(1, 2)
+    return cosines.double(), near.double() / torch.from_numpy(n)[:, None]
+
+
+def _by_group(per_user, catalog, by, split):
+    "Means of quarters of the users."
+    codes = catalog.vocab['user'].encode(per_user.index)
+    inter, rows = _held_out(catalog, split)
+    if by == 'history': values = catalog.counts['user'][codes]
+    elif by == 'popularity':
+        popularity = np.bincount(inter.users[rows], catalog.counts['item'][inter.items[rows]], catalog.n_users) / np.maximum(inter.counts('user', rows), 1)
+        values = popularity[codes]
+    else: raise ValueError(f"by={by!r}: 'history' or 'popularity'")
+    groups = pd.qcut(values, 4, duplicates='drop', precision=0)
+    res = per_user.groupby(np.asarray(groups), observed=True).mean()
+    res.insert(0, 'users', per_user.groupby(np.asarray(groups), observed=True).size())
+    res.index.name = 'training rows of the user' if by == 'history' else 'training rows of the held-out items'
+    return res
+
+
+def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=None, candidates=None, users=None, seed=0, k=0):
+    """-> codes of users with held-out items (n,), `Ranks` of those items, and the first `k` recommendations (n, k), -1 where there are fewer; arguments as in `evaluate_users`.
 
     Candidates are all items but those of the training rows (split='test': nor of the valid rows). Users go through in chunks of a fixed memory budget.
     """
@@ -97,7 +163,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
         sampler, generator = NegativeSampler(everything), torch.Generator().manual_seed(seed)
         if (left := sampler.left()[wanted]).min() < n_candidates:
             raise ValueError(f'n_candidates={n_candidates}: {int((left < n_candidates).sum()):,} users have fewer unseen items (the fewest: {left.min()}). Take less, or the whole catalogue')
-    parts, step = [], max(1, MEMORY_BUDGET // (8 * catalog.n_items))
+    parts, tops, step = [], [], max(1, MEMORY_BUDGET // (16 * catalog.n_items))
     for at in range(0, len(wanted), step):
         codes = wanted[at:at+step]
         scores = scorer.score_items(torch.from_numpy(codes)).float()
@@ -113,9 +179,12 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
         if keep is None: mask_seen(scores, masked[codes])
         else: scores = torch.where(keep, scores, -torch.inf)
         parts.append(Ranks.of(scores, b, i))
+        if k:
+            values, items = scores.topk(min(k, scores.shape[1]), dim=1)
+            tops.append(torch.where(torch.isfinite(values), items, -1).cpu())
     shift = np.cumsum([0] + [len(p.n_candidates) for p in parts])
     cat = lambda values: torch.cat(list(values))
-    return wanted, Ranks(cat(p.ranks for p in parts), cat(p.users + int(s) for p, s in zip(parts, shift)), cat(p.n_candidates for p in parts))
+    return wanted, Ranks(cat(p.ranks for p in parts), cat(p.users + int(s) for p, s in zip(parts, shift)), cat(p.n_candidates for p in parts)), torch.cat(tops) if k else None
 
 
 def _pairs(matrix, device):

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ['rmse', 'mae', 'Ranks', 'RankingMetric', 'hr', 'recall', 'precision', 'ndcg', 'ap', 'mrr', 'auc', 'lower_is_better']
+__all__ = ['rmse', 'mae', 'Ranks', 'RankingMetric', 'hr', 'recall', 'precision', 'ndcg', 'ap', 'mrr', 'auc', 'TopK', 'ListMetric', 'coverage', 'gini', 'novelty',
+           'popularity_lift', 'diversity', 'serendipity', 'lower_is_better']
 
 
 def rmse(scores, target):
@@ -106,7 +107,7 @@ class RankingMetric:
     def at(self, k:int):
         "The same metric at another cut-off."
         return RankingMetric(self.func, self.label, None if self.k is None else k)
-    def __call__(self, ranks:Ranks): return self.func(ranks, self.k)
+    def __call__(self, ranks): return self.func(ranks) if isinstance(ranks, TopK) else self.func(ranks, self.k)
     def __repr__(self): return self.name
     def __eq__(self, other): return isinstance(other, RankingMetric) and self.name == other.name
     def __hash__(self): return hash(self.name)
@@ -165,3 +166,89 @@ def mrr(k:int=10):
 def auc():
     "Area under the ROC curve of one user: share of pairs of a held-out and another candidate that are in order."
     return RankingMetric(_auc, 'auc')
+
+
+# --- beyond accuracy: what the lists themselves are like
+
+
+class TopK(NamedTuple):
+    """The lists that were recommended, and what their metrics look at.
+
+    items: int64 (n_users, k), -1 where a list is shorter; relevant: bool (n_users, k), was the item held out; counts: float (n_items,), training rows; seen:
+    mean training count of what each user has, float (n_users,); cosines: float (n_users, k, k), between the items of a list; near: float (n_users, k), mean cosine of an
+    item with what the user has; n_train_users: users with training rows.
+    """
+    items: torch.Tensor
+    relevant: torch.Tensor
+    counts: torch.Tensor
+    seen: torch.Tensor
+    cosines: torch.Tensor
+    near: torch.Tensor
+    n_train_users: int
+
+    def mean(self, values):
+        "Mean of `values` (n_users, k) over each list."
+        there = self.items >= 0
+        return torch.where(there, values, 0.).sum(1) / there.sum(1)
+
+
+class ListMetric(RankingMetric):
+    "A metric of the first `k` recommendations: called with `TopK` it gives one value per user, or, with `overall`, one for all lists together."
+    def __init__(self, func, label, k, overall=False):
+        super().__init__(func, label, k)
+        self.overall = overall
+
+    def at(self, k:int):
+        "The same metric at another cut-off."
+        return ListMetric(self.func, self.label, k, self.overall)
+
+
+def _novelty(t): return t.mean(-torch.log2(t.counts[t.items].clamp(min=1) / t.n_train_users))
+def _lift(t): return t.mean(t.counts[t.items].double()) / t.seen
+def _coverage(t): return torch.tensor(len(t.items[t.items >= 0].unique()) / len(t.counts), dtype=torch.float64)
+
+
+def _diversity(t):
+    there = (t.items >= 0).double()
+    others = there[:, :, None] * there[:, None] * (1 - torch.eye(t.items.shape[1], dtype=torch.float64))
+    return 1 - (t.cosines * others).sum((1, 2)) / others.sum((1, 2))  # nan for a list of one
+
+
+def _serendipity(t):
+    return t.mean(torch.where(t.relevant, 1 - t.near, 0.))
+
+
+def _gini(t):
+    n = torch.bincount(t.items[t.items >= 0], minlength=len(t.counts)).double().sort().values
+    i = torch.arange(1, len(n) + 1, dtype=torch.float64)
+    return ((2 * i - len(n) - 1) * n).sum() / (len(n) * n.sum())
+
+
+def coverage(k:int=10):
+    "Share of the catalogue that is in anybody's first `k`."
+    return ListMetric(_coverage, 'coverage', k, overall=True)
+
+
+def gini(k:int=10):
+    "Gini index of how often items are recommended: 0 if all alike, near 1 if few items fill all lists."
+    return ListMetric(_gini, 'gini', k, overall=True)
+
+
+def novelty(k:int=10):
+    "Mean self-information of the list in bits, -log2(share of users who have the item): 0 for what everybody has (Zhou et al. 2010)."
+    return ListMetric(_novelty, 'novelty', k)
+
+
+def popularity_lift(k:int=10):
+    "Mean training rows of the recommended items over that of the user's own items: above 1 the model pushes to what is popular (Abdollahpouri et al. 2019)."
+    return ListMetric(_lift, 'popularity_lift', k)
+
+
+def diversity(k:int=10):
+    "1 - mean cosine over pairs of the list (Ziegler et al. 2005), of who has the items or of the vectors given."
+    return ListMetric(_diversity, 'diversity', k)
+
+
+def serendipity(k:int=10):
+    "Mean over the list of: held out, times 1 - mean cosine with what the user has (Zhang et al. 2012): relevant and unexpected."
+    return ListMetric(_serendipity, 'serendipity', k)

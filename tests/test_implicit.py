@@ -204,7 +204,7 @@ def test_ranking_every_other_epoch_and_on_a_sample(idls, tmp_path):
 
 def test_ranking_does_not_run_for_lr_find_and_get_preds(idls, monkeypatch):
     learn = quiet(collab_learner(idls, n_factors=4, metrics=ndcg(10)))
-    monkeypatch.setattr('fastrec.callbacks.rank_held_out', lambda *a, **k: pytest.fail('ranked'))
+    monkeypatch.setattr('fastrec.callbacks.evaluate_users', lambda *a, **k: pytest.fail('ranked'))
     learn.lr_find(show_plot=False)
     learn.get_preds()
 
@@ -389,3 +389,67 @@ def test_ials_names_its_extra(idls, monkeypatch):
 def test_baselines_on_ratings_count_rows(dls):
     assert Popularity().fit(dls).scores.tolist() == dls.catalog.counts['item'].tolist()
     assert EASE().fit(dls).recommend(dls.vocab['user'].ids[0], 3).shape[0] == 3
+
+
+# --- beyond accuracy, and by group
+
+def test_list_metrics_by_hand(idls):
+    from fastrec.all import coverage, diversity, gini, novelty, popularity_lift, serendipity
+    metrics = [coverage(5), gini(5), novelty(5), popularity_lift(5), diversity(5), serendipity(5), ndcg(5)]
+    scorer = EASE(50.).fit(idls)
+    per_user = evaluate_users(scorer, idls, metrics)
+    catalog, (inter, split) = idls.catalog, (idls.catalog.interactions, idls.catalog.split)
+    x = catalog.positives.toarray() > 0
+    counts = x.sum(0)
+    cosine = (x.T.astype(float) @ x) / np.sqrt(np.outer(counts, counts))
+    lists = scorer.recommend(per_user.index, 5)
+    times = np.zeros(60)
+    for user in per_user.index[:25]:
+        items = catalog.vocab['item'].encode(lists.item[lists.user == user])
+        mine = x[catalog.vocab['user'].encode([user])[0]]
+        held = set(inter.items[split.valid][inter.users[split.valid] == catalog.vocab['user'].encode([user])[0]])
+        row = per_user.loc[user]
+        assert row['novelty@5'] == pytest.approx(np.mean(-np.log2(counts[items] / 80)))
+        assert row['popularity_lift@5'] == pytest.approx(counts[items].mean() / counts[mine].mean())
+        assert row['diversity@5'] == pytest.approx(1 - np.mean([cosine[i, j] for i in items for j in items if i != j]), abs=1e-5)
+        assert row['serendipity@5'] == pytest.approx(np.mean([(i in held) * (1 - cosine[i, mine].mean()) for i in items]), abs=1e-5)
+    np.add.at(times, catalog.vocab['item'].encode(lists.item), 1)
+    overall = evaluate(scorer, idls, metrics).loc['all']
+    assert overall['coverage@5'] == pytest.approx((times > 0).mean())
+    assert overall['gini@5'] == pytest.approx(np.abs(times[:, None] - times).sum() / (2 * 60 * times.sum()))
+    assert overall['novelty@5'] == pytest.approx(per_user['novelty@5'].mean())
+    with pytest.raises(ValueError, match='whole catalogue'): evaluate(scorer, idls, novelty(5), n_candidates=20)
+
+
+def test_given_vectors_say_how_alike_items_are(idls):
+    from fastrec.all import diversity
+    base = Popularity().fit(idls)
+    same, apart = torch.ones(60, 2), torch.eye(60)
+    assert evaluate(base, idls, diversity(5), vectors=same).loc['all', 'diversity@5'] == pytest.approx(0, abs=1e-6)
+    assert evaluate(base, idls, diversity(5), vectors=apart).loc['all', 'diversity@5'] == pytest.approx(1)
+
+
+def test_popularity_recommends_few_items(idls):
+    from fastrec.all import coverage, gini, popularity_lift
+    table = {n: evaluate(s, idls, [coverage(5), gini(5), popularity_lift(5)]).loc['all'] for n, s in {'popular': Popularity().fit(idls), 'EASE': EASE(50.).fit(idls)}.items()}
+    assert table['popular']['coverage@5'] < table['EASE']['coverage@5'] and table['popular']['gini@5'] > table['EASE']['gini@5']
+    assert table['popular']['popularity_lift@5'] > table['EASE']['popularity_lift@5'] and table['popular']['popularity_lift@5'] > 1
+
+
+def test_by_group(clicks, items):
+    dls = loaders(clicks.sample(frac=.7, random_state=0), items)
+    scorer = Popularity().fit(dls)
+    per_user = evaluate_users(scorer, dls, ndcg(10))
+    for by in ('history', 'popularity'):
+        table = evaluate(scorer, dls, ndcg(10), by=by)
+        assert 2 <= len(table) <= 4 and table.users.sum() == len(per_user)
+        assert (table['ndcg@10'] * table.users).sum() / len(per_user) == pytest.approx(per_user['ndcg@10'].mean())
+    assert table['ndcg@10'].iloc[-1] > table['ndcg@10'].iloc[0], 'popular items are what popularity finds'
+    with pytest.raises(ValueError, match="'history' or 'popularity'"): evaluate(scorer, dls, ndcg(10), by='age')
+
+
+def test_list_metrics_in_the_training_table(idls):
+    from fastrec.all import coverage
+    learn = quiet(collab_learner(idls, n_factors=4, metrics=[ndcg(5), coverage(5)]))
+    learn.fit(1, 1e-2)
+    assert learn.recorder.metric_names[3:5] == ['ndcg@5', 'coverage@5'] and 0 < learn.recorder.values[-1][3] <= 1
