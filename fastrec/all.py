@@ -13,6 +13,7 @@ from .losses import *
 from .optimizers import *
 from .metrics import *
 from .baselines import *
+from .blend import *
 from .recommend import *
 from .evaluate import *
 from .retrieval import *

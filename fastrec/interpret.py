@@ -131,7 +131,9 @@ class RecInterpretation(Interpretation):
                 grey = ~np.isin(first, common)
                 if grey.any(): ax.scatter(*xy[grey].T, s=14, color='#c9ced6', label='other' if known[grey].all() else 'unknown' if not known[grey].any() else 'other, unknown')
                 for i, value in enumerate(common): ax.scatter(*xy[first == value].T, s=20, color=plt.get_cmap('tab10')(i), label=value)
-                ax.legend(title=color, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+                handles, names = ax.get_legend_handles_labels()
+                last = int(grey.any())  # the grey dots lie under the others, and stand last in the legend
+                ax.legend(handles[last:] + handles[:last], names[last:] + names[:last], title=color, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
         ax.set(xlabel='t-SNE 1', ylabel='t-SNE 2', xticks=[], yticks=[], title=f'{side.capitalize()} vectors: the {len(codes)} with most ratings')
         df = self._table(codes[:n_labels], side)
         place_labels(ax, *xy[:n_labels].T, self._labels(df, side))

@@ -453,3 +453,18 @@ def test_list_metrics_in_the_training_table(idls):
     learn = quiet(collab_learner(idls, n_factors=4, metrics=[ndcg(5), coverage(5)]))
     learn.fit(1, 1e-2)
     assert learn.recorder.metric_names[3:5] == ['ndcg@5', 'coverage@5'] and 0 < learn.recorder.values[-1][3] <= 1
+
+
+def test_blend(idls):
+    from fastrec.all import Blend
+    a, b = Popularity().fit(idls), EASE(50.).fit(idls)
+    users = torch.tensor([3, 8])
+    z = lambda s: (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True)
+    want = .25 * z(a.score_items(users)) + .75 * z(b.score_items(users))
+    blend = Blend([a, b], [.25, .75])
+    assert torch.allclose(blend.score_items(users), want, atol=1e-5)
+    assert torch.allclose(blend.score(torch.tensor([8, 3, 8]), torch.tensor([1, 2, 3])), torch.stack([want[1, 1], want[0, 2], want[1, 3]]), atol=1e-5)
+    assert Blend({'only': b}).recommend('u01', 4).item.tolist() == b.recommend('u01', 4).item.tolist()
+    assert len(evaluate(blend, idls)) == 1
+    with pytest.raises(ValueError, match='2 scorers, but 1 weights'): Blend([a, b], [1.])
+    with pytest.raises(ValueError, match='nothing to blend'): Blend([])
