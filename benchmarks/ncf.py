@@ -22,12 +22,13 @@ LAYERS = [128, 64, 32]
 
 
 def learner(make, epochs, lr, **kwargs):
-    "-> function of the two kinds of loaders that trains a learner."
+    "-> function of the two kinds of loaders that trains a learner; `whole`: on those of users, `n_neg`: with other negatives."
     def fit(dls, users, seed):
         set_seed(seed)
+        if 'n_neg' in kwargs: dls = RecDataLoaders.from_interactions(dls.catalog.interactions, dls.catalog.split, n_neg=kwargs['n_neg'])
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            learn = make(users if kwargs.get('whole') else dls, **{k: v for k, v in kwargs.items() if k != 'whole'})
+            learn = make(users if kwargs.get('whole') else dls, **{k: v for k, v in kwargs.items() if k not in ('whole', 'n_neg')})
         with quiet(learn): learn.fit_one_cycle(epochs, lr)
         return learn
     return fit
@@ -59,14 +60,14 @@ def models_1m():
            'svdpp_learner, softmax over the catalogue, 256 factors': (learner(svdpp_learner, 30, 5e-3, whole=True, n_factors=256), five),
            'svdpp_learner and EASE blended, 0.7 : 0.3': (blended(svdpp_learner, 30, 5e-3, whole=True, n_factors=256), five),
            'collab_learner, softmax over the catalogue, 256 factors': (learner(collab_learner, 30, 5e-3, whole=True, n_factors=256), one),
-           'collab_learner, BCE, 4 negatives, 64 factors': (learner(collab_learner, 10, 3e-3, n_factors=64), one),
-           'gmf_learner, 32 factors': (learner(gmf_learner, 10, 3e-3, n_factors=32), one),
-           'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 8, 2e-3, n_factors=32, layers=LAYERS), one),
-           'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 8, 2e-3, n_factors=32, layers=LAYERS), one),
-           'neumf_learner, pre-trained 6 epochs': (pretrained(4, 2e-3, 6, n_factors=32, layers=LAYERS), one)}
+           'collab_learner, BCE, 4 negatives, 64 factors': (learner(collab_learner, 20, 2e-2, n_factors=64), one),
+           'gmf_learner, 32 factors': (learner(gmf_learner, 20, 1e-2, n_factors=32), one),
+           'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
+           'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
+           'neumf_learner, pre-trained 8 epochs, then 4': (pretrained(4, 5e-3, 8, n_factors=32, layers=LAYERS), one)}
     try: import implicit  # noqa: F401
     except ImportError: return res
-    return {**res, 'iALS (implicit), 192 factors': (baseline(lambda: IALS(192, regularization=.1, iterations=12)), one)}
+    return {**res, 'IALS (the library implicit), 192 factors': (baseline(lambda: IALS(192, regularization=30., alpha=3., iterations=12)), one)}
 
 
 def models_100k():
@@ -75,7 +76,9 @@ def models_100k():
             'svdpp_learner, softmax, 128 factors': (learner(svdpp_learner, 20, 5e-3, whole=True, n_factors=128), five),
             'collab_learner, BCE, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64), five), 'collab_learner, BPR, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64, loss_func=BPRLoss()), five),
             'gmf_learner, 32 factors': (learner(gmf_learner, 10, 5e-3), five), 'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 6, 5e-3, n_factors=32, layers=LAYERS), five),
-            'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 5, 5e-3), five)}
+            'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 5, 5e-3), five), 'neumf_learner, pre-trained 6 epochs, then 2': (pretrained(2, 5e-3, 6), five),
+            **{f'neumf_learner, n_neg={n}': (learner(neumf_learner, 5, 5e-3, n_neg=n), range(2)) for n in (1, 8)},
+            **{f'neumf_learner, layers {layers}': (learner(neumf_learner, 5, 5e-3, layers=layers), range(2)) for layers in ([64], [256, 128, 64, 32])}}
 
 
 def ncf_1m(path, select):

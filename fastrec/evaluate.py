@@ -10,6 +10,8 @@ from . import metrics as _metrics
 from .interactions import _some
 from .metrics import ListMetric, RankingMetric, Ranks, TopK
 from .recommend import MEMORY_BUDGET, _seen_matrix, cold_mask, mask_seen
+from .sampling import NegativeSampler
+from .splits import KFoldSplitter
 
 __all__ = ['evaluate', 'evaluate_users', 'rank_held_out', 'compare_models', 'cross_validate']
 
@@ -158,7 +160,6 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
     given = None if candidates is None else _seen_matrix(catalog, candidates)
     if n_candidates is not None:
         if given is not None: raise ValueError('give n_candidates or candidates, not both')
-        from .sampling import NegativeSampler
         everything = masked + held  # what is seen or held out is no negative
         sampler, generator = NegativeSampler(everything), torch.Generator().manual_seed(seed)
         if (left := sampler.left()[wanted]).min() < n_candidates:
@@ -300,7 +301,6 @@ def cross_validate(
 )->pd.DataFrame:
     "Validation figures per fold, and their mean and standard deviation: a row each, a column per metric. `fit` is called afresh for each fold."
     from .dataloaders import RecDataLoaders
-    from .splits import KFoldSplitter
     if callable(splitter) and not hasattr(splitter, '__len__') or np.isscalar(splitter): raise TypeError(f'splitter={splitter!r}: give folds, e.g. KFoldSplitter(5), or a list of splitters or of (train, valid) index arrays')
     folds = list(KFoldSplitter(5) if splitter is None else splitter)
     if not folds: raise ValueError('no folds given')
