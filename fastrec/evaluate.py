@@ -157,7 +157,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
     wanted = _chosen(catalog, inter, rows, users, seed)
     masked = catalog.seen if split == 'valid' else catalog.matrix(np.concatenate([catalog.split.train, catalog.split.valid]))
     held = csr_matrix((np.ones(len(rows), np.int8), (inter.users[rows], inter.items[rows])), shape=masked.shape)
-    given = None if candidates is None else _seen_matrix(catalog, candidates)
+    given = None if candidates is None else _seen_matrix(catalog, candidates, unknown='raise')
     if n_candidates is not None:
         if given is not None: raise ValueError('give n_candidates or candidates, not both')
         everything = masked + held  # what is seen or held out is no negative

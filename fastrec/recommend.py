@@ -52,12 +52,13 @@ class Scorer:
         return recommend(self, users, k, exclude_seen, candidates, cold, seen)
 
 
-def _seen_matrix(catalog, seen):
+def _seen_matrix(catalog, seen, unknown='mark'):
+    "Pairs of a table (None: the training rows) as a CSR matrix (n_users, n_items); unknown ids are left out or, with 'raise', an error."
     if seen is None:
         catalog.require_history('Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
         return catalog.seen
     if isinstance(seen, pd.DataFrame):
-        users, items = (catalog.vocab[side].encode(seen[column_of(seen, side, catalog.names)], unknown='mark') for side in ('user', 'item'))
+        users, items = (catalog.vocab[side].encode(seen[column_of(seen, side, catalog.names)], unknown=unknown) for side in ('user', 'item'))
         ok = (users >= 0) & (items >= 0)  # what the model does not know, it does not recommend
         if len(seen) and not ok.any():
             raise ValueError(f"no row of the table has a user and an item that the model knows: users there look like {_some(seen[column_of(seen, 'user', catalog.names)], 3)}, the model's like {_some(catalog.vocab['user'].ids, 3)}")

@@ -282,6 +282,7 @@ def test_sampled_protocols_are_labelled(idls):
     given = unseen.merge(seen, how='left', indicator=True).query("_merge == 'left_only'")
     got = evaluate_users(scorer, idls, [ndcg(10)], candidates=given)
     assert list(got.columns) == ['ndcg@10 (given candidates)'] and got.iloc[:, 0].tolist() == pytest.approx(whole.iloc[:, 0].tolist())
+    with pytest.raises(KeyError, match='unknown item id: 999'): evaluate(scorer, idls, hr(10), candidates=pd.DataFrame(dict(user=['u01'], item=[999])))
     with pytest.raises(ValueError, match='n_candidates=55'): evaluate(scorer, idls, hr(10), n_candidates=55)
     with pytest.raises(ValueError, match='not both'): evaluate(scorer, idls, hr(10), n_candidates=5, candidates=given)
 
