@@ -16,7 +16,7 @@ __all__ = ['RatingMetric', 'RankingCallback']
 class RatingMetric(Metric):
     """`rmse` or `mae` over a whole validation set, as a column of the training table.
 
-    Sums are kept in float64 (MPS: float32) on the device and read once an epoch. With `rows='warm'` or `'cold'` only pairs whose user and item both have training
+    Sums are kept in float64 (MPS: float32). With `rows='warm'` or `'cold'` only pairs whose user and item both have training
     rows count, or only the others.
     """
     def __init__(self, func, rows:str='all'): self.func, self.rows = func, rows
@@ -35,8 +35,9 @@ class RatingMetric(Metric):
             warm = known['user'][learn.xb[0]] & known['item'][learn.xb[1]]
             mask = warm if self.rows == 'warm' else ~warm
             values, n = values * mask, mask.sum()
-        else: n = values.numel()
-        self.total, self.count = self.total + values.sum(), self.count + n
+        else: n = torch.tensor(values.numel(), device=values.device)
+        # in distributed training `to_detach` averages over the processes, both alike, so that their ratio is that of all rows
+        self.total, self.count = self.total + learn.to_detach(values.sum()), self.count + learn.to_detach(n.to(values.dtype))
 
     @property
     def value(self):
