@@ -288,6 +288,7 @@ def plot_comparison(table:pd.DataFrame, axes=None):
         for i, (mean, high) in enumerate(zip(part['mean'], part.high)): ax.text(high, i, f' {mean:.3f}', va='center', fontsize=8)
         ax.set(xlabel=f'{name}, mean over users')
         ax.margins(x=.18)
+        ax.locator_params(axis='x', nbins=4)
         if j: ax.set_yticklabels([])
     return axes
 

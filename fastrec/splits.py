@@ -167,10 +167,12 @@ def split_summary(inter:Interactions, split:Split)->str:
     parts = dict(zip(('train', 'valid', 'test'), split))
     lines = [f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items, density {len(inter)/inter.n_users/inter.n_items:.3%}']
     if inter.ratings is not None: lines[0] += f', ratings {inter.ratings.min():g} to {inter.ratings.max():g} (mean {inter.ratings.mean():.2f})'
-    train_users, train_items = inter.counts('user', split.train), inter.counts('item', split.train)
+    learned = inter.positive(split.train)
+    if inter.weights is not None: lines.append(f'{len(inter.positive()):,} rows are positives; the others were seen, and are never drawn as negatives')
+    train_users, train_items = inter.counts('user', learned), inter.counts('item', learned)
     for side, counts in (('user', train_users), ('item', train_items)):
         q = np.quantile(counts[counts > 0], [0, .25, .5, .75, 1])
-        lines.append(f'training rows per {side}: min {q[0]:.0f}, quartiles {q[1]:.0f} / {q[2]:.0f} / {q[3]:.0f}, max {q[4]:.0f}; without any: {int((counts == 0).sum()):,}')
+        lines.append(f'training {"rows" if inter.weights is None else "positives"} per {side}: min {q[0]:.0f}, quartiles {q[1]:.0f} / {q[2]:.0f} / {q[3]:.0f}, max {q[4]:.0f}; without any: {int((counts == 0).sum()):,}')
     for name, part in parts.items():
         if part is None: continue
         u, i = inter.users[part], inter.items[part]

@@ -469,3 +469,9 @@ def test_blend(idls):
     assert len(evaluate(blend, idls)) == 1
     with pytest.raises(ValueError, match='2 scorers, but 1 weights'): Blend([a, b], [1.])
     with pytest.raises(ValueError, match='nothing to blend'): Blend([])
+
+
+def test_summary_counts_positives():
+    df = pd.DataFrame([(u, i, 5. if i < 3 else 1., i) for u in range(6) for i in range(5)], columns=['user', 'item', 'rating', 'time'])
+    text = RecDataLoaders.from_df(df, target='implicit', threshold=4, splitter=LeaveLastSplitter(1), n_neg=None, bs=4).summary()
+    assert '18 rows are positives' in text and 'training positives per item: min 6, quartiles 6 / 6 / 6, max 6; without any: 3' in text
