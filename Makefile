@@ -29,4 +29,9 @@ clean:
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-peers: .venv-peers/.installed
+.venv-recbole/.installed: benchmarks/peers-recbole-requirements.txt
+	$(PYTHON) -m venv .venv-recbole
+	.venv-recbole/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+peers: .venv-peers/.installed .venv-recbole/.installed
