@@ -198,7 +198,7 @@ def _relevant(inter, rows, relevant):
     if inter.weights is not None:
         if relevant is not None: raise ValueError("relevant= is for explicit ratings; of implicit feedback the positives are relevant (threshold= when the loaders are made)")
         res = inter.positive(rows)
-    elif relevant is None: raise ValueError(f'ranking on explicit ratings: say which held-out ratings are relevant, e.g. relevant={inter.ratings.max() - 1:g} (they run from {inter.ratings.min():g} to {inter.ratings.max():g})')
+    elif relevant is None: raise ValueError(f'ranking on explicit ratings: say which held-out ratings are relevant, e.g. relevant={inter.ratings.max() - 1:g}, in the training table cbs=RankingCallback([ndcg(10)], relevant={inter.ratings.max() - 1:g}) (they run from {inter.ratings.min():g} to {inter.ratings.max():g})')
     else: res = rows[inter.ratings[rows] >= relevant]
     if not len(res): raise ValueError(f'none of the {len(rows):,} held-out rows is relevant' + (f': no rating reaches {relevant:g}' if relevant is not None else ''))
     return res

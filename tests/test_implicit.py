@@ -475,3 +475,11 @@ def test_summary_counts_positives():
     df = pd.DataFrame([(u, i, 5. if i < 3 else 1., i) for u in range(6) for i in range(5)], columns=['user', 'item', 'rating', 'time'])
     text = RecDataLoaders.from_df(df, target='implicit', threshold=4, splitter=LeaveLastSplitter(1), n_neg=None, bs=4).summary()
     assert '18 rows are positives' in text and 'training positives per item: min 6, quartiles 6 / 6 / 6, max 6; without any: 3' in text
+
+
+def test_ranking_a_rating_model_while_it_trains(dls):
+    with pytest.raises(ValueError, match=r'RankingCallback\(\[ndcg\(10\)\], relevant=4\)'): quiet(collab_learner(dls, n_factors=4, metrics=ndcg(10))).fit(1)
+    learn = quiet(collab_learner(dls, n_factors=4, metrics=rmse, cbs=RankingCallback([recall(20)], relevant=4)))
+    learn.fit(1, 1e-2)
+    assert learn.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'rmse', 'recall@20', 'time']
+    assert learn.recorder.values[-1][3] == pytest.approx(evaluate(learn, metrics=recall(20), relevant=4).loc['all', 'recall@20'])
