@@ -54,7 +54,7 @@ def sampling(dls, repeats=5, n=2**18, n_slow=2**13):
     def row_by_row():
         for u in users[:n_slow].tolist():
             for _ in range(4):
-                while (i := int(np.random.randint(N_ITEMS))) in sets[u]: pass
+                while int(np.random.randint(N_ITEMS)) in sets[u]: pass
     t = turns({'uniform': lambda: uniform.sample(users, 4), 'popularity^0.75': lambda: popular.sample(users, 4), 'row by row': row_by_row}, repeats)
     slow = t['row by row'] / n_slow
     return table(['sampler', 'negatives/s', 'times a row-by-row sampler'], [[name, f'{4*n/np.median(s)/1e6:.1f} M', f'{np.median(slow/(s/n)):.0f}'] for name, s in t.items() if name != 'row by row']

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .interactions import Interactions, Vocab, _KNOWN_NAMES, _norm, _some
+from .interactions import Interactions, _KNOWN_NAMES, _norm, _some
 from .splits import Split
 
 __all__ = ['Catalog']

@@ -168,7 +168,7 @@ def split_summary(inter:Interactions, split:Split)->str:
     lines = [f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items, density {len(inter)/inter.n_users/inter.n_items:.3%}']
     if inter.ratings is not None: lines[0] += f', ratings {inter.ratings.min():g} to {inter.ratings.max():g} (mean {inter.ratings.mean():.2f})'
     learned = inter.positive(split.train)
-    if inter.weights is not None: lines.append(f'{len(inter.positive()):,} rows are positives; the others were seen, and are never drawn as negatives')
+    if inter.weights is not None and len(inter.positive()) < len(inter): lines.append(f'{len(inter.positive()):,} rows are positives; the others were seen, and are never drawn as negatives')
     train_users, train_items = inter.counts('user', learned), inter.counts('item', learned)
     for side, counts in (('user', train_users), ('item', train_items)):
         q = np.quantile(counts[counts > 0], [0, .25, .5, .75, 1])

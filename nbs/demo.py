@@ -1,7 +1,6 @@
 """What `make demo` runs: collab on MovieLens 100K, from the rating table to recommendations and figures."""
 import argparse
 import time
-import warnings
 from pathlib import Path
 
 import matplotlib

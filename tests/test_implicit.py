@@ -8,7 +8,7 @@ import torch
 from fastai.basics import load_learner, noop, set_seed
 from fastai.callback.all import EarlyStoppingCallback, ProgressCallback, SaveModelCallback
 
-from fastrec.all import (EASE, BPRLoss, Interactions, ItemKNN, KFoldSplitter, LeaveLastSplitter, NegativeSampler, Popularity, RankingCallback, RecDataLoaders, SampledSoftmaxLoss, TimeSplitter,
+from fastrec.all import (EASE, BPRLoss, Interactions, ItemKNN, KFoldSplitter, LeaveLastSplitter, Popularity, RankingCallback, RecDataLoaders, SampledSoftmaxLoss, TimeSplitter,
                          auc, collab_learner, compare_models, evaluate, evaluate_users, gmf_learner, hr, mae, mlp_learner, ndcg, neumf_learner, recall, rmse, svdpp_learner)
 
 pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
@@ -483,3 +483,19 @@ def test_ranking_a_rating_model_while_it_trains(dls):
     learn.fit(1, 1e-2)
     assert learn.recorder.metric_names == ['epoch', 'train_loss', 'valid_loss', 'rmse', 'recall@20', 'time']
     assert learn.recorder.values[-1][3] == pytest.approx(evaluate(learn, metrics=recall(20), relevant=4).loc['all', 'recall@20'])
+
+
+def test_holm_by_hand():
+    from fastrec.evaluate import _holm
+    assert _holm(dict(a=.01, b=.04, c=.03, d=.5)) == pytest.approx(dict(a=.04, c=.09, b=.09, d=.5))  # 4 x .01, 3 x .03, max(.09, 2 x .04), .5
+    assert _holm(dict(a=.4, b=.6)) == pytest.approx(dict(a=.8, b=.8))
+
+
+def test_weight_decay_over_the_whole_catalogue(udls):
+    "The optimiser decays the factors of all rows, and not the biases; there is no L2 per row besides."
+    learn = quiet(svdpp_learner(udls, n_factors=4))
+    learn.fit(1, 1e-3, wd=.3)
+    free, decayed = ({id(p) for p in g} for g in learn.opt.param_lists)
+    assert [h['wd'] for h in learn.opt.hypers] == [0., .3] and learn._tables == [m for m in learn._tables if m.decay == 0]
+    m = learn.model
+    assert decayed == {id(t.weight) for t in (m.user_factors, m.item_factors, m.history_factors)} and free == {id(p) for p in (m.user_biases.weight, m.item_biases.weight, m.mean)}
