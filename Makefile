@@ -1,11 +1,12 @@
 # make demo: own environment, install, train on real MovieLens 100K, show what was learned
 # make test: the same environment, all tests
+# make benchmarks DATA=FOLDER: everything in benchmarks/, with the peers' environments; writes benchmarks/RESULTS.md
 VENV   ?= .venv
 PYTHON ?= python3
 OUT    ?= demo-output
 PY      = $(VENV)/bin/python
 
-.PHONY: demo test clean peers
+.PHONY: demo test clean peers benchmarks
 
 $(VENV)/.installed: settings.ini setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -35,3 +36,6 @@ clean:
 	touch $@
 
 peers: .venv-peers/.installed .venv-recbole/.installed
+
+benchmarks: $(VENV)/.installed peers
+	$(PY) benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

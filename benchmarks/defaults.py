@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from fastai.torch_core import set_seed
 
-from common import about, need, quiet
+from common import about, emit, need, quiet
 from fastrec.all import RecDataLoaders, collab_learner, evaluate, mlp_learner, movielens
 
 SEEDS, Y_RANGE = (0, 1, 2), (0, 5.5)
@@ -38,30 +38,37 @@ def fit(learner, ratings, seed, epochs, lr, bs, **kwargs):
 
 
 def grid(name, learner, ratings, centre, changes):
-    "Print the table of all settings; each row's difference is to the centre on the same splits."
+    "The table of all settings, printed row by row; each row's difference is to the centre on the same splits."
     results, show = {}, lambda o: ', '.join(f'{k}={v}' for k, v in o.items())
     run = lambda setting: np.array([fit(learner, ratings, seed, **setting) for seed in SEEDS])
     key = lambda setting: tuple(sorted(setting.items()))
     results[key(centre)] = run(centre)
-    print(f'\n## {name}\n\nCentre: {show(centre)}\n\n| setting | mean rmse | to the centre: mean | on each split | CPU s per fit |\n|---|---|---|---|---|')
+    lines = []
+    def say(line):
+        lines.append(line)
+        print(line, flush=True)
+    say(f'## {name}\n\nCentre: {show(centre)}\n\n| setting | mean rmse | to the centre: mean | on each split | CPU s per fit |\n|---|---|---|---|---|')
     for change in changes:
         setting = {**centre, **change}
         if key(setting) not in results: results[key(setting)] = run(setting)
         (rmse, cpu), base = results[key(setting)].T, results[key(centre)].T[0]
         row = [show(change), f'{rmse.mean():.4f}', f'{(rmse - base).mean():+.4f}', ' '.join(f'{o:+.4f}' for o in rmse - base), f'{cpu.mean():.1f}']
-        print('| ' + ' | '.join(row) + ' |', flush=True)
+        say('| ' + ' | '.join(row) + ' |')
+    return '\n'.join(lines)
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ls', help="folder or zip of GroupLens' ml-latest-small")
     parser.add_argument('--only', choices=['collab', 'mlp', 'mlp2'], help='one of the three grids')
+    parser.add_argument('--out', help='Markdown file to write')
     args = parser.parse_args()
     path = need(args.ls, '--ls', "the folder or zip of GroupLens' ml-latest-small (grouplens.org/datasets/movielens)")
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', 'bs=')
     ratings, _ = movielens('latest-small', path)
-    print(f'{about()}\n\nValidation RMSE on ml-latest-small ({len(ratings):,} ratings), random 90/10 with seeds {SEEDS}, y_range={Y_RANGE}')
+    head = (f'# Defaults, chosen on ml-latest-small\n\n{about()}.\n\nValidation RMSE on ml-latest-small ({len(ratings):,} ratings), random 90/10 with seeds {SEEDS}, y_range={Y_RANGE}')
     grids = dict(collab=(collab_learner, COLLAB, COLLAB_GRID), mlp=(mlp_learner, MLP, MLP_GRID), mlp2=(mlp_learner, MLP2, MLP2_GRID))
-    for name, (learner, centre, changes) in grids.items():
-        if args.only in (None, name): grid(f'{learner.__name__}{", second round" if name == "mlp2" else ""}', learner, ratings, centre, changes)
+    texts = [grid(f'{learner.__name__}{", second round" if name == "mlp2" else ""}', learner, ratings, centre, changes)
+             for name, (learner, centre, changes) in grids.items() if args.only in (None, name)]
+    emit('\n\n'.join([head, *texts]), args.out)
