@@ -6,6 +6,8 @@ from .interactions import *
 from .datasets import *
 from .splits import *
 from .catalog import *
+from .images import *
+from .features import *
 from .dataloaders import *
 from .sampling import *
 from .models import *

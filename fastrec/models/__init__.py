@@ -1,4 +1,5 @@
 "Models: integer codes in, scores out. They know nothing of tables, vocabularies or DataLoaders."
 from .embedding import *
+from .blocks import *
 from .dot import *
 from .neumf import *
