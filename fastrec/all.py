@@ -17,6 +17,7 @@ from .metrics import *
 from .baselines import *
 from .blend import *
 from .recommend import *
+from .rerank import *
 from .evaluate import *
 from .retrieval import *
 from .callbacks import *
