@@ -11,6 +11,7 @@ from .features import *
 from .dataloaders import *
 from .sampling import *
 from .models import *
+from .scoring import *
 from .losses import *
 from .optimizers import *
 from .metrics import *
@@ -20,6 +21,7 @@ from .recommend import *
 from .rerank import *
 from .evaluate import *
 from .retrieval import *
+from .artifact import *
 from .callbacks import *
 from .learner import *
 from .interpret import *

@@ -74,7 +74,7 @@ class Popularity(Scorer):
 
 class _ItemWeights(Scorer):
     "Scores of what a user has, times a matrix of item-item weights: s_u = x_u W, x_u the weights of the user's training positives."
-    scale = 'rank'
+    scale, reads_history = 'rank', True
 
     def score_items(self, users):
         "Scores of all items: codes (B,) -> (B, n_items)."

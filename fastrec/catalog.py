@@ -90,9 +90,9 @@ class Catalog:
         inter = self.require_history()
         return self.seen if inter.weights is None else self.matrix(inter.positive(self.split.train))
 
-    def require_history(self, way:str='This needs the training table: make RecDataLoaders of it again and use those')->Interactions:
+    def require_history(self, way:str='This needs the training table: make RecDataLoaders of it again and use those, or save with save_recommender(..., history=True)')->Interactions:
         "The interactions; `ValueError` with the way out if they were dropped."
-        if self.interactions is None: raise ValueError(f'what users have seen is training data and did not travel with the saved learner. {way}')
+        if self.interactions is None: raise ValueError(f'what users have seen is training data and did not travel with what was saved. {way}')
         return self.interactions
 
     def titles(self, codes)->np.ndarray:

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
 from functools import partial
-from warnings import warn
 
 import numpy as np
 import torch
@@ -30,13 +28,12 @@ from .models.embedding import EmbeddingTable, pop_penalties, set_l2
 from .models.neumf import GMF, MLP, NeuMF
 from .optimizers import FusedAdam, one_cycle
 from .recommend import Scorer, cold_mask
-from .retrieval import similar
+from .scoring import ModelScorer
 
 __all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner']
 
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
 PREDS_BUDGET = 2**30  # bytes of scores
-PAIRS = 2**18  # pairs scored at a time for a model that has no `score_items`
 _CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
 _PER_BATCH = frozenset(_inner_loop)
 
@@ -54,7 +51,7 @@ def decay_groups(model, per_row=True):
     return L(L(g) for g in groups if g)
 
 
-class RecLearner(Learner, Scorer):
+class RecLearner(Learner, ModelScorer):
     """A fastai `Learner` that knows users and items: all of fastai's verbs work, and it is a `Scorer`.
 
     Weight decay: `wd` is the L2 of the embedding rows per observed row, loss + wd * (|p_u|^2 + |q_i|^2) as in ALS-WR (Zhou et al. 2008), each table
@@ -173,7 +170,7 @@ class RecLearner(Learner, Scorer):
             raise MemoryError(f'get_preds would return {len(rows.dataset):,} users x {self.dls.n_items:,} items twice (scores and targets), {2*size/2**30:.0f} GiB. Use learn.recommend(users), or learn.score_items(users) in chunks')
         return super().get_preds(ds_idx, dl, **kwargs)
 
-    # --- Scorer: codes in, scores out, without gradients and in eval mode
+    # --- Scorer
 
     @property
     def catalog(self): return self.dls.catalog
@@ -181,72 +178,13 @@ class RecLearner(Learner, Scorer):
     def vocab(self): return self.catalog.vocab
 
     @property
-    def knows_cold(self)->bool:
-        "Does the model handle rows without training data? A module of the user's own does not: cold items are not recommended from it."
-        return any(isinstance(m, EmbeddingTable) for m in self.model.modules())
-
-    @property
     def scale(self):
         "What a score is: 'rating', 'logit' (of the probability to choose an item) or 'rank' (only the order means something)."
         return 'rating' if self.dls.target == 'rating' else 'logit' if isinstance(self.loss_func, BCELoss) else 'rank'
 
-    @contextmanager
-    def _inference(self):
-        "-> the model's device; eval mode and no gradients inside."
-        training = [m for m in self.model.modules() if m.training]
-        self.model.eval()
-        try:
-            with torch.no_grad(): yield next(self.model.parameters()).device
-        finally:
-            for m in training: m.training = True
-
-    def score(self, users, items):
-        "Scores of pairs of codes: (n,), (n,) -> (n,)."
-        with self._inference() as device:
-            return torch.cat([self.model(u.to(device), i.to(device)) for u, i in zip(users.split(PAIRS), items.split(PAIRS))] or [torch.zeros(0)])
-
-    def score_items(self, users):
-        "Scores of the whole catalogue for codes of users: (B,) -> (B, n_items)."
-        if not hasattr(self.model, 'score_items'): # a model of the user's own
-            items = torch.arange(self.dls.n_items)
-            return torch.stack([self.score(u.expand(len(items)), items) for u in users])
-        with self._inference() as device: return self.model.score_items(users.to(device))
-
-    def vectors(self, side:str='item')->torch.Tensor:
-        "Learned vectors, (n, d), of 'user' or 'item'."
-        with self._inference(): return self._of_model('vectors')(side)
-
-    def biases(self, side:str='item')->torch.Tensor:
-        "Learned biases, (n,), of 'user' or 'item'."
-        with self._inference(): return self._of_model('biases')(side)
-
-    def _of_model(self, name):
-        if not hasattr(self.model, name): raise AttributeError(f"{type(self.model).__name__} has no method {name}, which this needs" + ("" if name == 'explain' else ": give it one that takes 'user' or 'item' and returns a tensor with a row each"))
-        return getattr(self.model, name)
-
     # --- what a person asks
 
-    def predict(self, user, item=None)->float:
-        "Predicted score of one pair: `predict(user, item)` or `predict((user, item))`, ids as in the table."
-        if item is None:
-            if not isinstance(user, (tuple, list)) or len(user) != 2: raise TypeError(f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))')
-            user, item = user
-        codes = [self.vocab[side].encode([id_]) for side, id_ in (('user', user), ('item', item))]
-        for side, id_, code in zip(('user', 'item'), (user, item), codes):
-            if not self.catalog.known(side)[code[0]]: warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
-        return self.score(*map(torch.from_numpy, codes)).item()
-
-    def history(self, user):
-        "What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid or test)."
-        return self.catalog.history(user)
-
-    def similar_items(self, item, k:int=10):
-        "The `k` nearest items by cosine of their vectors; `item` is an id, a title, or a part of a title that matches one."
-        return similar(self, item, k, 'item')
-
-    def similar_users(self, user, k:int=10):
-        "The `k` nearest users by cosine of their vectors."
-        return similar(self, user, k, 'user')
+    predict = Scorer.predict  # of one pair; fastai's is for an item of a dataset
 
 
 def _handler(cb, event_name):

@@ -1,6 +1,8 @@
 """From scores to what a person reads: mask what was seen, take the top k, decode ids and titles."""
 from __future__ import annotations
 
+from warnings import warn
+
 import numpy as np
 import pandas as pd
 import torch
@@ -50,6 +52,43 @@ class Scorer:
         self.vocab
         if users is None: raise ValueError('recommend for whom? Give user ids, or basket= with the items of somebody unknown')
         return recommend(self, users, k, exclude_seen, candidates, cold, seen)
+
+    def recommend_users(self,
+        items, # one item (an id, a title, or a part of a title that matches one) or a list of them
+        k:int=10, # users per item
+        exclude_seen:bool=True, # leave out users who have the item in the training rows
+        users=None, # user ids: answer only with these
+        seen=None # table (user, item) of who has what, instead of the training rows
+    )->pd.DataFrame:
+        """The reverse question, whom to tell about an item: the `k` users with the best score for each: item, title (if known), user, score, rank.
+
+        Only users with training rows are asked about: the others would all score the same. Users are compared by their score for the item, so where scores are ratings, those who rate everything high come first.
+        """
+        return recommend_users(self, items, k, exclude_seen, users, seen)
+
+    def history(self, user)->pd.DataFrame:
+        "What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid or test)."
+        return self.catalog.history(user)
+
+    def predict(self, user, item=None)->float:
+        "Predicted score of one pair: `predict(user, item)` or `predict((user, item))`, ids as in the table."
+        if item is None:
+            if not isinstance(user, (tuple, list)) or len(user) != 2: raise TypeError(f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))')
+            user, item = user
+        codes = [self.vocab[side].encode([id_]) for side, id_ in (('user', user), ('item', item))]
+        for side, id_, code in zip(('user', 'item'), (user, item), codes):
+            if not self.catalog.known(side)[code[0]]: warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
+        return self.score(*map(torch.from_numpy, codes)).item()
+
+    def similar_items(self, item, k:int=10)->pd.DataFrame:
+        "The `k` nearest items by cosine of their vectors; `item` is an id, a title, or a part of a title that matches one."
+        from .retrieval import similar
+        return similar(self, item, k, 'item')
+
+    def similar_users(self, user, k:int=10)->pd.DataFrame:
+        "The `k` nearest users by cosine of their vectors."
+        from .retrieval import similar
+        return similar(self, user, k, 'user')
 
 
 def _seen_matrix(catalog, seen, unknown='mark'):
@@ -144,6 +183,38 @@ def recommend_basket(scorer, basket, k=10, candidates=None)->pd.DataFrame:
     forbid = _allowed(scorer, candidates, k)
     if forbid is not None: scores += forbid
     return _top_frame(catalog, scores, None, k)[0]
+
+
+def recommend_users(scorer, items, k=10, exclude_seen=True, users=None, seen=None)->pd.DataFrame:
+    "The `k` best users of each of `items`; arguments as in `Scorer.recommend_users`. Users go through in chunks of a fixed memory budget."
+    catalog = scorer.catalog
+    if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one user')
+    at = catalog.find_all(items)
+    known_items = catalog.known('item')[at]
+    if not known_items.all() and not getattr(scorer, 'knows_cold', True): raise KeyError(f"item {_some(catalog.vocab['item'].decode(at[~known_items]))} has no training row, and the model does not know what to make of that")
+    mask = catalog.known('user').copy()
+    if users is not None: mask &= np.isin(np.arange(catalog.n_users), catalog.vocab['user'].encode(users))
+    codes = np.flatnonzero(mask)
+    if not len(codes): raise ValueError('no user is left: none of users= has a training row')
+    matrix = _seen_matrix(catalog, seen).tocsc()[:, at].T.tocsr() if exclude_seen else None
+    whole = getattr(scorer, 'reads_history', False)  # scores of a pair cost as much as those of the whole catalogue
+    step = max(1, MEMORY_BUDGET // (16 * (catalog.n_items if whole else max(len(at), 64))))
+    best, found = torch.zeros(len(at), 0), torch.zeros(len(at), 0, dtype=torch.int64)
+    for chunk in np.split(codes, range(step, len(codes), step)):
+        rows = torch.from_numpy(chunk)
+        if whole: scores = scorer.score_items(rows)[:, torch.from_numpy(at)].T
+        else: scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in at])
+        scores = scores.float().cpu()
+        if torch.isnan(scores).any(): raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
+        if matrix is not None: mask_seen(scores, matrix[:, chunk])
+        best, found = torch.cat([best, scores], 1), torch.cat([found, rows.expand(len(at), -1)], 1)
+        best, top = best.topk(min(k, best.shape[1]), dim=1)
+        found = found.gather(1, top)
+    b, r = np.nonzero(np.isfinite(best.numpy()))
+    df = pd.DataFrame(dict(item=catalog.vocab['item'].decode(at[b]), user=catalog.vocab['user'].decode(found.numpy()[b, r]), score=best.numpy()[b, r], rank=r + 1))
+    if catalog.title_name is not None: df.insert(1, 'title', catalog.titles(at[b]))
+    if not known_items.all(): df['cold'] = ~known_items[b]
+    return df
 
 
 def cold_mask(catalog, users, items)->np.ndarray:

@@ -13,8 +13,24 @@ import fastrec
 
 ROOT = Path(fastrec.__file__).parent
 # the pipeline; a module imports only what stands before it
-ORDER = ['interactions', 'datasets', 'splits', 'catalog', 'images', 'features', 'sampling', 'recommend', 'rerank', 'dataloaders', 'models.embedding', 'models.blocks', 'models.dot', 'models.neumf', 'models', 'losses', 'optimizers',
-         'metrics', 'baselines', 'blend', 'evaluate', 'retrieval', 'callbacks', 'learner', 'interpret', 'all']
+ORDER = '''
+interactions datasets splits catalog
+images features
+sampling
+recommend
+rerank
+dataloaders
+models.embedding models.blocks models.dot models.neumf models
+scoring
+losses optimizers metrics
+baselines blend
+evaluate
+retrieval
+artifact
+callbacks
+learner
+interpret
+all'''.split()
 FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'learner', 'interpret', 'all'}
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')
 

@@ -282,7 +282,7 @@ def test_without_history_drops_the_rows_and_keeps_the_rest():
     res = cat.without_history()
     assert res.interactions is None and res.split is None and res.user_df is None and 'seen' not in res.__dict__
     for ask in (lambda: res.seen, lambda: res.history('ann'), res.require_history):
-        with pytest.raises(ValueError, match='training data and did not travel with the saved learner. .*RecDataLoaders'):
+        with pytest.raises(ValueError, match='training data and did not travel with what was saved. .*RecDataLoaders'):
             ask()
     assert res.find('zebra') == 0 and res.titles([3]).tolist() == ['Dust (1990)'] and res.candidates('year < 1970').tolist() == [1]
     assert res.counts['item'].tolist() == [2, 1, 1, 0] and res.mean_rating == 3.5

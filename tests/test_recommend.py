@@ -186,3 +186,33 @@ def test_damped_biases_by_hand():
     b_a, b_b = (1. + 0.) / (2 + 2), -1. / (1 + 2)
     assert base.mean == 4. and base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.])
     assert base.user_biases.tolist() == pytest.approx([((1 - b_a) + (-1 - b_b)) / (2 + 1), (0 - b_a) / (1 + 1)])
+
+
+# --- the reverse question
+
+@pytest.mark.parametrize('budget', [None, 1])
+def test_users_for_an_item_against_a_slow_reference(scorer, monkeypatch, budget):
+    if budget: monkeypatch.setattr('fastrec.recommend.MEMORY_BUDGET', 16 * 64 * 4)  # four users at a time
+    items = [101, 105, 'Title 9']
+    df = scorer.recommend_users(items, k=5)
+    for item in (101, 105, 109):
+        i = scorer.vocab['item'].encode([item])[0]
+        have = {u for u in scorer.vocab['user'].ids if item in seen(scorer, u)} | {'u03'}  # who has no training row
+        want = sorted(((scorer.table[c, i].item(), u) for c, u in enumerate(scorer.vocab['user'].ids) if u not in have), reverse=True)[:5]
+        mine = df[df.item == item]
+        assert have - {'u03'} and mine.user.tolist() == [u for _, u in want] and mine['rank'].tolist() == [1, 2, 3, 4, 5] and mine.title.unique().tolist() == [f'Title {i}']
+        np.testing.assert_allclose(mine.score, [v for v, _ in want], rtol=1e-6)
+    everybody = scorer.recommend_users(101, k=99, exclude_seen=False)
+    assert len(everybody) == N_USERS - 1 and 'u03' not in set(everybody.user)
+    assert set(scorer.recommend_users(101, k=99, exclude_seen=False, users=['u03', 'u05', 'u09']).user) == {'u05', 'u09'}
+    assert not set(scorer.recommend_users(101, k=99, seen=pd.DataFrame(dict(user=['u05'], item=[101]))).user) & {'u05'}
+
+
+def test_users_for_an_item_that_nobody_has(scorer):
+    df = scorer.recommend_users(107, k=2)
+    assert df.cold.all() and len(df) == 2
+    scorer.knows_cold = False
+    with pytest.raises(KeyError, match='107 has no training row'): scorer.recommend_users(107)
+    with pytest.raises(ValueError, match='k=0'): scorer.recommend_users(101, k=0)
+    with pytest.raises(ValueError, match='no user is left'): scorer.recommend_users(101, users=['u03'])
+    with pytest.raises(KeyError, match='unknown user id'): scorer.recommend_users(101, users=['nobody'])

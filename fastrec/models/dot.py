@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from .embedding import EmbeddingTable, squash, unsquash
@@ -42,6 +43,11 @@ class DotBias(nn.Module):
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
         return squash((p * q).sum(-1) + bu + bi + self.mean, self.y_range)
+
+    def config(self)->dict:
+        "Arguments that make a model of this shape; the rest is in its state."
+        return dict(n_users=self.user_factors.num_embeddings, n_items=self.item_factors.num_embeddings, n_factors=self.item_factors.embedding_dim,
+                    y_range=self.y_range, bias_decay=self.user_biases.decay)
 
     def user_vectors(self, users): # (B,) -> (B, n_factors)
         "What is multiplied with item factors for `users`."
@@ -86,6 +92,11 @@ class SVDpp(DotBias):
         self.dropout = dropout
         self.register_buffer('indptr', torch.from_numpy(history.indptr.astype(np.int64)), persistent=False)
         self.register_buffer('indices', torch.from_numpy(history.indices.astype(np.int64)), persistent=False)
+
+    def config(self)->dict:
+        "Arguments that make a model of this shape; the history is one of them."
+        history = csr_matrix((np.ones(len(self.indices), np.float32), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
+        return dict(super().config(), history=history, dropout=self.dropout)
 
     def user_vectors(self, users):
         start, n = self.indptr[users], self.indptr[users + 1] - self.indptr[users]

@@ -39,7 +39,7 @@ class Tower(nn.Module):
         hidden = []
         for n_in, n_out in zip(layers, layers[1:]): hidden += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(nn.ReLU(), nn.Dropout(dropout), *hidden)
-        self.n_out = layers[-1]
+        self.layers, self.dropout, self.n_out = tuple(layers), dropout, layers[-1]
         for m in self.modules():
             if isinstance(m, nn.Linear):
                 nn.init.xavier_uniform_(m.weight)
@@ -74,6 +74,10 @@ class GMF(nn.Module):
         self.product = Product(n_users, n_items, n_factors, known_users, known_items, std)
         self.out = _output(n_factors)
         nn.init.ones_(self.out.weight)
+
+    def config(self)->dict:
+        "Arguments that make a model of this shape; the rest is in its state."
+        return dict(n_users=self.product.user_factors.num_embeddings, n_items=self.product.item_factors.num_embeddings, n_factors=self.product.item_factors.embedding_dim)
 
     def forward(self, users, items): # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs
         return self.out(self.product(users, items)).squeeze(-1)
@@ -111,6 +115,11 @@ class MLP(nn.Module):
         self.item_biases = EmbeddingTable(n_items, 1, known_items, 0, decay=0.)
         self.out = _output(self.tower.n_out)
         if mean is not None: nn.init.constant_(self.out.bias, unsquash(mean, self.y_range))
+
+    def config(self)->dict:
+        "Arguments that make a model of this shape; the rest is in its state."
+        return dict(n_users=self.tower.user_factors.num_embeddings, n_items=self.tower.item_factors.num_embeddings, n_factors=self.tower.item_factors.embedding_dim,
+                    layers=self.tower.layers, dropout=self.tower.dropout, y_range=self.y_range)
 
     def forward(self, users, items): # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
@@ -167,6 +176,11 @@ class NeuMF(nn.Module):
             res.out.weight.copy_(torch.cat([alpha * gmf.out.weight, (1 - alpha) * mlp.out.weight], 1))
             res.out.bias.copy_(alpha * gmf.out.bias + (1 - alpha) * mlp.out.bias)
         return res
+
+    def config(self)->dict:
+        "Arguments that make a model of this shape; the rest is in its state."
+        return dict(n_users=self.product.user_factors.num_embeddings, n_items=self.product.item_factors.num_embeddings, n_factors=self.product.item_factors.embedding_dim,
+                    layers=self.tower.layers, dropout=self.tower.dropout)
 
     def forward(self, users, items): # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs
         return self.out(torch.cat([self.product(users, items), self.tower(users, items)], -1)).squeeze(-1)

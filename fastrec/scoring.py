@@ -1,0 +1,64 @@
+"A model behind a catalogue: the `Scorer` that learners are and saved recommenders load as."
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+
+from .models.embedding import EmbeddingTable
+from .recommend import Scorer
+
+__all__ = ['ModelScorer']
+
+PAIRS = 2**18  # pairs scored at a time for a model that has no `score_items`
+
+
+class ModelScorer(Scorer):
+    "A model with the ids and titles that belong to its codes. It scores in eval mode and without gradients, on the device the model is on."
+    def __init__(self,
+        model, # `nn.Module` with `forward(users, items) -> scores`; `score_items(users)`, `vectors(side)` and `biases(side)` are used where it has them
+        catalog, # `Catalog`
+        scale:str='rating' # what a score means, as in `Scorer`
+    ):
+        self.model, self.catalog, self.scale = model, catalog, scale
+
+    def __repr__(self): return f'{type(self).__name__}({type(self.model).__name__}, {self.scale}, {self.catalog})'
+
+    @property
+    def knows_cold(self)->bool:
+        "Does the model handle rows without training data? A module of the user's own does not: cold items are not recommended from it."
+        return any(isinstance(m, EmbeddingTable) for m in self.model.modules())
+
+    @contextmanager
+    def _inference(self):
+        "-> the model's device; eval mode and no gradients inside."
+        training = [m for m in self.model.modules() if m.training]
+        self.model.eval()
+        try:
+            with torch.no_grad(): yield next(self.model.parameters()).device
+        finally:
+            for m in training: m.training = True
+
+    def score(self, users, items):
+        "Scores of pairs of codes: (n,), (n,) -> (n,)."
+        with self._inference() as device:
+            return torch.cat([self.model(u.to(device), i.to(device)) for u, i in zip(users.split(PAIRS), items.split(PAIRS))] or [torch.zeros(0)])
+
+    def score_items(self, users):
+        "Scores of the whole catalogue for codes of users: (B,) -> (B, n_items)."
+        if not hasattr(self.model, 'score_items'): # a model of the user's own
+            items = torch.arange(self.catalog.n_items)
+            return torch.stack([self.score(u.expand(len(items)), items) for u in users])
+        with self._inference() as device: return self.model.score_items(users.to(device))
+
+    def vectors(self, side:str='item')->torch.Tensor:
+        "Learned vectors, (n, d), of 'user' or 'item'."
+        with self._inference(): return self._of_model('vectors')(side)
+
+    def biases(self, side:str='item')->torch.Tensor:
+        "Learned biases, (n,), of 'user' or 'item'."
+        with self._inference(): return self._of_model('biases')(side)
+
+    def _of_model(self, name):
+        if not hasattr(self.model, name): raise AttributeError(f"{type(self.model).__name__} has no method {name}, which this needs" + ("" if name == 'explain' else ": give it one that takes 'user' or 'item' and returns a tensor with a row each"))
+        return getattr(self.model, name)

@@ -1,0 +1,239 @@
+"A recommender that leaves the notebook: every scorer comes back with the same answers, in a process without fastai; damaged files are refused."
+import datetime
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import fastrec.artifact as artifact
+from fastrec.recommend import Scorer
+from fastrec.all import (EASE, IALS, BiasOnly, Blend, GlobalMean, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, gmf_learner, load_recommender, mlp_learner, neumf_learner, rec_learner,
+                         save_recommender, svdpp_learner, synthetic_ratings)
+
+pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
+
+
+@pytest.fixture(scope='module')
+def table():
+    ratings, items, _ = synthetic_ratings(n_users=60, n_items=40, density=.3, seed=2)
+    return ratings, items.assign(title=[f'Title {i}' for i in range(len(items))], genres=[['a', 'b'][:i % 3] for i in range(len(items))])
+
+
+@pytest.fixture(scope='module')
+def rated(table): return RecDataLoaders.from_df(table[0], item_df=table[1], valid_pct=.2, seed=0, bs=64)
+@pytest.fixture(scope='module')
+def chosen(table): return RecDataLoaders.from_df(table[0].assign(time=np.arange(len(table[0]))), item_df=table[1], target='implicit', threshold=3., splitter=LeaveLastSplitter(1), n_neg=2, bs=64)
+
+
+def trained(learn):
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-2)
+    return learn
+
+
+SCORERS = dict(
+    collab=lambda r, i: trained(collab_learner(r, n_factors=5, y_range=(.5, 5.5))), svdpp=lambda r, i: trained(svdpp_learner(r, n_factors=5)), mlp=lambda r, i: trained(mlp_learner(r, n_factors=4, layers=[8, 4])),
+    gmf=lambda r, i: trained(gmf_learner(i, n_factors=4)), neumf=lambda r, i: trained(neumf_learner(i, n_factors=4, layers=[8, 6, 4])), pretrained=lambda r, i: trained(neumf_learner(i, n_factors=4, layers=[8, 4], pretrain=1)),
+    mean=lambda r, i: GlobalMean().fit(r), biases=lambda r, i: BiasOnly().fit(r), popular=lambda r, i: Popularity().fit(i), ease=lambda r, i: EASE(20.).fit(i), knn=lambda r, i: ItemKNN(k=5).fit(i),
+    ials=lambda r, i: IALS(factors=4, iterations=2).fit(i), blend=lambda r, i: Blend([EASE(20.).fit(i), trained(gmf_learner(i, n_factors=4))], weights=[.3, .7]))
+
+
+@pytest.mark.parametrize('name', SCORERS)
+def test_every_scorer_comes_back(name, rated, chosen, tmp_path, recwarn):
+    scorer = SCORERS[name](rated, chosen)
+    users, codes = list(scorer.vocab['user'].ids[:7]), torch.arange(7)
+    for history in (False, True):
+        save_recommender(scorer, tmp_path, history=history)
+        loaded = load_recommender(tmp_path)
+        assert not isinstance(loaded, nn.Module) and loaded.scale == scorer.scale and loaded.vocab == scorer.vocab
+        if name in ('ease', 'knn', 'blend') and not history:
+            with pytest.raises(ValueError, match='history=True'): loaded.score_items(codes)
+        else:
+            assert torch.equal(loaded.score_items(codes), scorer.score_items(codes))
+            assert torch.equal(loaded.score(codes, codes + 3), scorer.score(codes, codes + 3))
+            assert loaded.predict(users[0], scorer.vocab['item'].ids[3]) == scorer.predict(users[0], scorer.vocab['item'].ids[3])
+            pd.testing.assert_frame_equal(loaded.recommend(users, 4, exclude_seen=False, candidates="title > 'Title 2'"), scorer.recommend(users, 4, exclude_seen=False, candidates="title > 'Title 2'"))
+            pd.testing.assert_frame_equal(loaded.recommend_users('Title 3', 4, exclude_seen=False), scorer.recommend_users('Title 3', 4, exclude_seen=False))
+        if history:
+            pd.testing.assert_frame_equal(loaded.recommend(users, 4), scorer.recommend(users, 4))
+            pd.testing.assert_frame_equal(loaded.history(users[0]), scorer.catalog.history(users[0]))
+        else:
+            assert loaded.catalog.interactions is None and loaded.catalog.split is None
+            with pytest.raises(ValueError, match='seen=.*exclude_seen=False|history=True'): loaded.recommend(users)
+        if hasattr(scorer, 'vectors'):
+            pd.testing.assert_frame_equal(loaded.similar_items('Title 3', 4), scorer.similar_items('Title 3', 4))
+            pd.testing.assert_frame_equal(loaded.recommend(basket=['Title 3', 'Title 5'], k=4), scorer.recommend(basket=['Title 3', 'Title 5'], k=4))
+        pd.testing.assert_frame_equal(loaded.catalog.item_df, scorer.catalog.item_df)
+    assert any('history=True' in str(w.message) for w in recwarn) == (name in ('ease', 'knn', 'blend'))
+
+
+def test_seen_can_be_given_as_a_table(rated, tmp_path):
+    learn = trained(collab_learner(rated, n_factors=5))
+    loaded = load_recommender(save_recommender(learn, tmp_path))
+    users = list(learn.vocab['user'].ids[:5])
+    pd.testing.assert_frame_equal(loaded.recommend(users, 4, seen=learn.catalog.interactions.to_df(learn.catalog.split.train)), learn.recommend(users, 4))
+    item = learn.vocab['item'].ids[0]
+    pd.testing.assert_frame_equal(loaded.recommend_users(item, 4, seen=learn.catalog.interactions.to_df(learn.catalog.split.train)), learn.recommend_users(item, 4))
+
+
+def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
+    learn = trained(svdpp_learner(chosen, n_factors=2))
+    size = {history: sum(o.stat().st_size for o in save_recommender(learn, tmp_path/str(history), history=history).iterdir()) for history in (False, True)}
+    inter = learn.catalog.interactions
+    assert size[True] - size[False] > 8 * len(inter)
+    names = artifact._safetensors('load_file')(next((tmp_path/'False').glob('tensors-*'))).keys()
+    assert not any('interactions' in o or 'indptr' in o or 'indices' in o or 'history' in o for o in names), names
+    assert any('interactions.users' in o for o in artifact._safetensors('load_file')(next((tmp_path/'True').glob('tensors-*'))).keys())
+
+
+def test_loads_without_fastai_and_plots(rated, tmp_path):
+    learn = trained(collab_learner(rated, n_factors=5))
+    save_recommender(Blend([learn, Popularity().fit(rated)]), tmp_path)
+    user = learn.vocab['user'].ids[0]
+    code = ("import sys, json\nfrom fastrec.artifact import load_recommender\n"
+            f"r = load_recommender({str(tmp_path)!r})\n"
+            f"df = r.recommend([{user!r}], 3, exclude_seen=False)\nr.scorers[0].similar_items('Title 3'); r.scorers[0].recommend(basket=['Title 3']); r.recommend_users('Title 3', 2, exclude_seen=False)\n"
+            "print(json.dumps([df.item.tolist(), [m for m in ('fastai', 'fastcore', 'matplotlib', 'sklearn', 'pickle5') if m in sys.modules]]))")
+    items, modules = json.loads(subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout)
+    assert modules == [] and items == Blend([learn, Popularity().fit(rated)]).recommend([user], 3, exclude_seen=False).item.tolist()
+
+
+# --- ids and metadata keep their types
+
+@pytest.mark.parametrize('make', [lambda i: i, lambda i: f'ä{i:02}', lambda i: np.datetime64('2020-01-01') + i, lambda i: datetime.date(2020, 1, 1 + i),
+                                  lambda i: np.uint16(i), lambda i: bytes([i]), lambda i: i % 2 == 0 if i < 2 else True], ids=['int', 'str', 'datetime64', 'date', 'uint16', 'bytes', 'bool'])
+def test_ids_keep_their_type(make, tmp_path):
+    n = 2 if make(2) is True else 20
+    rng = np.random.default_rng(0)
+    df = pd.DataFrame([(u, i, 1. + (u + i) % 5) for u in range(30) for i in range(n) if rng.random() < .5], columns=['user', 'item', 'rating'])
+    df['item'] = [make(i) for i in df.item]
+    if isinstance(make(0), np.uint16): df['item'] = df.item.astype('uint16')
+    scorer = BiasOnly().fit(RecDataLoaders.from_df(df, valid_pct=.2, seed=0))
+    loaded = load_recommender(save_recommender(scorer, tmp_path))
+    want, got = scorer.vocab['item'].ids, loaded.vocab['item'].ids
+    assert got.dtype == want.dtype and got.equals(want) and [type(o) for o in got] == [type(o) for o in want]
+    user = scorer.vocab['user'].ids[0]
+    pd.testing.assert_frame_equal(loaded.recommend([user], 3, exclude_seen=False), scorer.recommend([user], 3, exclude_seen=False))
+
+
+def test_metadata_keeps_its_types(table, tmp_path):
+    ratings, items = table
+    n = len(items)
+    items = items[['item']].assign(
+        title=[f'Title {i} ☃' if i % 7 else None for i in range(n)], year=pd.array([1990 + i if i % 5 else None for i in range(n)], dtype='Int64'), price=np.where(np.arange(n) % 4, np.arange(n) / 3, np.nan), flag=np.arange(n) % 2 == 0,
+        kind=pd.Categorical(['x', 'y'] * (n // 2), categories=['y', 'x', 'z'], ordered=True), day=pd.Timestamp('2020-02-03') + pd.to_timedelta(np.arange(n), 'D'),
+        zoned=(pd.Timestamp('2020-02-03') + pd.to_timedelta(np.arange(n), 'h')).tz_localize('Europe/Paris'), tags=[['a', None, 1.5], ('b', uuid.UUID(int=7)), {'k': 1, 2: 'v'}, float('inf')] * (n // 4), text=pd.array(['a', None] * (n // 2), dtype='string'))
+    items['vector'] = [np.arange(3) * i for i in range(n)]
+    items['odd'] = [object()] * n
+    scorer = Popularity().fit(RecDataLoaders.from_df(ratings, item_df=items, valid_pct=.2, seed=0))
+    with pytest.warns(UserWarning, match="column 'odd' of item_df is left out.*builtins.object"): save_recommender(scorer, tmp_path)
+    got, want = load_recommender(tmp_path).catalog.item_df, scorer.catalog.item_df
+    assert got.columns.tolist() == [o for o in want.columns if o != 'odd']
+    assert all(type(a) is type(b) and np.array_equal(a, b) for a, b in zip(got.vector, want.vector))
+    pd.testing.assert_frame_equal(got.drop(columns='vector'), want.drop(columns=['odd', 'vector']))
+    assert [type(o) for o in got.tags] == [type(o) for o in want.tags]
+
+
+def test_what_cannot_be_saved_is_said(table, tmp_path):
+    scorer = Popularity().fit(RecDataLoaders.from_df(table[0], valid_pct=.2, seed=0))
+    scorer.catalog.vocab['item'].ids = pd.Index([object() for _ in scorer.vocab['item'].ids])
+    with pytest.raises(TypeError, match='vocab.item.ids.0 is a builtins.object, which cannot be saved without pickle'): save_recommender(scorer, tmp_path/'new')
+    assert not (tmp_path/'new').exists()
+    with pytest.raises(ValueError, match='not fitted yet'): save_recommender(Popularity(), tmp_path)
+    with pytest.raises(TypeError, match='a Scorer.*got str'): save_recommender('learn', tmp_path)
+    (tmp_path/'file').write_text('')
+    with pytest.raises(NotADirectoryError, match='is a file'): save_recommender(BiasOnly(), tmp_path/'file')
+
+
+class Own(nn.Module):
+    "A model of somebody's own."
+    def __init__(self, n_users, n_items, width=3):
+        super().__init__()
+        self.u, self.i, self.width = nn.Embedding(n_users, width), nn.Embedding(n_items, width), width
+    def forward(self, users, items): return (self.u(users) * self.i(items)).sum(-1)
+
+
+class OwnWithConfig(Own):
+    def config(self): return dict(n_users=self.u.num_embeddings, n_items=self.i.num_embeddings, width=self.width)
+
+
+def test_models_of_ones_own(rated, tmp_path):
+    with pytest.raises(TypeError, match=r'Own does not say how.*config\(\).*classes=\[Own\]'): save_recommender(rec_learner(rated, Own), tmp_path)
+    learn = rec_learner(rated, OwnWithConfig)
+    save_recommender(learn, tmp_path)
+    with pytest.raises(ValueError, match=r'holds a OwnWithConfig.*classes=\[OwnWithConfig\]'): load_recommender(tmp_path)
+    loaded = load_recommender(tmp_path, classes=[OwnWithConfig])
+    assert torch.equal(loaded.score_items(torch.arange(3)), learn.score_items(torch.arange(3)))
+
+
+# --- files
+
+@pytest.fixture()
+def saved(rated, tmp_path): return save_recommender(BiasOnly().fit(rated), tmp_path/'rec')
+
+
+def change(path, **values): path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_other_formats_are_refused(saved):
+    change(saved/'recommender.json', format=2, fastrec='9.1')
+    with pytest.raises(ValueError, match=r'written in format 2 by fastrec 9.1; this is fastrec .*, which reads format 1. Install that version or a newer one'): load_recommender(saved)
+    change(saved/'recommender.json', format=0)
+    with pytest.raises(ValueError, match='Save it again with this one'): load_recommender(saved)
+
+
+@pytest.mark.parametrize('part', ['content', 'tensors'])
+def test_damaged_files_are_refused(saved, part):
+    path = next(saved.glob(f'{part}-*'))
+    good = path.read_bytes()
+    path.write_bytes(good[:-9])
+    with pytest.raises(ValueError, match=f'{part}-.*cut short'): load_recommender(saved)
+    path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
+    with pytest.raises(ValueError, match=f'{part}-.*checksum'): load_recommender(saved)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f'{part}-.* is missing'): load_recommender(saved)
+
+
+def test_damaged_manifest_and_empty_folder_are_refused(saved, tmp_path):
+    text = (saved/'recommender.json').read_text()
+    for bad in (text[:100], '[]', '{"format": "1"}', '{"format": 1, "files": {"content": {}}}'):
+        (saved/'recommender.json').write_text(bad)
+        with pytest.raises(ValueError, match='recommender.json is damaged'): load_recommender(saved)
+    with pytest.raises(FileNotFoundError, match='no recommender in .*save_recommender'): load_recommender(tmp_path/'nowhere')
+
+
+def test_saving_again_replaces_and_a_failure_leaves_the_old_one(saved, rated, monkeypatch):
+    popular = Popularity().fit(rated)
+    monkeypatch.setattr(artifact.os, 'replace', lambda *a: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(OSError, match='disk full'): save_recommender(popular, saved)
+    assert isinstance(load_recommender(saved), BiasOnly) and len(list(saved.iterdir())) == 3
+    monkeypatch.undo()
+    (saved/'notes.txt').write_text('mine')
+    save_recommender(popular, saved)
+    assert isinstance(load_recommender(saved), Popularity) and len(list(saved.iterdir())) == 4 and (saved/'notes.txt').exists()
+
+
+def test_missing_extra(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(ImportError, match=r"fastrec-learn\[safetensors\]"): load_recommender(saved)
+
+
+def test_nothing_is_pickled(): assert 'pickle' not in artifact.__dict__ and 'torch.save' not in open(artifact.__file__).read()
+
+
+def test_files_may_name_every_scorer_and_model():
+    import fastrec.models
+    from test_architecture import FASTAI, MODULES
+    rooms = [importlib.import_module(f'fastrec.{o}') for o in MODULES if o not in FASTAI and not o.startswith('models')]
+    scorers = [c for m in rooms for o in m.__all__ if inspect.isclass(c := getattr(m, o)) and issubclass(c, Scorer) and c is not Scorer]
+    models = [c for c in vars(fastrec.models).values() if inspect.isclass(c) and issubclass(c, nn.Module) and hasattr(c, 'score_items')]
+    assert len(scorers) > 6 and len(models) > 4
+    for cls in scorers + models: assert artifact._find_class(cls.__name__) is cls, f'{cls.__name__}: put its room into artifact._ROOMS'
+    for cls in models: assert callable(getattr(cls, 'config', None)), f'{cls.__name__} has no config(), so it cannot be saved'
