@@ -8,9 +8,9 @@ from fastai.callback.core import Callback
 from fastai.learner import Metric, ValueMetric
 
 from . import metrics
-from .evaluate import evaluate_users
+from .evaluate import evaluate_users, labelled
 
-__all__ = ['RatingMetric', 'RankingCallback']
+__all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback']
 
 
 class RatingMetric(Metric):
@@ -47,6 +47,29 @@ class RatingMetric(Metric):
 
     @property
     def name(self): return self.func.__name__ + ('' if self.rows == 'all' else f'_{self.rows}')
+
+
+class LabelColumn(Metric):
+    "A `LabelMetric` over a whole validation set, as a column of the training table: the mean over users, or of all rows where it is `pooled`."
+    def __init__(self, metric): self.metric = metric
+
+    def reset(self):
+        "Start a validation set."
+        self.parts = []
+
+    def accumulate(self, learn):
+        "Keep the scores of a batch, those of all processes."
+        self.learn = learn
+        self.parts.append([learn.to_detach(o) for o in (learn.xb[0], learn.pred.float(), learn.yb[0])])
+
+    @property
+    def value(self):
+        if not self.parts: return None
+        users, scores, labels = (torch.cat(o) for o in zip(*self.parts))
+        return self.metric(labelled(self.learn, self.learn.dls.catalog, users, scores, labels)).nanmean()
+
+    @property
+    def name(self): return self.metric.name
 
 
 class RankingCallback(Callback):

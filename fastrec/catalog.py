@@ -43,8 +43,9 @@ class Catalog:
 
     `vocab` `{'user': Vocab, 'item': Vocab}`; `item_df, user_df` metadata in the order of the codes (or None); `counts` training rows per
     user and item (of implicit feedback: positives); `interactions` and `split` the history, None once it has been dropped (`without_history`).
+    With `liked`, `thresholds` (n_users,) say from which rating on a user likes an item: the mean of the user's training rows (of users without any: of all training rows).
     """
-    def __init__(self, interactions:Interactions, split:Split, item_df=None, user_df=None, title_name:str=None):
+    def __init__(self, interactions:Interactions, split:Split, item_df=None, user_df=None, title_name:str=None, liked:bool=False):
         self.interactions, self.split = interactions, split
         self.vocab, self.names = interactions.vocab, interactions.names
         self.item_df = _align(item_df, self.vocab['item'], interactions.names['item'], 'item')
@@ -54,6 +55,12 @@ class Catalog:
         positive = interactions.positive(split.train)
         self.counts = {side: interactions.counts(side, positive) for side in ('user', 'item')}
         self.mean_rating = None if interactions.ratings is None else float(interactions.ratings[split.train].mean(dtype=np.float64))
+        self.thresholds = self._thresholds() if liked else None
+
+    def _thresholds(self):
+        inter, rows = self.interactions, self.split.train
+        sums = np.bincount(inter.users[rows], inter.ratings[rows].astype(np.float64), self.n_users)
+        return np.where(self.known('user'), sums / np.maximum(self.counts['user'], 1), self.mean_rating)
 
     def __repr__(self): return f"Catalog({len(self.vocab['user']):,} users, {len(self.vocab['item']):,} items{'' if self.interactions is not None else ', without history'})"
     @property
@@ -89,6 +96,11 @@ class Catalog:
         "Training positives as a float32 CSR matrix (n_users, n_items); without implicit feedback the same as `seen`."
         inter = self.require_history()
         return self.seen if inter.weights is None else self.matrix(inter.positive(self.split.train))
+
+    def liked(self, rows)->np.ndarray:
+        "bool (len(rows),): does the rating reach the user's threshold? `rows` of the interactions."
+        inter = self.require_history()
+        return inter.ratings[rows] >= self.thresholds[inter.users[rows]]
 
     def require_history(self, way:str='This needs the training table: make RecDataLoaders of it again and use those, or save with save_recommender(..., history=True)')->Interactions:
         "The interactions; `ValueError` with the way out if they were dropped."

@@ -150,7 +150,8 @@ class InteractionDL(TfmdDL):
 
     def decode_batch(self, b, max_n:int=9, **more)->pd.DataFrame:
         "The first rows of a batch with ids and titles."
-        return decode(self.dataset.catalog, *(o[:max_n] for o in b), **{k: v[:max_n] for k, v in more.items()})
+        catalog = self.dataset.catalog
+        return decode(catalog, *(o[:max_n] for o in b), target_name='rating' if catalog.thresholds is None else 'liked', **{k: v[:max_n] for k, v in more.items()})
 
     def show_batch(self, b=None, max_n:int=9, show:bool=True, **kwargs):
         "Show the first `max_n` rows of a batch as a table of ids and titles (or return it with `show=False`)."
@@ -274,7 +275,7 @@ class RecDataLoaders(DataLoaders):
     def __init__(self, *loaders, path='.', device=None):
         super().__init__(*loaders, path=path, device=device if device is not None else default_device())
         self.n_inp = loaders[0].dataset.n_inp
-        self.target = 'rating' if type(loaders[0]) is InteractionDL else 'implicit'  # what the loaders were made for
+        self.target = 'implicit' if type(loaders[0]) is not InteractionDL else 'rating' if self.catalog.thresholds is None else 'liked'  # what the loaders were made for
 
     @classmethod
     def from_df(cls,
@@ -290,7 +291,7 @@ class RecDataLoaders(DataLoaders):
         time_name:str=None, # column of times; False: none
         title_name:str=None, # column of `item_df` with the titles
         duplicates:str='error', # repeated user-item pairs of ratings: 'error', 'first', 'last' or 'mean'
-        target:str='rating', # 'rating': predict it; 'implicit': rank what users choose, where repeats add up
+        target:str='rating', # 'rating': predict it; 'liked': 1 if it reaches the user's own mean over the training rows, else 0; 'implicit': rank what users choose, where repeats add up
         threshold:float=None, # 'implicit': ratings from it on are positives; the other rows count as seen
         weighted:bool=False, # 'implicit': a row counts as much as its rating says (play counts), not once
         n_neg:int=4, # 'implicit': negatives drawn for each positive; None: a row is a user, and the objective is over the whole catalogue
@@ -300,12 +301,12 @@ class RecDataLoaders(DataLoaders):
         device=None # where batches are made; by default fastai's default device
     ):
         "`RecDataLoaders` of a table; columns not named are found by their usual names, else by position (user, item, rating, time)."
-        if target not in ('rating', 'implicit'): raise ValueError(f"target={target!r}: choose 'rating' or 'implicit'")
-        if target == 'rating' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
+        if target not in ('rating', 'liked', 'implicit'): raise ValueError(f"target={target!r}: choose 'rating', 'liked' or 'implicit'")
+        if target != 'implicit' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
         inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates)
         if target == 'implicit': inter = inter.implicit(threshold, weighted)
         split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
-        return cls.from_interactions(inter, split, item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
+        return cls.from_interactions(inter, split, liked=target == 'liked', item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
 
     @classmethod
     @delegates(from_df)
@@ -325,14 +326,16 @@ class RecDataLoaders(DataLoaders):
     def from_interactions(cls,
         interactions:Interactions, # checked rows; with `weights` (see `Interactions.implicit`) they are implicit feedback
         splitter, # a splitter, or two or three index arrays
-        item_df=None, user_df=None, title_name=None, n_neg:int=4, alpha:float=0., bs:int=None, path='.', device=None
+        item_df=None, user_df=None, title_name=None, n_neg:int=4, alpha:float=0., bs:int=None, path='.', device=None,
+        liked:bool=False # of ratings: the target is whether they reach the user's own mean over the training rows
     ):
         "`RecDataLoaders` of checked interactions; arguments as in `from_df`."
         inter = interactions
         if inter.ratings is None and inter.weights is None:
             raise ValueError("the table has no rating column to learn from. Name it with rating_name=, or rank what users choose with target='implicit'")
+        if liked and inter.weights is not None: raise ValueError('liked=True is for ratings, and these interactions are implicit feedback')
         split = make_split(inter, splitter)
-        catalog = Catalog(inter, split, item_df, user_df, title_name)
+        catalog = Catalog(inter, split, item_df, user_df, title_name, liked)
         if inter.weights is not None and n_neg is None: loaders = _user_loaders(catalog, bs)
         else:
             n_rows = len(inter.positive(split.train))
@@ -365,7 +368,10 @@ class RecDataLoaders(DataLoaders):
 
     def summary(self)->str:
         "Users, items, rows and density, rows per user and item, and who is cold in each part."
-        return split_summary(self.catalog.require_history(), self.catalog.split)
+        text = split_summary(self.catalog.require_history(), self.catalog.split)
+        if self.target != 'liked': return text
+        liked = ', '.join(f'{self.catalog.liked(rows).mean():.1%} of {name}' for name, rows in zip(Split._fields, self.catalog.split) if rows is not None)
+        return f"{text}\nliked (at or above the user's mean over the training rows): {liked}"
 
     def show_batch(self, b=None, max_n:int=9, **kwargs):
         "Show rows of a training batch with ids and titles."
@@ -386,7 +392,9 @@ class RecDataLoaders(DataLoaders):
         codes = [catalog.vocab[side].encode(test_items[column_of(test_items, side, names)]) for side in ('user', 'item')]
         if n := int(cold_mask(catalog, *codes).sum()): warn(f'{n:,} of {len(codes[0]):,} pairs have a user or an item without training rows: they are predicted as the average one', stacklevel=2)
         tensors = [torch.from_numpy(o) for o in codes]
-        if with_labels: tensors.append(torch.tensor(test_items[column_of(test_items, 'rating', names)].to_numpy(), dtype=torch.float32))
+        if with_labels:
+            ratings = test_items[column_of(test_items, 'rating', names)].to_numpy()
+            tensors.append(torch.tensor(ratings if catalog.thresholds is None else ratings >= catalog.thresholds[codes[0]], dtype=torch.float32))
         dataset = InteractionDataset(tensors, None, catalog)
         return InteractionDL(dataset, bs=bs or max(self.valid.bs, 4096), device=self.device)
 
@@ -396,7 +404,8 @@ def _parts(split): return [o for o in split if o is not None]
 
 def _rating_loaders(catalog, bs):
     inter = catalog.interactions
-    columns = [torch.from_numpy(o) for o in (inter.users, inter.items, inter.ratings)]
+    target = inter.ratings if catalog.thresholds is None else catalog.liked(slice(None)).astype(np.float32)
+    columns = [torch.from_numpy(o) for o in (inter.users, inter.items, target)]
     return [InteractionDL(InteractionDataset(columns, torch.from_numpy(rows), catalog), bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0)
             for i, rows in enumerate(_parts(catalog.split))]
 

@@ -8,12 +8,12 @@ from scipy.sparse import csr_matrix
 
 from . import metrics as _metrics
 from .interactions import _some
-from .metrics import ListMetric, RankingMetric, Ranks, TopK
+from .metrics import Labelled, LabelMetric, ListMetric, RankingMetric, Ranks, TopK
 from .recommend import MEMORY_BUDGET, _seen_matrix, cold_mask, mask_seen
 from .sampling import NegativeSampler
 from .splits import KFoldSplitter
 
-__all__ = ['evaluate', 'evaluate_users', 'rank_held_out', 'compare_models', 'cross_validate']
+__all__ = ['evaluate', 'evaluate_users', 'label_held_out', 'rank_held_out', 'compare_models', 'cross_validate']
 
 GRAM_LIMIT = 2**14  # items up to which how alike they are is worked out from who has them
 
@@ -28,26 +28,28 @@ def _held_out(catalog, split):
 def evaluate(
     scorer, # a fitted learner, baseline, or any other `Scorer`
     dls=None, # `RecDataLoaders` whose held-out rows are scored; by default the scorer's own
-    metrics=None, # `[rmse, mae]` for ratings, or ranking metrics such as `[hr(10), ndcg(10)]`; by default by what the loaders are made for
+    metrics=None, # `[rmse, mae]` for ratings, ranking metrics such as `[hr(10), ndcg(10)]`, for `target='liked'` `[roc_auc_score(), f1_score()]`; by default by what the loaders are made for
     k=None, # cut-offs for all ranking metrics, in place of their own, e.g. `[5, 10, 20, 50]`
     split:str='valid', # 'valid' or 'test' (or 'train' for errors)
     by:str=None, # ranking by group of users: 'history' (how many training rows they have) or 'popularity' (of their held-out items), in quarters
     **kwargs # of `evaluate_users`: relevant, n_candidates, candidates, users, vectors, seed
 )->pd.DataFrame:
-    """Means over held-out rows (errors) or over users (ranking): a row each for all, and, if there are any, the warm and the cold (without training row).
+    """Means over held-out rows (errors) or over users (ranking, labels): a row each for all, and, if there are any, the warm and the cold (without training row).
 
-    Columns: how many rows or users, and one per metric. Index: all, warm, cold.
+    Columns: how many rows or users, and one per metric. Index: all, warm, cold. Users whose held-out rows are all liked, or none, have no value of a label metric; `one_class`
+    counts them.
     """
     catalog = (dls or scorer).catalog
     metrics = _default_metrics(catalog, scorer) if metrics is None else metrics
     metrics = [metrics] if callable(metrics) else list(metrics)
-    if any(isinstance(m, RankingMetric) for m in metrics):
+    if any(isinstance(m, (RankingMetric, LabelMetric)) for m in metrics):
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         if by is not None: return _by_group(per_user, catalog, by, split)
         cold = ~catalog.known('user')[catalog.vocab['user'].encode(per_user.index)]
         groups = dict(all=np.ones_like(cold), warm=~cold, cold=cold) if cold.any() else dict(all=~cold)
         res = pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values() if m.any()], index=[g for g, m in groups.items() if m.any()])
         for name, value in per_user.attrs['overall'].items(): res[name] = pd.Series({'all': value})
+        if 'one_class' in per_user.attrs: res.insert(1, 'one_class', pd.Series({'all': per_user.attrs['one_class']}))
         return res
     if by is not None: raise ValueError('by= groups users, which ranking metrics are means over; errors are told apart as warm and cold')
     inter, rows = _held_out(catalog, split)
@@ -63,7 +65,10 @@ def evaluate(
 
 
 def _default_metrics(catalog, scorer):
-    if catalog.require_history().weights is None and scorer.scale == 'rating': return [_metrics.rmse, _metrics.mae]
+    if catalog.require_history().weights is None and catalog.thresholds is None and scorer.scale == 'rating': return [_metrics.rmse, _metrics.mae]
+    if catalog.thresholds is not None:
+        decide = [_metrics.f1_score(), _metrics.precision_score(), _metrics.recall_score(), _metrics.accuracy_score()] if scorer.scale != 'rank' else []
+        return [_metrics.roc_auc_score(), *decide, _metrics.ndcg_score()]
     return [_metrics.hr(10), _metrics.ndcg(10)]
 
 
@@ -76,11 +81,15 @@ def evaluate_users(
     vectors=None, # tensor (n_items, d) in code order that says how alike items are, for diversity and serendipity; by default who has them in training
     seed:int=0
 )->pd.DataFrame:
-    """Ranking metrics per user, indexed by user id; the first arguments are those of `evaluate`. A sampled protocol is named in the columns: 'hr@10 (1+99 sampled)'.
+    """Metrics per user, of ranking or of labels, indexed by user id; the first arguments are those of `evaluate`. A sampled protocol is named in the columns: 'hr@10 (1+99 sampled)'.
 
-    Metrics of all lists together (coverage, gini) are in `.attrs['overall']`.
+    Metrics of all lists or rows together (coverage, gini, pooled ones) are in `.attrs['overall']`; `.attrs['one_class']` counts the users left out of label metrics, since all
+    their held-out rows are liked, or none.
     """
-    metrics = [_metrics.hr(10), _metrics.ndcg(10)] if metrics is None else metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    if metrics is None: metrics = _default_metrics((dls or scorer).catalog, scorer) if (dls or scorer).catalog.thresholds is not None else [_metrics.hr(10), _metrics.ndcg(10)]
+    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    if labels := [m for m in metrics if isinstance(m, LabelMetric)]:
+        return _label_users(scorer, dls, labels, [m for m in metrics if m not in labels], split, users, seed, k=k, relevant=relevant, n_candidates=n_candidates, candidates=candidates, vectors=vectors)
     if others := [m for m in metrics if not isinstance(m, RankingMetric)]: raise TypeError(f'errors and ranking metrics are evaluated apart; no ranking metric: {_some(others)}')
     if k is not None: metrics = list(dict.fromkeys(m.at(o) for m in metrics for o in ([k] if np.isscalar(k) else k)))
     lists, ranked = [m for m in metrics if isinstance(m, ListMetric)], [m for m in metrics if not isinstance(m, ListMetric)]
@@ -97,10 +106,50 @@ def evaluate_users(
     return res
 
 
+def _label_users(scorer, dls, metrics, others, split, users, seed, **kwargs):
+    "`evaluate_users` of label metrics, beside ranking metrics `others`."
+    codes, labelled = label_held_out(scorer, dls, split, users, seed)
+    catalog = (dls or scorer).catalog
+    own, pooled = [m for m in metrics if not m.pooled], [m for m in metrics if m.pooled]
+    res = pd.DataFrame({m.name: m(labelled).numpy() for m in own}, index=pd.Index(catalog.vocab['user'].decode(codes), name='user'))
+    two = ~labelled.one_class.numpy()
+    attrs = dict(overall={m.name: m(labelled).item() for m in pooled}, one_class=int((~two).sum()))
+    if own: res = res[two]
+    if own and not two.any(): raise ValueError(f'all of the {len(codes):,} users have held-out rows of one class only (all liked, or none): there is nothing to tell apart. Hold out more rows, or use pooled metrics')
+    if others:
+        ranked = evaluate_users(scorer, dls, others, split=split, users=users, seed=seed, **kwargs)
+        attrs['overall'].update(ranked.attrs['overall'])
+        res = pd.concat([res, ranked], axis=1).sort_index()
+        res.index.name = 'user'
+    res.attrs = attrs
+    return res
+
+
+def label_held_out(scorer, dls=None, split='valid', users=None, seed=0):
+    "-> codes of users with held-out rows (n,), and the `Labelled` of those rows; arguments as in `evaluate_users`. The labels are those of loaders made with `target='liked'`."
+    catalog = (dls or scorer).catalog
+    inter, rows = _held_out(catalog, split)
+    if catalog.thresholds is None: raise ValueError("these metrics ask whether users like what was held out: make the loaders with RecDataLoaders.from_df(..., target='liked')")
+    if split != 'train': check_leakage(scorer, catalog, rows)
+    codes = _chosen(catalog, inter, rows, users, seed)
+    if users is not None: rows = rows[np.isin(inter.users[rows], codes)]
+    pairs = [torch.from_numpy(o[rows].astype(np.int64)) for o in (inter.users, inter.items)]
+    scores = scorer.score(*pairs).float().cpu()
+    if torch.isnan(scores).any(): raise ValueError(f'{type(scorer).__name__} gave scores that are not numbers: did training diverge?')
+    return codes, labelled(scorer, catalog, pairs[0], scores, torch.from_numpy(catalog.liked(rows)))
+
+
+def labelled(scorer, catalog, users, scores, labels):
+    "`Labelled` of scores (n,) and labels (n,) of pairs whose users have the codes (n,): what a score says of 'liked' depends on the scorer's scale."
+    cut = {'probability': .5, 'rating': torch.from_numpy(catalog.thresholds)[users]}.get(scorer.scale, 0.)
+    at = torch.unique(users, return_inverse=True)[1]
+    return Labelled(scores.double() - cut, labels.bool(), at, int(at.max()) + 1 if len(at) else 0, scorer.scale != 'rank')
+
+
 def _top_k(catalog, codes, items, split, relevant, vectors):
     "What `ListMetric`s look at, for the lists `items` (len(codes), k)."
     inter, rows = _held_out(catalog, split)
-    rows, owned = _relevant(inter, rows, relevant), catalog.positives
+    rows, owned = _relevant(catalog, rows, relevant), catalog.positives
     pairs = np.sort(inter.users[rows].astype(np.int64) * catalog.n_items + inter.items[rows])
     keys = codes[:, None] * catalog.n_items + items.numpy()
     hit = (items.numpy() >= 0) & (pairs[np.searchsorted(pairs, keys).clip(max=len(pairs) - 1)] == keys)
@@ -152,7 +201,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
     catalog = (dls or scorer).catalog
     inter, rows = _held_out(catalog, split)
     if split == 'train': raise ValueError("training rows are masked when ranking: choose split='valid' or 'test'")
-    rows = _relevant(inter, rows, relevant)
+    rows = _relevant(catalog, rows, relevant)
     check_leakage(scorer, catalog, rows)
     wanted = _chosen(catalog, inter, rows, users, seed)
     masked = catalog.seen if split == 'valid' else catalog.matrix(np.concatenate([catalog.split.train, catalog.split.valid]))
@@ -194,8 +243,10 @@ def _pairs(matrix, device):
     return torch.from_numpy(rows).to(device), torch.from_numpy(matrix.indices.astype(np.int64)).to(device)
 
 
-def _relevant(inter, rows, relevant):
-    if inter.weights is not None:
+def _relevant(catalog, rows, relevant):
+    inter = catalog.interactions
+    if relevant is None and catalog.thresholds is not None: res = rows[catalog.liked(rows)]
+    elif inter.weights is not None:
         if relevant is not None: raise ValueError("relevant= is for explicit ratings; of implicit feedback the positives are relevant (threshold= when the loaders are made)")
         res = inter.positive(rows)
     elif relevant is None: raise ValueError(f'ranking on explicit ratings: say which held-out ratings are relevant, e.g. relevant={inter.ratings.max() - 1:g}, in the training table cbs=RankingCallback([ndcg(10)], relevant={inter.ratings.max() - 1:g}) (they run from {inter.ratings.min():g} to {inter.ratings.max():g})')
@@ -311,5 +362,5 @@ def cross_validate(
         scorer = fit(dls)
         if scorer is None: raise TypeError('fit(dls) returned None: it trains a model and has to return it (`learn.fit_one_cycle(...)` returns nothing)')
         results.append(evaluate(scorer, dls, metrics).loc['all'])
-    table = pd.DataFrame(results, index=pd.Index(range(len(folds)), name='fold')).drop(columns=['rows', 'users'], errors='ignore')
+    table = pd.DataFrame(results, index=pd.Index(range(len(folds)), name='fold')).drop(columns=['rows', 'users', 'one_class'], errors='ignore')
     return pd.concat([table, pd.DataFrame([table.mean(), table.std()], index=['mean', 'std'])])

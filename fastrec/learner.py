@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
                                   CancelStepException, CancelTrainException, CancelValidException, _inner_loop)
 from fastai.callback.schedule import ParamScheduler
@@ -18,11 +19,11 @@ from fastcore.xtras import modify_exception
 from torch import nn
 
 from . import metrics as _metrics
-from .callbacks import RankingCallback, RatingMetric
+from .callbacks import LabelColumn, RankingCallback, RatingMetric
 from .dataloaders import RecDataLoaders, UserDataset
 from .interactions import check_y_range
 from .losses import BCELoss, SoftmaxLoss
-from .metrics import RankingMetric
+from .metrics import LabelMetric, RankingMetric
 from .models.dot import DotBias, SVDpp
 from .models.embedding import EmbeddingTable, pop_penalties, set_l2
 from .models.neumf import GMF, MLP, NeuMF
@@ -179,7 +180,8 @@ class RecLearner(Learner, ModelScorer):
 
     @property
     def scale(self):
-        "What a score is: 'rating', 'logit' (of the probability to choose an item) or 'rank' (only the order means something)."
+        "What a score is: 'rating', 'logit' or 'probability' (to choose or to like an item), or 'rank' (only the order means something)."
+        if self.dls.target == 'liked': return 'logit' if _takes_logits(self.loss_func) else 'probability'
         return 'rating' if self.dls.target == 'rating' else 'logit' if isinstance(self.loss_func, BCELoss) else 'rank'
 
     # --- what a person asks
@@ -203,6 +205,12 @@ def _default_loss(dls):
     return BCELoss() if dls.n_inp == 2 else SoftmaxLoss()
 
 
+def _takes_logits(loss_func):
+    "Does a loss for labels take logits? All do but regression on 0 and 1, and torch's `BCELoss`."
+    loss = getattr(loss_func, 'func', loss_func)  # fastai's losses wrap torch's
+    return not isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss)) and loss not in (F.mse_loss, F.l1_loss, F.huber_loss, F.binary_cross_entropy)
+
+
 def _columns(dls, metrics):
     "fastai metrics for the training table: errors over the whole valid set, warm and cold apart where that matters."
     split = dls.catalog.split
@@ -210,15 +218,17 @@ def _columns(dls, metrics):
     cold = cold_mask(dls.catalog, inter.users[split.valid], inter.items[split.valid]).mean()
     groups = ('all', 'warm', 'cold') if COLD_SHARE <= cold < 1 else ('all',)
     ours = lambda m: m in (_metrics.rmse, _metrics.mae)
-    if dls.target != 'rating' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')
-    return [o for m in L(metrics) for o in ([RatingMetric(m, g) for g in groups] if ours(m) else [m])]
+    if dls.target == 'implicit' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')
+    if dls.target == 'liked' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders ask what is liked: metrics=[roc_auc_score(), f1_score()]')
+    if dls.target != 'liked' and (wrong := [m for m in metrics if isinstance(m, LabelMetric)]): raise ValueError(f"{wrong[0]!r} asks whether users like what was held out: make the loaders with target='liked'")
+    return [o for m in L(metrics) for o in ([RatingMetric(m, g) for g in groups] if ours(m) else [LabelColumn(m)] if isinstance(m, LabelMetric) else [m])]
 
 
 @delegates(RecLearner.__init__)
 def rec_learner(
     dls, # `RecDataLoaders`
     model, # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one (`known_users`, `known_items` and `mean` are passed if it takes them)
-    loss_func=None, # by default `nn.MSELoss()`
+    loss_func=None, # by default by what the loaders are made for, as in `collab_learner`
     opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`
     **kwargs
@@ -227,12 +237,17 @@ def rec_learner(
     _check(dls)
     if isinstance(model, type):
         takes = inspect.signature(model).parameters
-        model = model(dls.n_users, dls.n_items, **{k: v for k, v in {**_known(dls), 'mean': dls.catalog.mean_rating}.items() if k in takes})
+        model = model(dls.n_users, dls.n_items, **{k: v for k, v in {**_known(dls), 'mean': _start(dls, loss_func)}.items() if k in takes})
     return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs)
 
 
-def _rating_options(dls, y_range):
+def _rating_options(dls, y_range, loss_func=None):
     "What rating models are built with, after the checks."
+    if dls.target == 'liked':
+        logits = loss_func is None or _takes_logits(loss_func)
+        if logits and y_range is not None: raise ValueError(f"y_range={tuple(y_range)}: with target='liked' scores are logits and have no range: leave it out, or learn probabilities with y_range=(0, 1), loss_func=nn.MSELoss()")
+        if not logits: check_y_range(0, 1, y_range, 'liked')
+        return dict(y_range=y_range, mean=_start(dls, loss_func), **_known(dls))
     if dls.target != 'rating':
         if y_range is not None: raise ValueError(f'y_range={y_range} is for ratings, and these loaders hold implicit feedback, whose scores only rank: leave it out')
         return _known(dls)
@@ -241,6 +256,13 @@ def _rating_options(dls, y_range):
         raise ValueError(f"all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what: rank with RecDataLoaders.from_df(..., target='implicit')")
     check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
     return dict(y_range=y_range, mean=dls.catalog.mean_rating, **_known(dls))
+
+
+def _start(dls, loss_func):
+    "The score of the average training row: the mean rating, or the share of liked rows, as a logit where the loss takes those."
+    if dls.target != 'liked': return dls.catalog.mean_rating
+    share = float(np.clip(dls.catalog.liked(dls.catalog.split.train).mean(), 1e-3, 1 - 1e-3))
+    return float(np.log(share / (1 - share))) if loss_func is None or _takes_logits(loss_func) else share
 
 
 def _known(dls): # what every model of ours is built with
@@ -252,17 +274,17 @@ def collab_learner(
     dls, # `RecDataLoaders` of ratings or of implicit feedback
     n_factors:int=50, # length of the vectors of users and items
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
-    loss_func=None, # by default `nn.MSELoss()` for ratings, `BCELoss()` with sampled negatives, `SoftmaxLoss()` over the whole catalogue
+    loss_func=None, # by default `nn.MSELoss()` for ratings, `BCELoss()` for what is liked and with sampled negatives, `SoftmaxLoss()` over the whole catalogue
     opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd:float=None, # L2 of the factors per observed row (see `RecLearner`); by default 0.08 for ratings, 0 for sampled negatives, 0.3 over the whole catalogue
+    wd:float=None, # L2 of the factors per observed row (see `RecLearner`); by default 0.08 for ratings, 0.01 for what is liked, 0 for sampled negatives, 0.3 over the whole catalogue
     **kwargs
 )->RecLearner:
     "A learner for matrix factorisation with biases (`DotBias`)."
     if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
         raise TypeError(f"collab_learner is the dot-product model and takes no {', '.join(sorted(fastais))}: for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`")
     model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3), **kwargs)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -282,10 +304,10 @@ def svdpp_learner(
     With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of its own for each user: the strongest ranker here.
     """
     _check(dls)
-    if dropout is None: dropout = 0. if dls.target == 'rating' else .7
+    if dropout is None: dropout = .7 if dls.target == 'implicit' else 0.
     std = .01 if dls.n_inp == 2 else n_factors**-.5
     model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, std, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3), **kwargs)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -298,14 +320,14 @@ def mlp_learner(
     loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings, else 0
+    wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings, 0.03 for what is liked, else 0
     **kwargs
 )->RecLearner:
     "A learner for a perceptron over user and item embeddings (`MLP`): fastai's `use_nn`, and the MLP of neural collaborative filtering."
     _check(dls)
-    if dropout is None: dropout = .5 if dls.target == 'rating' else 0.
+    if dropout is None: dropout = 0. if dls.target == 'implicit' else .5
     model = lambda **options: MLP(dls.n_users, dls.n_items, n_factors, layers, dropout, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.1, 0., 0.), pairs_only='mlp_learner', **kwargs)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.1, 0., 0., .03), pairs_only='mlp_learner', **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -319,7 +341,7 @@ def gmf_learner(
     **kwargs
 )->RecLearner:
     "A learner for generalised matrix factorisation (`GMF`)."
-    return _build(dls, lambda **options: GMF(dls.n_users, dls.n_items, n_factors, **options), None, loss_func, opt_func, metrics, wd, (0., 0., 0.), pairs_only='gmf_learner', implicit_only=True, **kwargs)
+    return _build(dls, lambda **options: GMF(dls.n_users, dls.n_items, n_factors, **options), None, loss_func, opt_func, metrics, wd, (0., 0., 0., 0.), pairs_only='gmf_learner', implicit_only=True, **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -338,7 +360,7 @@ def neumf_learner(
 )->RecLearner:
     "A learner for neural matrix factorisation (`NeuMF`), its pathways pre-trained if asked."
     options = dict(loss_func=loss_func, opt_func=opt_func, wd=wd)
-    build = partial(_build, dls, y_range=None, defaults=(0., 0., 0.), pairs_only='neumf_learner', implicit_only=True)
+    build = partial(_build, dls, y_range=None, defaults=(0., 0., 0., 0.), pairs_only='neumf_learner', implicit_only=True)
     if pretrain:
         gmf = gmf_learner(dls, n_factors, **options)
         mlp = mlp_learner(dls, n_factors, layers, dropout, **options)
@@ -353,8 +375,8 @@ def neumf_learner(
 def _build(dls, model, y_range, loss_func, opt_func, metrics, wd, defaults, pairs_only=None, implicit_only=False, **kwargs):
     "What the builders share: `model` is made with what the data say, `wd` by default by what the loaders are made for (ratings, negatives, whole catalogue)."
     _check(dls)
-    if implicit_only and dls.target == 'rating':
+    if implicit_only and dls.target != 'implicit':
         raise ValueError(f"{pairs_only} ranks implicit feedback, and these loaders hold ratings. Make them with RecDataLoaders.from_df(..., target='implicit', threshold=), or predict ratings with collab_learner or mlp_learner")
     if pairs_only and dls.n_inp == 1: raise ValueError(f'{pairs_only} scores pairs, and these loaders (n_neg=None) give a whole catalogue per user. Make them with n_neg=4, or take collab_learner or svdpp_learner')
-    if wd is None: wd = defaults[0 if dls.target == 'rating' else 1 if dls.n_inp == 2 else 2]
-    return rec_learner(dls, model(**_rating_options(dls, y_range)), loss_func, opt_func, metrics, wd=wd, **kwargs)
+    if wd is None: wd = defaults[{'rating': 0, 'liked': 3}.get(dls.target, 1 if dls.n_inp == 2 else 2)]
+    return rec_learner(dls, model(**_rating_options(dls, y_range, loss_func)), loss_func, opt_func, metrics, wd=wd, **kwargs)

@@ -1,4 +1,4 @@
-"""Losses for implicit feedback. `loss(scores, target[, weight])`; with `reduction='none'` one value per row.
+"""Losses for implicit feedback and for labels. `loss(scores, target[, weight])`; with `reduction='none'` one value per row.
 
 Sampled losses take scores (B, 1 + n_neg) with the positive in column 0, as `target` says (1 there, 0 elsewhere). Whole-catalogue losses take
 scores and target (B, n_items), the target holding the user's positives. `weight` (B,) is the confidence of a row."""
@@ -15,6 +15,8 @@ __all__ = ['BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'SoftmaxLoss'
 
 class RankingLoss(nn.Module):
     "What the losses share: a value per row, weighted and reduced ('mean', 'sum' or 'none'). The mean divides by the sum of weights."
+    pairs = False  # can a row be a single pair, as labels are?
+
     def __init__(self, reduction:str='mean'):
         super().__init__()
         if reduction not in ('mean', 'sum', 'none'): raise ValueError(f"reduction={reduction!r}: 'mean', 'sum' or 'none'")
@@ -22,7 +24,7 @@ class RankingLoss(nn.Module):
 
     def forward(self, scores, target, weight=None):
         "The reduced loss; arguments as in the module's text."
-        if scores.shape != target.shape or scores.ndim != 2:
+        if scores.shape != target.shape or scores.ndim != 2 and not (self.pairs and scores.ndim == 1):
             raise ValueError(f"{type(self).__name__} compares scores of one row with each other: expected scores and target of one shape (B, C), got {tuple(scores.shape)} and {tuple(target.shape)}. "
                              "Make the DataLoaders with target='implicit'")
         rows = self.rows(scores, target)
@@ -33,10 +35,15 @@ class RankingLoss(nn.Module):
 
 
 class BCELoss(RankingLoss):
-    "Binary cross-entropy of the logits, averaged over the positive and its negatives (He et al. 2017, eq. 7): scores become probabilities."
+    """Binary cross-entropy of the logits, averaged over the positive and its negatives (He et al. 2017, eq. 7): scores become probabilities.
+
+    Scores and target (B,) are labelled pairs, as `target='liked'` gives."""
+    pairs = True
+
     def rows(self, scores, target):
         "Value of each row: (B,)."
-        return F.binary_cross_entropy_with_logits(scores, target, reduction='none').mean(1)
+        values = F.binary_cross_entropy_with_logits(scores, target, reduction='none')
+        return values if values.ndim == 1 else values.mean(1)
     def activation(self, scores):
         "Probabilities of the logits; fastai's `get_preds` applies it."
         return scores.sigmoid()

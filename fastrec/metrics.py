@@ -12,6 +12,9 @@ among n candidates:
 
 A tie counts as its expected rank: an item with g ahead of it and e others at its score has rank g + 1 + e/2, so constant scores earn no luck.
 Users without held-out items have no value and do not count in means. With k beyond the catalogue all candidates are counted; precision@k still divides by k.
+
+Metrics of labelled rows (`target='liked'`) have scikit-learn's names and compare the held-out rows of a user with each other: `roc_auc_score()` is the share of (liked, not
+liked) held-out pairs in order, where `auc()` ranks what was held out among the whole catalogue.
 """
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from typing import NamedTuple
 import torch
 
 __all__ = ['rmse', 'mae', 'Ranks', 'RankingMetric', 'hr', 'recall', 'precision', 'ndcg', 'ap', 'mrr', 'auc', 'TopK', 'ListMetric', 'coverage', 'gini', 'novelty',
-           'popularity_lift', 'diversity', 'serendipity', 'lower_is_better']
+           'popularity_lift', 'diversity', 'serendipity', 'Labelled', 'LabelMetric', 'roc_auc_score', 'ndcg_score', 'f1_score', 'precision_score', 'recall_score', 'accuracy_score',
+           'lower_is_better']
 
 
 def rmse(scores, target):
@@ -252,3 +256,119 @@ def diversity(k:int=10):
 def serendipity(k:int=10):
     "Mean over the list of: held out, times 1 - mean cosine with what the user has (Zhang et al. 2012): relevant and unexpected."
     return ListMetric(_serendipity, 'serendipity', k)
+
+
+# --- labels: held-out rows that are liked or not
+
+
+class Labelled(NamedTuple):
+    """Held-out rows that are liked or not, and what a scorer says of them.
+
+    margins: float (n,), at least 0 where the scorer says 'liked': logit, probability - 1/2, or rating - the user's threshold; labels: bool (n,); users: int64 (n,), position
+    of the user, 0 .. n_users-1; decides: False for scores of which only the order means something.
+    """
+    margins: torch.Tensor
+    labels: torch.Tensor
+    users: torch.Tensor
+    n_users: int
+    decides: bool = True
+
+    def pooled(self):
+        "All rows as if they were one user's."
+        return self._replace(users=torch.zeros_like(self.users), n_users=1)
+
+    def count(self, mask):
+        "Rows per user where `mask` (n,): float64 (n_users,)."
+        return torch.bincount(self.users, mask.double(), self.n_users)
+
+    @property
+    def one_class(self):
+        "bool (n_users,): has the user only liked rows, or only others? Such a user tells nothing about the order."
+        liked = self.count(self.labels)
+        return (liked == 0) | (liked == torch.bincount(self.users, minlength=self.n_users))
+
+    def ranks(self)->Ranks:
+        "`Ranks` of the liked rows among all rows of their user; ties at their expected rank."
+        by = torch.argsort(-self.margins, stable=True)
+        by = by[torch.argsort(self.users[by], stable=True)]
+        users, margins = self.users[by], self.margins[by]
+        n = torch.bincount(users, minlength=self.n_users)
+        place = torch.arange(1, len(by) + 1, device=by.device) - (n.cumsum(0) - n)[users]
+        tie = torch.ones_like(users)
+        tie[1:] = (users[1:] != users[:-1]) | (margins[1:] != margins[:-1])
+        tie = tie.cumsum(0) - 1
+        ranks = (torch.bincount(tie, place.double()) / torch.bincount(tie))[tie]
+        liked = self.labels[by]
+        return Ranks(ranks[liked], users[liked], n.double())
+
+
+class LabelMetric:
+    "A metric of held-out rows that are liked or not: called with `Labelled` it gives one value per user, float64 (n_users,), nan for users of one class; `pooled`: one for all rows."
+    def __init__(self, func, label:str, pooled:bool=False): self.func, self.label, self.pooled = func, label, pooled
+
+    @property
+    def name(self): return f'{self.label}_pooled' if self.pooled else self.label
+    def __call__(self, labelled):
+        if self.pooled: labelled = labelled.pooled()
+        return torch.where(labelled.one_class, torch.nan, self.func(labelled))
+    def __repr__(self): return self.name
+    def __eq__(self, other): return isinstance(other, LabelMetric) and self.name == other.name
+    def __hash__(self): return hash(self.name)
+
+
+def _label_counts(t):
+    "Rows per user that are said to be liked, that are, and both."
+    if not t.decides: raise ValueError("these scores only rank, and do not say from which one on an item is liked: take roc_auc_score() and ndcg_score(), or a scorer with the scale 'logit', 'probability' or 'rating'")
+    said = t.margins >= 0
+    return t.count(said), t.count(t.labels), t.count(said & t.labels)
+
+
+def _f1(t):
+    said, liked, both = _label_counts(t)
+    return 2 * both / (said + liked).clamp(min=1)
+
+
+def _precision_score(t):
+    said, _, both = _label_counts(t)
+    return both / said.clamp(min=1)
+
+
+def _recall_score(t):
+    _, liked, both = _label_counts(t)
+    return both / liked.clamp(min=1)
+
+
+def _accuracy(t):
+    said, liked, both = _label_counts(t)
+    n = torch.bincount(t.users, minlength=t.n_users)
+    return (n - said - liked + 2 * both) / n
+
+
+def roc_auc_score(pooled:bool=False):
+    "Area under the ROC curve of the held-out rows of one user (or of all, `pooled`): share of pairs of a liked and another one that are in order, a tie counting half."
+    return LabelMetric(lambda t: _auc(t.ranks(), None), 'roc_auc', pooled)
+
+
+def ndcg_score(pooled:bool=False):
+    "Normalised discounted cumulative gain of all held-out rows of one user, in the order of the scores; gain 1 for what is liked, a tie at its expected rank."
+    return LabelMetric(lambda t: _ndcg(t.ranks(), torch.inf), 'ndcg', pooled)
+
+
+def f1_score(pooled:bool=False):
+    "Harmonic mean of precision and recall of 'liked', 0 where both are."
+    return LabelMetric(_f1, 'f1', pooled)
+
+
+def precision_score(pooled:bool=False):
+    "Share of the held-out rows said to be liked that are; 0 where none is said to be."
+    return LabelMetric(_precision_score, 'precision', pooled)
+
+
+def recall_score(pooled:bool=False):
+    "Share of the liked held-out rows that are said to be."
+    return LabelMetric(_recall_score, 'recall', pooled)
+
+
+def accuracy_score(pooled:bool=False):
+    "Share of the held-out rows of which it is rightly said whether they are liked."
+    return LabelMetric(_accuracy, 'accuracy', pooled)
