@@ -23,5 +23,6 @@ from .evaluate import *
 from .retrieval import *
 from .artifact import *
 from .callbacks import *
+from .resume import *
 from .learner import *
 from .interpret import *

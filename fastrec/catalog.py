@@ -3,6 +3,7 @@
 Everything that turns scores into something a person reads (recommending, evaluation, interpretation) asks here."""
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from warnings import warn
 
@@ -155,6 +156,17 @@ class Catalog:
         else: codes = np.unique(self.vocab['item'].encode(candidates))
         if not len(codes): raise ValueError(f'no item is left: {candidates if isinstance(candidates, str) else "the candidates"} allows none of the {self.n_items:,} items')
         return codes
+
+    def fingerprint(self, part:str='data')->str:
+        "16 hex digits that change with any id, code, rating, weight or time ('data'), or with which row is where ('split'); item metadata is not in it."
+        inter, digest = self.require_history(), hashlib.blake2b(digest_size=8)
+        if part == 'split': arrays = [o for o in self.split if o is not None]
+        elif part == 'data':
+            for vocab in inter.vocab.values(): digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes())
+            arrays = [o for o in (inter.users, inter.items, inter.ratings, inter.weights, inter.times) if o is not None]
+        else: raise ValueError(f"part={part!r}: 'data' or 'split'")
+        for a in arrays: digest.update(f'{a.dtype.str}{len(a)}'.encode() + np.ascontiguousarray(a).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def part_of(self):

@@ -62,7 +62,7 @@ class RecLearner(Learner, ModelScorer):
     @delegates(Learner.__init__)
     def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=None, cbs=None, **kwargs):
         _check(dls)
-        self._heard, self._per_row, self._layer_groups = {}, dls.n_inp == 2, splitter is not None
+        self.first_epoch, self._heard, self._per_row, self._layer_groups = None, {}, dls.n_inp == 2, splitter is not None
         if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
         ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
@@ -114,6 +114,9 @@ class RecLearner(Learner, ModelScorer):
         self('after_loss')
         if self.training and len(self.yb): self._do_grad_opt()
 
+    def _do_fit(self):
+        for self.epoch in range(self.first_epoch, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+
     @delegates(Learner.fit)
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, **kwargs):
         "Fit for `n_epoch` epochs; `wd` as in the class's text."
@@ -124,10 +127,11 @@ class RecLearner(Learner, ModelScorer):
         decayed = {id(p) for w, g in zip(wds or [], self.opt.param_lists) if w for p in g}  # by the optimiser: not twice
         self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable) and id(m.weight) not in decayed]
         set_l2(self._tables, wd or 0. if self._per_row else 0.)
+        self.first_epoch = 0  # a callback may move it in `before_fit`
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
         try: super().fit(n_epoch, lr=self._one_rate(lr), wd=wds, cbs=cbs, **kwargs)
         finally:
-            self.wd = default
+            self.wd, self.first_epoch = default, None
             set_l2(self._tables, 0.)
 
     @delegates(Learner.fit_one_cycle)

@@ -27,11 +27,11 @@ baselines blend
 evaluate
 retrieval
 artifact
-callbacks
+callbacks resume
 learner
 interpret
 all'''.split()
-FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'learner', 'interpret', 'all'}
+FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'resume', 'learner', 'interpret', 'all'}
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')
 
 
