@@ -21,6 +21,7 @@ from .recommend import *
 from .rerank import *
 from .evaluate import *
 from .retrieval import *
+from .refine import *
 from .artifact import *
 from .callbacks import *
 from .resume import *

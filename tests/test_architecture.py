@@ -26,6 +26,7 @@ losses optimizers metrics
 baselines blend
 evaluate
 retrieval
+refine
 artifact
 callbacks resume
 learner
