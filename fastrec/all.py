@@ -12,6 +12,7 @@ from .dataloaders import *
 from .sampling import *
 from .models import *
 from .scoring import *
+from .extend import *
 from .losses import *
 from .optimizers import *
 from .metrics import *

@@ -8,9 +8,10 @@ from fastai.callback.core import Callback
 from fastai.learner import Metric, ValueMetric
 
 from . import metrics
+from .dataloaders import auto_batch_size
 from .evaluate import evaluate_users, labelled
 
-__all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback']
+__all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst']
 
 
 class RatingMetric(Metric):
@@ -107,3 +108,35 @@ class RankingCallback(Callback):
         else:
             table = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)
             self.ranking_values = {**table.mean().to_dict(), **table.attrs['overall']}
+
+
+class NewRowsFirst(Callback):
+    "Train on the rows that new users and items have, and let nothing else of the model move: what `RecLearner.fine_tune` begins with after `extend`."
+    order = 5  # before schedules and recorders see the optimiser
+
+    def __init__(self,
+        users, items, # bool masks (n_users,), (n_items,) of who is new
+        params:dict # parameter name -> bool (rows,): the rows that may move, see `extend_model`
+    ):
+        self.new_users, self.new_items, self.new_params = users, items, params
+
+    def before_fit(self):
+        "Take the subset of the training rows, and a copy of what must not move."
+        self.whole = dl = self.dls.train
+        part = dl.dataset.subset(self.new_users, self.new_items)
+        sampler = dict(sampler=dl.sampler) if hasattr(dl, 'sampler') else {}
+        self.dls.loaders[0] = dl.new(part, bs=min(dl.bs, auto_batch_size(len(part))), **sampler)
+        self.held = []
+        for name, p in self.model.named_parameters():
+            rows = self.new_params.get(name, torch.zeros(p.shape[:1], dtype=torch.bool)).to(p.device)
+            self.held.append((p, rows.reshape(-1, *[1] * (p.dim() - 1)) if p.dim() else rows.any(), p.detach().clone()))
+
+    @torch.no_grad()
+    def after_step(self):
+        "Put back what moved."
+        for p, rows, before in self.held: p.copy_(torch.where(rows, p, before))
+
+    def after_fit(self):
+        "The whole training part again."
+        self.dls.loaders[0] = self.whole
+        del self.whole, self.held

@@ -1,6 +1,7 @@
 """From tables to fastai `DataLoaders` that slice tensors: every row once an epoch, permuted on the device."""
 from __future__ import annotations
 
+from copy import copy
 from types import MethodType
 from warnings import warn
 
@@ -43,6 +44,12 @@ class InteractionDataset:
         if self.rows is not None: idx = self.rows[idx]
         users, items, *target = (o[idx] for o in self.columns)
         return (users.long(), items.long(), *target)
+
+    def subset(self, users, items):
+        "The rows of this part whose user or item is in the bool masks (n_users,), (n_items,)."
+        rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
+        u, i = (torch.as_tensor(m, device=self.device)[o[rows].long()] for m, o in zip((users, items), self.columns))
+        return type(self)(self.columns, rows[u | i], self.catalog)
 
     @property
     def device(self): return self.columns[0].device
@@ -219,6 +226,13 @@ class UserDataset:
         self.users = self.users.to(device)
         return self
 
+    def subset(self, users, items):
+        "The users of this part who are in the bool mask (n_users,), or have an item of the mask (n_items,)."
+        res = copy(self)
+        wanted = torch.from_numpy(np.asarray(users) | (self.positives @ np.asarray(items, np.float32) > 0)).to(self.device)
+        res.users = self.users[wanted[self.users]]
+        return res
+
     def targets(self, users)->torch.Tensor:
         "float32 (B, n_items) for codes of users."
         rows = users.cpu().numpy()
@@ -346,6 +360,15 @@ class RecDataLoaders(DataLoaders):
             loaders = _rating_loaders(catalog, bs) if inter.weights is None else _negatives_loaders(catalog, bs, n_neg, alpha)
         return cls(*loaders, path=path, device=device)
 
+    def rebuilt(self, interactions, split, item_df=None, user_df=None):
+        "Loaders made as these were, of other interactions; metadata is that of these, with the rows of `item_df, user_df` added."
+        train, old = self.train, self.catalog
+        options = dict(n_neg=None if self.n_inp == 1 else getattr(train, 'n_neg', 4), alpha=train.sampler.alpha if isinstance(train, NegativesDL) else 0., liked=self.target == 'liked')
+        metadata = {f'{side}_df': _joined(before, more, old.names[side], side) for side, before, more in (('item', old.item_df, item_df), ('user', old.user_df, user_df))}
+        res = type(self).from_interactions(interactions, split, **metadata, title_name=old.title_name, bs=train.bs, path=self.path, device=self.device, **options)
+        for dl, before in zip(res.loaders, self.loaders): dl.seed = before.seed
+        return res
+
     def __repr__(self): return f"RecDataLoaders({self.target}, {', '.join(f'{name} {len(dl.dataset):,}' for name, dl in zip(Split._fields, self.loaders))}, bs {self.train.bs}, {self.catalog})"
 
     @property
@@ -397,6 +420,13 @@ class RecDataLoaders(DataLoaders):
             tensors.append(torch.tensor(ratings if catalog.thresholds is None else ratings >= catalog.thresholds[codes[0]], dtype=torch.float32))
         dataset = InteractionDataset(tensors, None, catalog)
         return InteractionDL(dataset, bs=bs or max(self.valid.bs, 4096), device=self.device)
+
+
+def _joined(before, more, id_name, side):
+    "Metadata `before` (which has the column `id_name`) with the rows of `more`, which count where both have an id."
+    if more is None: return before
+    more = more.rename(columns={column_of(more, side, {side: id_name}): id_name})
+    return more if before is None else pd.concat([before, more]).drop_duplicates(id_name, keep='last', ignore_index=True)
 
 
 def _parts(split): return [o for o in split if o is not None]

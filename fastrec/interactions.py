@@ -63,6 +63,13 @@ class Vocab:
         codes, ids = pd.factorize(values, sort=True)
         return cls(ids, side), codes.astype(np.int32)
 
+    def extended(self, ids):
+        "A Vocab with the unknown ones of `ids` after those there are, whose codes stay."
+        values = _plain(pd.Series(ids).dropna())
+        if len(values) and _kind(values) != _kind(self.ids): raise ValueError(f'the new {self.side} ids are of another type ({_kind(values)} such as {_some(values, 1)}) than those known ({_kind(self.ids)} such as {_some(self.ids, 1)})')
+        new = pd.Index(np.sort(pd.unique(values[self.ids.get_indexer(values.array) < 0])), dtype=self.ids.dtype)
+        return Vocab(self.ids.append(new), self.side) if len(new) else self
+
     def __len__(self): return len(self.ids)
     def __contains__(self, id_): return id_ in self.ids
     def __eq__(self, other): return isinstance(other, Vocab) and self.side == other.side and self.ids.equals(other.ids)
@@ -195,11 +202,11 @@ class Interactions:
     `{'user': Vocab, 'item': Vocab}`, `names` the column of each role in the table it came from. `rows` are the positions in that
     table (None: all of them, in order), `no_times` why a time column that was found could not be used. The table itself is not kept.
 
-    Implicit feedback (`implicit()`) has `weights`, float32: how much a row counts as a positive; 0 for one that was seen but is none.
+    Implicit feedback (`implicit()`) has `weights`, float32: how much a row counts as a positive; 0 for one that was seen but is none. `options` are those of `implicit()`.
     """
-    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None, no_times=None):
+    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None, no_times=None, options=None):
         self.users, self.items, self.ratings, self.times = users, items, ratings, times
-        self.vocab, self.rows, self.weights, self.no_times = vocab, rows, weights, no_times
+        self.vocab, self.rows, self.weights, self.no_times, self.options = vocab, rows, weights, no_times, options
         self.names = names or dict(user='user', item='item', rating='rating', time='time')
         for name in ('items', 'ratings', 'times'):
             a = getattr(self, name)
@@ -264,13 +271,14 @@ class Interactions:
         "The same as implicit feedback: one row per pair, the last one, in which repeats add up to `weights`."
         if self.ratings is None and (threshold is not None or weighted):
             raise ValueError(f"{'threshold' if threshold is not None else 'weighted'}= speaks of ratings, and the table has none. Name their column with rating_name=, or leave it out: every row counts once")
+        options = dict(threshold=threshold, weighted=weighted)
         weights = np.ones(len(self), np.float32) if not weighted else self.ratings
         if weighted and (weights < 0).any(): raise ValueError(f'{int((weights < 0).sum()):,} of {len(self):,} weights are negative: a count says how much a row counts as a positive')
         if threshold is not None:
             weights = np.where(self.ratings >= threshold, weights, 0).astype(np.float32)
             if not weights.any(): raise ValueError(f'no rating reaches threshold={threshold:g}: they run from {self.ratings.min():g} to {self.ratings.max():g}')
         if (by_pair := self._by_pair()) is None:
-            return Interactions(self.users, self.items, self.ratings, self.times, self.vocab, self.names, self.rows, weights, self.no_times)
+            return Interactions(self.users, self.items, self.ratings, self.times, self.vocab, self.names, self.rows, weights, self.no_times, options)
         order, starts = by_pair
         last = np.append(starts[1:], len(self)) - 1
         summed = np.add.reduceat(weights[order].astype(np.float64), starts).astype(np.float32)
@@ -280,7 +288,7 @@ class Interactions:
         part = lambda a: None if a is None else a[rows]
         source = rows if self.rows is None else self.rows[rows]
         return Interactions(self.users[rows], self.items[rows], part(self.ratings), part(self.times), self.vocab, self.names,
-                            source, summed[at], self.no_times)
+                            source, summed[at], self.no_times, options)
 
     def _by_pair(self):
         "Order of the rows by pair, then time (else position), and where in it each pair starts; None if no pair repeats."

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from warnings import warn
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from fastcore.xtras import modify_exception
 from torch import nn
 
 from . import metrics as _metrics
-from .callbacks import LabelColumn, RankingCallback, RatingMetric
+from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
 from .dataloaders import RecDataLoaders, UserDataset
+from .extend import copy_vectors, extend_interactions, extend_model
 from .interactions import check_y_range
 from .losses import BCELoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric
@@ -62,7 +64,7 @@ class RecLearner(Learner, ModelScorer):
     @delegates(Learner.__init__)
     def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=None, cbs=None, **kwargs):
         _check(dls)
-        self.first_epoch, self._heard, self._per_row, self._layer_groups = None, {}, dls.n_inp == 2, splitter is not None
+        self.first_epoch, self._new, self._heard, self._per_row, self._layer_groups = None, None, {}, dls.n_inp == 2, splitter is not None
         if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
         ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
@@ -143,6 +145,48 @@ class RecLearner(Learner, ModelScorer):
         lr = float(lrs[0]) if (lrs == lrs[0]).all() else lrs
         scheds = {'lr': one_cycle(pct_start, lr/div, lr, lr/div_final), 'mom': one_cycle(pct_start, *(self.moms if moms is None else moms))}
         self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), **kwargs)
+
+    @delegates(Learner.fine_tune)
+    def fine_tune(self, epochs, base_lr=2e-3, freeze_epochs=1, lr_mult=100, pct_start=0.3, div=5., **kwargs):
+        "After `extend`: train the new rows alone for `freeze_epochs`, then everything for `epochs` at half the rate. Otherwise fastai's."
+        if self._new is None: return Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
+        if freeze_epochs: self.fit_one_cycle(freeze_epochs, base_lr, cbs=NewRowsFirst(**self._new), reset_opt=True)
+        self._new = None
+        self.fit_one_cycle(epochs, base_lr / 2, pct_start=pct_start, div=div, reset_opt=True, **kwargs)
+
+    def extend(self,
+        new_ratings, # table of new rows with the columns of the first one; users and items may be new
+        item_df=None, user_df=None, # metadata of those who are new
+        valid_pct:float=0., # share of the new rows held out for valid
+        seed:int=None # of that choice
+    ):
+        """Take in new rows, and users and items that they bring; returns the learner, to go on with: `learn.extend(new).fine_tune(3, 5e-3)`.
+
+        New users and items get rows of the model that start at the mean of the known ones; all that was learned stays to the bit. See `extend_interactions` for pairs that were there already.
+        """
+        old = self.catalog
+        inter, split = extend_interactions(old.require_history(), old.split, new_ratings, valid_pct, seed)
+        dls = self.dls.rebuilt(inter, split, item_df, user_df)
+        self.model, params = extend_model(self.model, dls.catalog)
+        self.dls, self.opt = dls, None
+        fresh = {}
+        for side in ('user', 'item'):
+            fresh[side] = dls.catalog.known(side)
+            fresh[side][:len(old.vocab[side])] &= ~old.known(side)
+        self._new = dict(users=fresh['user'], items=fresh['item'], params=params) if fresh['user'].any() or fresh['item'].any() else None
+        return self
+
+    def load_vectors(self,
+        other, # a learner, a loaded recommender, or a baseline that has vectors
+        match:str='item' # 'item' or 'user': whose vectors (and biases) are taken over, by id; or a list of both
+    ):
+        "Start from what another model has learned about the same items or users; returns the learner. Trained ids that both know are copied, others stay as they are."
+        for side in [match] if isinstance(match, str) else match:
+            if side not in ('item', 'user'): raise ValueError(f"match={match!r}: 'item', 'user', or a list of both")
+            n = copy_vectors(self.model, self.catalog, other, side)
+            if 2 * n < len(self.vocab[side]): warn(f'only {n:,} of {len(self.vocab[side]):,} {side}s have a vector in the other model; the others start at random', stacklevel=2)
+        self.opt = None
+        return self
 
     def _one_rate(self, lr):
         "Without a splitter of the user's own the parameter groups say what is decayed, and are no layers: of a slice of rates the last counts."
