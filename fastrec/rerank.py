@@ -81,7 +81,7 @@ def _of_items(values, ids, what):
 def _unit_vectors(vectors, ids):
     "float32 (len(ids), d), rows of length 1 (0 stays 0)."
     if isinstance(vectors, pd.DataFrame):
-        try: v = torch.from_numpy(_of_items(vectors, ids, 'vectors').to_numpy(np.float32))
+        try: v = torch.from_numpy(_of_items(vectors, ids, 'vectors').to_numpy(np.float32, copy=True))
         except (TypeError, ValueError) as e: raise ValueError(f"vectors has to be a table of numbers indexed by item id, such as movies.set_index('item').genres.str.get_dummies('|') ({e})") from e
     elif hasattr(vectors, 'vectors') and hasattr(vectors, 'vocab'): v = vectors.vectors('item').float().cpu()[torch.from_numpy(vectors.vocab['item'].encode(ids))]
     else: raise TypeError(f'vectors says how alike items are: give a learner (or other scorer with item vectors), or a table of numbers indexed by item id; got {type(vectors).__name__}')
