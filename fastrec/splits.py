@@ -138,6 +138,7 @@ def make_split(
         split = _from_column(values if rows is None else values.iloc[rows].reset_index(drop=True), splitter)
     elif isinstance(splitter, type): raise TypeError(f'splitter={splitter.__name__} is a class: make one, e.g. {splitter.__name__}()')
     elif callable(splitter): split = splitter(inter)
+    elif isinstance(splitter, Split) and df is None: split = splitter  # of these very rows, repeated pairs merged
     else:
         split = [o if o is None else np.flatnonzero(o) if np.asarray(o).dtype == bool else o for o in splitter]
         if rows is not None:  # repeated pairs were merged: the arrays speak of the table as it was given
