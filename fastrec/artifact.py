@@ -211,7 +211,7 @@ class _Packer:
         if hasattr(value, '_fields'): state = dict(zip(value._fields, value))
         else:
             cached = {k for c in cls.__mro__ for k, v in vars(c).items() if isinstance(v, cached_property)}
-            state = {k: v for k, v in vars(value).items() if k not in cached}
+            state = {k: v for k, v in vars(value).items() if k not in cached and k != '_item_index'}
         return {'object': cls.__name__, 'state': {k: self.pack(v, f'{at}.{k}') for k, v in state.items()}}
 
     def _model(self, model, at):

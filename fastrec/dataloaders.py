@@ -20,7 +20,7 @@ from .recommend import cold_mask
 from .sampling import NegativeSampler
 from .splits import Split, make_split, split_summary
 
-__all__ = ['InteractionDataset', 'InteractionDL', 'NegativesDL', 'UserDL', 'RecDataLoaders']
+__all__ = ['InteractionDataset', 'InteractionDL', 'NegativesDL', 'InBatchDL', 'UserDL', 'RecDataLoaders']
 
 CHUNK_ROWS = 2**20  # rows gathered at a time; batches are views of them
 FEW_STEPS = 20
@@ -204,6 +204,54 @@ class NegativesDL(InteractionDL):
         return users, items, target, *weight
 
 
+class InBatchDL(InteractionDL):
+    """Batches of positives whose negatives are the other items of the batch: `(users (B,), items (1, C), target (B, C)[, weight (B,)])`.
+
+    The columns are the distinct items of the batch. Target: 1 for the row's positive, 0 for a negative, -1 for an accidental hit, an item that the user has as well, which is no negative.
+    """
+    n_neg = 0  # drawn
+
+    def __init__(self, dataset, seen=None, **kwargs):
+        self.seen, self._index = seen, None
+        super().__init__(dataset, **kwargs)
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        return super().new(dataset, cls, **{**dict(seen=None if dataset is not None else self.seen), **kwargs})
+
+    def create_batches(self, samps):
+        for users, items, *weight in super().create_batches(samps): yield (*self.candidates(users, items), *weight)
+
+    def candidates(self, users, items):
+        "-> users (B,), distinct items (1, C), target (B, C) of positives (B,), (B,)."
+        if self._index is None or self._index[0].device != users.device:
+            self._index = [torch.from_numpy(o).to(users.device) for o in (self.seen.indptr.astype(np.int64), self.seen.indices)] + [torch.full((self.seen.shape[1],), -1, device=users.device)]
+        indptr, indices, column = self._index
+        columns, own = torch.unique(items, return_inverse=True)
+        rows = torch.arange(len(users), device=users.device)
+        column[columns] = torch.arange(len(columns), device=users.device)
+        start, n = indptr[users], indptr[users + 1] - indptr[users]
+        at = torch.repeat_interleave(start - (n.cumsum(0) - n), n)
+        at += torch.arange(len(at), device=users.device)
+        hit = column[indices[at].long()]  # columns of what the users have, -1 where it is not in the batch
+        there = hit >= 0
+        target = torch.zeros(len(users), len(columns), device=users.device)
+        target[torch.repeat_interleave(rows, n)[there], hit[there]] = -1.
+        target[rows, own] = 1.
+        column[columns] = -1
+        return users, columns[None], target
+
+    def decode_batch(self, b, max_n:int=9, **more)->pd.DataFrame:
+        "The first positives of a batch, each with the number of its negatives there and of accidental hits."
+        users, items, target = b[0][:max_n], b[1][0], b[2][:max_n]
+        own = target.argmax(1)
+        more = {k: v[:max_n].gather(1, own[:, None]) if v.ndim == 2 else v[:max_n] for k, v in more.items()}
+        return decode(self.dataset.catalog, users, items[own], negatives=(target == 0).sum(1), hits=(target < 0).sum(1), **more).astype(dict(negatives=int, hits=int))
+
+    def pairs(self)->InteractionDL:
+        "A loader of the positives as pairs `(users, items)`, without a target: what `get_preds` scores."
+        return InteractionDL(InteractionDataset(self.dataset.columns[:2], self.dataset.rows, self.dataset.catalog), bs=max(self.bs, 4096), device=self.device)
+
+
 class UserDataset:
     """Users and the rows of two CSR matrices that belong to them: positives to predict, and items that are no candidates (None: none).
 
@@ -308,7 +356,7 @@ class RecDataLoaders(DataLoaders):
         target:str='rating', # 'rating': predict it; 'liked': 1 if it reaches the user's own mean over the training rows, else 0; 'implicit': rank what users choose, where repeats add up
         threshold:float=None, # 'implicit': ratings from it on are positives; the other rows count as seen
         weighted:bool=False, # 'implicit': a row counts as much as its rating says (play counts), not once
-        n_neg:int=4, # 'implicit': negatives drawn for each positive; None: a row is a user, and the objective is over the whole catalogue
+        n_neg:int=4, # 'implicit': negatives drawn for each positive; 0: the other items of the batch are the negatives; None: a row is a user, and the objective is over the whole catalogue
         alpha:float=0., # 'implicit': negatives are drawn in proportion to popularity^alpha (0: uniformly)
         bs:int=None, # batch size; by default a power of two that leaves about 300 steps an epoch (25 where a row is a user)
         path='.', # where learners save models
@@ -357,7 +405,7 @@ class RecDataLoaders(DataLoaders):
             elif n_rows < FEW_STEPS * bs and bs > auto_batch_size(n_rows):
                 warn(f'bs={bs} leaves {-(-n_rows//bs)} steps an epoch for {n_rows:,} training rows: too few for a model to learn much. '
                      f'Try bs={auto_batch_size(n_rows)} (the default), or more epochs', stacklevel=3)
-            loaders = _rating_loaders(catalog, bs) if inter.weights is None else _negatives_loaders(catalog, bs, n_neg, alpha)
+            loaders = _rating_loaders(catalog, bs) if inter.weights is None else _negatives_loaders(catalog, bs, n_neg, alpha) if n_neg else _in_batch_loaders(catalog, bs)
         return cls(*loaders, path=path, device=device)
 
     def rebuilt(self, interactions, split, item_df=None, user_df=None):
@@ -368,6 +416,12 @@ class RecDataLoaders(DataLoaders):
         res = type(self).from_interactions(interactions, split, **metadata, title_name=old.title_name, bs=train.bs, path=self.path, device=self.device, **options)
         for dl, before in zip(res.loaders, self.loaders): dl.seed = before.seed
         return res
+
+    def in_batch(self, bs:int=None):
+        "Loaders of the same implicit feedback whose negatives are the other items of the batch (as `n_neg=0` makes them), with batches of the same size unless `bs` says otherwise."
+        if self.target != 'implicit': raise ValueError(f"negatives are for implicit feedback, and these loaders hold a {self.target}: make them with target='implicit', n_neg=0")
+        if bs is None: bs = self.train.bs if self.n_inp == 2 else auto_batch_size(len(self.catalog.interactions.positive(self.catalog.split.train)))
+        return type(self)(*_in_batch_loaders(self.catalog, bs), path=self.path, device=self.device)
 
     def __repr__(self): return f"RecDataLoaders({self.target}, {', '.join(f'{name} {len(dl.dataset):,}' for name, dl in zip(Split._fields, self.loaders))}, bs {self.train.bs}, {self.catalog})"
 
@@ -446,7 +500,7 @@ def _seen_until(split, i): return np.concatenate(_parts(split)[:i + 1])
 def _negatives_loaders(catalog, bs, n_neg, alpha):
     "Training never draws what a user has in train, validation also not what it has in valid, and so on: excluding held-out items from training would give them away."
     inter = catalog.interactions
-    if n_neg < 1: raise ValueError(f'n_neg={n_neg}: at least one negative for each positive, or None for an objective over the whole catalogue')
+    if n_neg < 1: raise ValueError(f'n_neg={n_neg}: negatives for each positive, 0 for those of the batch, or None for an objective over the whole catalogue')
     columns = [torch.from_numpy(o) for o in (inter.users, inter.items)]
     if (inter.weights[inter.positive()] != 1).any(): columns.append(torch.from_numpy(inter.weights))
     loaders = []
@@ -460,6 +514,19 @@ def _negatives_loaders(catalog, bs, n_neg, alpha):
                              'drop those users, or n_neg=None for an objective over the whole catalogue')
         loaders.append(NegativesDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), sampler, n_neg, neg_seed=None if i == 0 else i,
                                    bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0))
+    return loaders
+
+
+def _in_batch_loaders(catalog, bs):
+    "What a user has up to a part is no negative in it, as in `_negatives_loaders`."
+    inter, loaders = catalog.interactions, []
+    columns = [torch.from_numpy(o) for o in (inter.users, inter.items)]
+    if (inter.weights[inter.positive()] != 1).any(): columns.append(torch.from_numpy(inter.weights))
+    for i, rows in enumerate(_parts(catalog.split)):
+        positives = inter.positive(rows)
+        if not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
+        seen = catalog.seen if i == 0 else catalog.matrix(_seen_until(catalog.split, i))
+        loaders.append(InBatchDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), seen, bs=bs, shuffle=i == 0))
     return loaders
 
 

@@ -21,19 +21,20 @@ from torch import nn
 
 from . import metrics as _metrics
 from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
-from .dataloaders import RecDataLoaders, UserDataset
+from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
 from .interactions import check_y_range
-from .losses import BCELoss, SoftmaxLoss
+from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric
 from .models.dot import DotBias, SVDpp
 from .models.embedding import EmbeddingTable, pop_penalties, set_l2
 from .models.neumf import GMF, MLP, NeuMF
+from .models.two_tower import TwoTower
 from .optimizers import FusedAdam, one_cycle
 from .recommend import Scorer, cold_mask
 from .scoring import ModelScorer
 
-__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner']
+__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner', 'two_tower_learner']
 
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
 PREDS_BUDGET = 2**30  # bytes of scores
@@ -213,11 +214,11 @@ class RecLearner(Learner, ModelScorer):
         finally: self.model, self.opt = model, opt
 
     def get_preds(self, ds_idx=1, dl=None, **kwargs):
-        "fastai's `get_preds`; scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB."
+        "fastai's `get_preds`; scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB; of positives with the batch's negatives (`n_neg=0`) those of the positives."
         rows = self.dls[ds_idx] if dl is None else dl
         if self.dls.n_inp == 1 and isinstance(getattr(rows, 'dataset', None), UserDataset) and (size := 4 * len(rows.dataset) * self.dls.n_items) > PREDS_BUDGET:
             raise MemoryError(f'get_preds would return {len(rows.dataset):,} users x {self.dls.n_items:,} items twice (scores and targets), {2*size/2**30:.0f} GiB. Use learn.recommend(users), or learn.score_items(users) in chunks')
-        return super().get_preds(ds_idx, dl, **kwargs)
+        return super().get_preds(ds_idx, rows.pairs() if isinstance(rows, InBatchDL) else dl, **kwargs)
 
     # --- Scorer
 
@@ -250,6 +251,7 @@ def _check(dls):
 
 def _default_loss(dls):
     if dls.target == 'rating': return nn.MSELoss()
+    if isinstance(dls.train, InBatchDL): return InBatchSoftmaxLoss(dls.catalog.counts['item'])
     return BCELoss() if dls.n_inp == 2 else SoftmaxLoss()
 
 
@@ -418,6 +420,34 @@ def neumf_learner(
         model = lambda **_: NeuMF.from_pretrained(gmf.model.cpu(), mlp.model.cpu())
     else: model = lambda **known: NeuMF(dls.n_users, dls.n_items, n_factors, layers, dropout, **known)
     return build(model, metrics=metrics, **options, **kwargs)
+
+
+@delegates(RecLearner.__init__)
+def two_tower_learner(
+    dls, # `RecDataLoaders` of implicit feedback
+    user_features=None, # `UserFeatures`, if anything is known of users
+    item_features=None, # `ItemFeatures`: items without training rows get their vectors from them
+    n_factors:int=64, # length of the vectors
+    layers:list=(128,), # widths of the hidden layers of both towers; (): none
+    temperature:float=.1, # of the softmax: scores are cosines over it
+    dropout:float=0., # after each hidden layer
+    id_dropout:float=.1, # share of rows that train without their id, by features alone
+    loss_func=None, # by default `InBatchSoftmaxLoss`
+    opt_func=None, # by default `FusedAdam`
+    metrics=None, # e.g. `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the id vectors per row of a batch and weight decay of the layers; by default 0
+    **kwargs
+)->RecLearner:
+    """A learner for `TwoTower`: users and items encoded apart, trained by a softmax over the items of the batch, and made for `learn.index()`.
+
+    Whatever negatives `dls` draw, `learn.dls` are loaders of the same rows whose negatives are the other items of the batch (`dls.in_batch()`): larger batches have more of them.
+    """
+    _check(dls)
+    if dls.target == 'implicit' and not isinstance(dls.train, InBatchDL): dls = dls.in_batch()
+    blocks = {f'{side}_blocks': None if f is None else f.align(dls.vocab[side]).blocks for side, f in (('user', user_features), ('item', item_features))}
+    model = lambda **options: TwoTower(dls.n_users, dls.n_items, n_factors, layers, temperature, dropout=dropout, id_dropout=id_dropout, **blocks,
+                                       **{k: v for k, v in options.items() if k in ('known_users', 'known_items')})
+    return _build(dls, model, None, loss_func, opt_func, metrics, wd, (0., 0., 0., 0.), pairs_only='two_tower_learner', implicit_only=True, **kwargs)
 
 
 def _build(dls, model, y_range, loss_func, opt_func, metrics, wd, defaults, pairs_only=None, implicit_only=False, **kwargs):

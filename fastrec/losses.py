@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'SoftmaxLoss']
+__all__ = ['BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'InBatchSoftmaxLoss', 'SoftmaxLoss']
 
 
 class RankingLoss(nn.Module):
@@ -99,6 +99,36 @@ class SampledSoftmaxLoss(RankingLoss):
     def rows(self, scores, target):
         "Value of each row: (B,)."
         return -scores.log_softmax(1)[:, 0]
+
+
+class InBatchSoftmaxLoss(RankingLoss):
+    """Cross-entropy of each row's positive among the distinct items of the batch, corrected for how likely those are to be there.
+
+    scores and target (B, C), a column per item of the batch: target 1 for the row's positive, -1 where the item is no negative (the user has it, too), 0 elsewhere.
+    Row value: -s_+ + log(exp(s_+) + sum_j exp(s_j - log q_j)) over the columns of target 0, with q_j = 1 - (1 - p_j)^B the chance that item j of share p_j among the positives is in
+    a batch of B: the sum estimates that over all items, without bias (Yi et al., 'Sampling-bias-corrected neural modeling for large corpus item recommendations', RecSys 2019). Deviations:
+    an item that is in the batch several times is one column, which has less variance; p_j is counted, where they estimate it from a stream; the positive, which is in
+    the batch for certain, is not corrected. The learner hands over the items because `needs_items` says so.
+    """
+    needs_items = True
+
+    def __init__(self, counts, reduction:str='mean'):
+        super().__init__(reduction)
+        counts = torch.as_tensor(counts, dtype=torch.float64).clamp(min=1)  # an item of the validation rows alone counts as rare, not as impossible
+        self.register_buffer('log_absent', torch.log1p(-(counts / counts.sum()).clamp(max=1 - 1e-9)).float(), persistent=False)
+
+    def forward(self, scores, target, weight=None, items=None):
+        "The reduced loss; `items` (1, C): the codes of the columns."
+        if items is None or items.shape != (1, scores.shape[1]): raise ValueError('an InBatchSoftmaxLoss takes scores (B, C) and the codes items=(1, C) of their columns: make the DataLoaders with n_neg=0')
+        self._log_q = torch.log(-torch.expm1(len(scores) * self.log_absent[items[0]]))
+        return super().forward(scores, target, weight)
+
+    def rows(self, scores, target):
+        "Value of each row: (B,)."
+        at = target.argmax(1, keepdim=True)
+        own = scores.gather(1, at)
+        logits = (scores - self._log_q).masked_fill(target < 0, -torch.inf).scatter(1, at, own)
+        return logits.logsumexp(1) - own.squeeze(1)
 
 
 class SoftmaxLoss(RankingLoss):

@@ -13,6 +13,7 @@ from .interactions import _some, column_of
 __all__ = ['Scorer', 'recommend', 'cold_mask']
 
 COLD_POLICIES = ('popular', 'mean', 'raise')
+INDEX_USERS = 4096  # users at a time that an index is asked for
 MEMORY_BUDGET = 512 * 2**20  # bytes for a chunk of users: scores and what it takes to make them
 
 
@@ -65,6 +66,27 @@ class Scorer:
         Only users with training rows are asked about: the others would all score the same. Users are compared by their score for the item, so where scores are ratings, those who rate everything high come first.
         """
         return recommend_users(self, items, k, exclude_seen, users, seen)
+
+    _item_index = None
+
+    def index(self,
+        kind:str=None, # 'ivf', 'hnsw' (faiss, the extra 'ann') or 'exact'; None: 'ivf' from 20,000 items on if faiss is there
+        recall:float=.95, # share of the exact `k` best that is to be found: the effort of each search is set to reach it
+        k:int=100,
+        **kwargs # of `ItemIndex`: n_queries, seed
+    ):
+        """Make an `ItemIndex`, which `recommend` and `similar_items` use from then on, and return it. For scores that are inner products of vectors, biases included; others raise a `TypeError`.
+
+        After further training it is made anew when next asked for. `learn.index('exact')` goes back to finding all.
+        """
+        from .retrieval import ItemIndex
+        self._item_index = ItemIndex(self, kind, recall, k, **kwargs)
+        return self._item_index
+
+    def item_index(self):
+        "The `ItemIndex` that `index` made, made again if the model has changed since; None if there is none."
+        if self._item_index is not None and self._item_index.is_stale(self): self.index(**self._item_index.options)
+        return self._item_index
 
     def history(self, user)->pd.DataFrame:
         "What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid or test)."
@@ -121,10 +143,10 @@ def _allowed(scorer, candidates, k):
     return forbid
 
 
-def _top_frame(catalog, scores, users, k):
-    "Tidy rows of the top `k` finite scores. scores (B, n_items); users: the ids (B,) or None."
+def _top_frame(catalog, scores, users, k, codes=None):
+    "Tidy rows of the top `k` finite scores. scores (B, n_items), or (B, k) of the items `codes` (B, k), best first; users: the ids (B,) or None."
     if torch.isnan(scores).any(): raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
-    top, codes = scores.topk(min(k, scores.shape[1]), dim=1)
+    top, codes = scores.topk(min(k, scores.shape[1]), dim=1) if codes is None else (scores, codes)
     top, codes = top.cpu().numpy(), codes.cpu().numpy()
     b, r = np.nonzero(np.isfinite(top))
     items = codes[b, r]
@@ -150,14 +172,25 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
     matrix = _seen_matrix(catalog, seen) if exclude_seen else None
     popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32))
     frames = []
-    step = max(1, MEMORY_BUDGET // (16 * catalog.n_items))  # scores, and about three times as much on the way to them
-    for at in range(0, len(codes), step):
-        chunk, chunk_cold = codes[at:at+step], is_cold[at:at+step]
-        scores = scorer.score_items(torch.from_numpy(chunk)).float()
-        if cold == 'popular' and chunk_cold.any(): scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
+    def masked(scores, chunk): # (B, n_items), in place
         if forbid is not None: scores += forbid.to(scores.device)
         if matrix is not None: mask_seen(scores, matrix[chunk])
-        df, b, items = _top_frame(catalog, scores, ids[at:at+step], k)
+        return scores
+    index = None if candidates is not None or not hasattr(scorer, 'item_index') else scorer.item_index()
+    whole = max(1, MEMORY_BUDGET // (16 * catalog.n_items))  # scores, and about three times as much on the way to them
+    step = INDEX_USERS if index is not None else whole
+    for at in range(0, len(codes), step):
+        chunk, chunk_cold, found = codes[at:at+step], is_cold[at:at+step], None
+        if index is not None:
+            scores, found = index.top(scorer, chunk, k, None if matrix is None else matrix[chunk])
+            for rows in np.split(np.flatnonzero(chunk_cold), range(whole, chunk_cold.sum(), whole)) if cold == 'popular' and chunk_cold.any() else ():
+                best = masked(popularity.repeat(len(rows), 1), chunk[rows]).topk(min(k, catalog.n_items), dim=1)
+                scores[rows, :best.values.shape[1]], found[rows, :best.values.shape[1]] = best.values, best.indices
+        else:
+            scores = scorer.score_items(torch.from_numpy(chunk)).float()
+            if cold == 'popular' and chunk_cold.any(): scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
+            masked(scores, chunk)
+        df, b, items = _top_frame(catalog, scores, ids[at:at+step], k, found)
         if cold == 'popular': df['score'] = df['score'].where(~chunk_cold[b])  # a count is no score of the model
         df['cold'] = chunk_cold[b] | ~known_items[items]
         frames.append(df)

@@ -20,7 +20,7 @@ sampling
 recommend
 rerank
 dataloaders
-models.embedding models.blocks models.dot models.neumf models
+models.embedding models.blocks models.dot models.neumf models.two_tower models
 scoring extend
 losses optimizers metrics
 baselines blend

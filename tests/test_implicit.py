@@ -131,7 +131,7 @@ def test_show_batch(idls, udls):
 
 def test_loader_errors(clicks, items):
     with pytest.raises(ValueError, match=r'n_neg=59 negatives cannot be drawn.*n_neg=\d+ or less'): loaders(clicks, items, n_neg=59)
-    with pytest.raises(ValueError, match='n_neg=0: at least one'): loaders(clicks, items, n_neg=0)
+    with pytest.raises(ValueError, match='n_neg=-1: negatives for each positive, 0 for'): loaders(clicks, items, n_neg=-1)
     with pytest.raises(ValueError, match="go with target='implicit'"): RecDataLoaders.from_df(clicks, threshold=3)
     with pytest.raises(ValueError, match="choose 'rating', 'liked' or 'implicit'"): RecDataLoaders.from_df(clicks, target='clicks')
 

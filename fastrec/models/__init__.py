@@ -3,3 +3,4 @@ from .embedding import *
 from .blocks import *
 from .dot import *
 from .neumf import *
+from .two_tower import *
