@@ -19,6 +19,7 @@ from .metrics import *
 from .baselines import *
 from .blend import *
 from .recommend import *
+from .coldstart import *
 from .rerank import *
 from .evaluate import *
 from .retrieval import *

@@ -54,6 +54,14 @@ class Scorer:
         if users is None: raise ValueError('recommend for whom? Give user ids, or basket= with the items of somebody unknown')
         return recommend(self, users, k, exclude_seen, candidates, cold, seen)
 
+    def fold_in(self,
+        ratings, # of one user: a dict or Series item -> rating, or (of implicit feedback) a list of items; of several: a table user, item[, rating]
+        noise:float=None # weight of the average user against a rating; see `fold_in`
+    ):
+        "A scorer for users who came after training, from what they rated, in milliseconds; the model stays as it is. `learn.fold_in({50: 5, 181: 4}).recommend()`"
+        from .coldstart import fold_in
+        return fold_in(self, ratings, noise)
+
     def recommend_users(self,
         items, # one item (an id, a title, or a part of a title that matches one) or a list of them
         k:int=10, # users per item

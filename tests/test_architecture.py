@@ -21,7 +21,7 @@ recommend
 rerank
 dataloaders
 models.embedding models.blocks models.dot models.neumf models.two_tower models
-scoring extend
+scoring coldstart extend
 losses optimizers metrics
 baselines blend
 evaluate
