@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.metrics.pairwise import cosine_similarity
 
 import fastrec.refine as refine
@@ -318,3 +319,17 @@ def test_gains_beside_base_and_propagation(liked, feats):
     assert sum(bar.get_height() for bar in axes[1].patches) == len(gains)
     with pytest.raises(ValueError, match="against='no'"): compare_models(refined.sides(), against='no')
     with pytest.raises(ValueError, match="metric='hr'"): plot_gains(table, 'hr')
+
+
+@pytest.mark.parametrize('sparse', [False, True])
+def test_neighbours_by_an_index(sparse, monkeypatch):
+    pytest.importorskip('faiss')
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(60, 8)), 5, 0) + .05 * rng.normal(size=(300, 8))  # groups of five
+    if sparse: x = csr_matrix(np.where(np.abs(x) > .3, x, 0) @ np.eye(8, 200))
+    exact = item_graph((range(300), x), k=4)
+    monkeypatch.setattr(refine, 'INDEX_FROM', 100)
+    monkeypatch.setattr(refine, 'INDEX_DIM', 16)
+    found = item_graph((range(300), x), k=4)
+    shared = exact.weights.multiply(found.weights > 0)
+    assert shared.nnz > .95 * exact.weights.nnz and abs(shared - found.weights.multiply(exact.weights > 0)).max() < .02
