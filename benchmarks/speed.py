@@ -1,9 +1,9 @@
-"""Training throughput of whole epochs on one thread: fastrec, fastai.collab, and a hand-written torch loop of fastrec's model and optimiser.
+"""Training throughput of whole epochs on one thread: fastrec, fastai.collab, and two hand-written torch loops, with fastrec's model and optimiser and with torch's.
 
     python benchmarks/speed.py --out FILE.md
 
 The table is generated in the shape of ML-100K (943 users, 1,682 items, 100,000 training rows; more rows: more users), so it runs anywhere.
-The three take turns (A B C A B C ...), and each is compared with the others of its own turn. CPU seconds are counted, which other
+The four take turns (A B C D A B C D ...), and each is compared with the others of its own turn. CPU seconds are counted, which other
 work on the machine disturbs less than it does the clock; still, trust the ratios and not the rows per second.
 """
 import argparse, io, time, warnings
@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 from fastai.callback.schedule import combined_cos
 from fastai.torch_core import set_seed
 
 import fastai.collab as fc
 from common import about, emit, fastai_dls, table
 from fastrec.all import RecDataLoaders, collab_learner
-from fastrec.models.embedding import EmbeddingTable, pop_penalties, set_l2
+from fastrec.models.embedding import pop_penalties, set_gradients, set_l2
+from fastrec.optimizers import TableAdam
 
 BATCH_SIZES, N_ITEMS, N_VALID = (64, 1024, 8192), 1682, 64
 Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, .08
@@ -34,7 +36,7 @@ def generated(n_rows):
 
 
 class Loop:
-    """The model, loss, L2 and optimiser of a fastrec learner without fastai: what one would write by hand for this one purpose.
+    """What one would write by hand for this one purpose, without fastai: fastrec's model and optimiser as they are.
 
     The learning rate and momentum of every step are computed ahead. No losses are recorded, nothing can be hooked in.
     """
@@ -42,25 +44,54 @@ class Loop:
         self.model, self.bs = learn.model, bs
         dataset = learn.dls.train.dataset
         self.users, self.items, self.y = dataset[torch.arange(len(dataset))]
-        self.opt = torch.optim.AdamW(self.model.parameters(), lr=LR, fused=True, betas=(.9, .99), eps=1e-5, weight_decay=0.)
-        set_l2(self.model, WD)
-        self.tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
         self.generator = torch.Generator().manual_seed(0)
         steps = -(-len(self.y) // bs)
         self.lrs = [combined_cos(.25, LR/25, LR, LR/1e5)(i / steps) for i in range(steps)]
         self.moms = [combined_cos(.25, .95, .85, .95)(i / steps) for i in range(steps)]
+        self.prepare()
+
+    def prepare(self):
+        self.opt = TableAdam(self.model.parameters(), lr=LR, betas=(.9, .99), eps=1e-5)
+        self.tables = self.model.tables
+        set_l2(self.tables, WD)
+        set_gradients(self.tables, 'rows')
+
+    def loss(self, users, items, y): return F.mse_loss(self.model(users, items), y) + pop_penalties(self.tables)
 
     def epoch(self):
-        model, opt, group = self.model, self.opt, self.opt.param_groups[0]
+        opt, group = self.opt, self.opt.param_groups[0]
         idx = torch.randperm(len(self.y), generator=self.generator)
-        model.train()
+        self.model.train()
         batches = zip(self.lrs, self.moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
         for lr, mom, users, items, y in batches:
             group['lr'], group['betas'] = lr, (mom, .99)
-            loss = F.mse_loss(model(users, items), y) + pop_penalties(self.tables)
-            loss.backward()
+            self.loss(users, items, y).backward()
             opt.step()
             opt.zero_grad()
+
+
+class Plain(nn.Module):
+    "The same model of torch's own parts."
+    def __init__(self, like):
+        super().__init__()
+        self.p, self.q, self.b, self.c = (nn.Embedding.from_pretrained(t.weight.detach().clone(), freeze=False) for t in like.tables)
+        self.mean = nn.Parameter(like.mean.detach().clone())
+
+    def forward(self, users, items):
+        p, q = self.p(users), self.q(items)
+        x = (p * q).sum(1) + self.b(users).squeeze(1) + self.c(items).squeeze(1) + self.mean
+        return torch.sigmoid(x) * (Y_RANGE[1] - Y_RANGE[0]) + Y_RANGE[0], p, q
+
+
+class PlainLoop(Loop):
+    "The same with nothing of fastrec in it: four `nn.Embedding`, autograd, the L2 of the rows, `AdamW(fused=True)`."
+    def prepare(self):
+        self.model = Plain(self.model)
+        self.opt = torch.optim.AdamW(self.model.parameters(), lr=LR, fused=True, betas=(.9, .99), eps=1e-5, weight_decay=0.)
+
+    def loss(self, users, items, y):
+        pred, p, q = self.model(users, items)
+        return F.mse_loss(pred, y) + WD * (p.square().sum() + q.square().sum()) / len(users)
 
 
 def sides(df, split, bs):
@@ -70,17 +101,21 @@ def sides(df, split, bs):
     dls.train.seed = 0  # the order of rows; the loop draws the same
     ours, twin = (collab_learner(dls, n_factors=50, y_range=Y_RANGE, wd=WD) for _ in range(2))
     twin.model.load_state_dict(ours.model.state_dict())
-    loop = Loop(twin, bs)
+    plain, loop = PlainLoop(twin, bs), Loop(twin, bs)
     theirs = fc.collab_learner(fastai_dls(df, split, bs), n_factors=50, y_range=(0, 5.5))
 
     def one_cycle(learn, **kwargs):
         def epoch(bar=False):
             with redirect_stdout(io.StringIO()), nullcontext() if bar else learn.no_bar(): learn.fit_one_cycle(1, LR, **kwargs)
         return epoch
-    res = {'fastrec': one_cycle(ours), 'fastai.collab': one_cycle(theirs, wd=.1), 'hand-written loop': loop.epoch}
+    res = {'fastrec': one_cycle(ours), 'fastai.collab': one_cycle(theirs, wd=.1), 'loop': loop.epoch, 'plain loop': plain.epoch}
     def difference():
         for o in (ours, twin): o.model.eval()  # which also sets the rows of cold items
-        return max((a - b).abs().max().item() for a, b in zip(ours.model.parameters(), twin.model.parameters()))
+        warm = [torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')]
+        states = [[m.mean.detach()[None], *(t[w] for t, w in zip(tables, warm * 2))] for m, tables in
+                  ((o.model, [t.weight.detach() for t in o.model.tables]) for o in (ours, twin))]
+        states.append([plain.model.mean.detach()[None], *(t.weight.detach()[w] for t, w in zip((plain.model.p, plain.model.q, plain.model.b, plain.model.c), warm * 2))])
+        return max((a - b).abs().max().item() for other in states[1:] for a, b in zip(states[0], other))
     return res, difference
 
 
@@ -103,9 +138,9 @@ def measure(df, split, bs, repeats):
     for r in range(repeats + 1):
         for name, epoch in epochs.items(): times[name].append(seconds(epoch))
         if r == 0: apart = difference()  # both started from the same weights and saw the same batches
-    ours, theirs, loop = (o[1:] for o in times.values())  # the first turn warms up
+    ours, theirs, loop, plain = (o[1:] for o in times.values())  # the first turn warms up
     with_bar = {name: seconds(epochs[name], bar=True) for name in ('fastrec', 'fastai.collab')}
-    return [f'{bs:,}', ratio(theirs, ours), ratio(ours, loop), ratio(theirs, loop), *(f'{n/np.median(o):,.0f}' for o in (ours, theirs, loop)),
+    return [f'{bs:,}', ratio(theirs, ours), ratio(ours, loop), ratio(ours, plain), *(f'{n/np.median(o):,.0f}' for o in (ours, theirs, loop, plain)),
             f"{with_bar['fastai.collab']/with_bar['fastrec']:.2f}", f'{n/with_bar["fastrec"]:,.0f}', f'{apart:.0e}']
 
 
@@ -121,14 +156,15 @@ if __name__ == '__main__':
     df = generated(args.rows)
     split = (np.arange(args.rows), np.arange(args.rows, len(df)))
     rows = [measure(df, split, bs, args.repeats) for bs in args.batch_sizes]
-    header = ['batch size', 'fastai time / fastrec time', 'fastrec time / loop time', 'fastai time / loop time', 'fastrec rows/s', 'fastai rows/s', 'loop rows/s',
-              'fastai / fastrec, both with progress bar', 'fastrec rows/s with bar', 'largest weight difference of fastrec and loop after an epoch']
+    header = ['batch size', 'fastai / fastrec', 'fastrec / loop', 'fastrec / plain loop', 'fastrec rows/s', 'fastai rows/s', 'loop rows/s', 'plain loop rows/s',
+              'fastai / fastrec, both with progress bar', 'fastrec rows/s with bar', 'largest weight difference of fastrec and the loops after an epoch']
     emit(f"""# Training throughput
 
 {about()}.
 
 One epoch of {args.rows:,} rows ({df.user.nunique():,} users, {df.item.nunique():,} items), `fit_one_cycle(1, {LR:g})`, {N_VALID} validation rows, no progress bar unless said;
-50 factors; the loop has fastrec's model, its L2, fused AdamW and the one-cycle schedule. Median of {args.repeats} turns (smallest to largest); with the bar: once.
+50 factors. Times are compared: *loop* is hand-written around fastrec's model and optimiser, *plain loop* has nothing of fastrec in it (four `nn.Embedding`, autograd, the same L2, torch's fused AdamW), both with the one-cycle
+schedule computed ahead. Median of {args.repeats} turns (smallest to largest); with the bar: once.
 fastai.collab has its defaults (its own Adam, its tabular loader).
 
 {table(header, rows)}""", args.out)

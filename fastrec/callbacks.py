@@ -4,14 +4,18 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from fastai.callback.core import Callback
-from fastai.learner import Metric, ValueMetric
+from fastai.callback.core import Callback, TrainEvalCallback
+from fastai.callback.schedule import ParamScheduler
+from fastai.learner import AvgLoss, AvgSmoothLoss, CastToTensor, Metric, Recorder, ValueMetric
+from fastai.torch_core import num_distrib
 
 from . import metrics
 from .dataloaders import auto_batch_size
 from .evaluate import evaluate_users, labelled
 
 __all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst']
+
+DRAIN = 4096  # steps whose losses may wait on the device
 
 
 class RatingMetric(Metric):
@@ -140,3 +144,86 @@ class NewRowsFirst(Callback):
         "The whole training part again."
         self.dls.loaders[0] = self.whole
         del self.whole, self.held
+
+
+# What fastai's default callbacks do for every batch, with less of it: the same names, attributes and results. `RecLearner` takes them in the place of their parents.
+
+class StepCounter(TrainEvalCallback):
+    "`TrainEvalCallback` that counts without a detour."
+    name = 'train_eval'
+
+    def after_batch(self):
+        learn = self.learn
+        learn.pct_train += 1. / (learn.n_iter * learn.n_epoch)
+        learn.train_iter += 1
+
+
+class PlainTensors(CastToTensor):
+    "`CastToTensor` that first looks whether there is anything to cast."
+    name = 'cast_to_tensor'
+
+    def before_batch(self):
+        for o in (*self.learn.xb, *self.learn.yb):
+            if type(o) is not torch.Tensor: return super().before_batch()
+
+
+class Scheduler(ParamScheduler):
+    "`ParamScheduler` that records what it sets, and does not ask the optimiser for it again."
+    name = 'param_scheduler'
+
+    def before_batch(self):
+        opt, pct = self.learn.opt, self.learn.pct_train
+        for name, f in self.scheds.items():
+            value = f(pct)
+            opt.set_hyper(name, value)
+            self.hps[name].append(value if isinstance(value, float) else value[-1])
+
+    def after_batch(self): pass
+
+
+class StepRecorder(Recorder):
+    """`Recorder` that reads the losses of steps when somebody asks (`losses`, `learn.smooth_loss`, the end of the epoch) and not at each step.
+
+    fastai's waits for the device at every step, and on the CPU spends more on smoothing a loss than the model on some of its layers.
+    """
+    name, _stateattrs = 'recorder', (*Recorder._stateattrs, '_losses', '_waiting')
+    _waiting = ()
+
+    def before_fit(self):
+        super().before_fit()
+        self._waiting = []
+        self._plain = not self.train_metrics and type(self.smooth_loss) is AvgSmoothLoss and num_distrib() == 0
+
+    @property
+    def losses(self):
+        "Smoothed loss of each step, a list of scalar tensors."
+        self.drain()
+        return self._losses
+    @losses.setter
+    def losses(self, v): self._losses = v
+
+    def after_batch(self):
+        learn = self.learn
+        if not learn.training or not self._plain: return super().after_batch()
+        if len(learn.yb) == 0 or self.cancel_train: return
+        self.lrs.append(learn._lr())
+        self._waiting.append(learn.loss)
+        if len(self._waiting) >= DRAIN: self.drain()
+
+    def after_train(self):
+        self.drain()
+        super().after_train()
+
+    def drain(self):
+        "Smooth the losses that wait, as `AvgSmoothLoss` does one by one."
+        if not self._waiting: return
+        steps, self._waiting = torch.stack([o.detach().mean() for o in self._waiting]).float().tolist(), []
+        smooth, values = self.smooth_loss, []
+        val, beta, count = float(smooth.val), smooth.beta, smooth.count
+        for loss in steps:
+            count += 1
+            val = loss + beta * (val - loss)
+            values.append(val / (1 - beta**count))
+        smooth.val, smooth.count = torch.tensor(val), count
+        self._losses.extend(torch.tensor(values).unbind())
+        self.learn.smooth_loss = self._losses[-1]

@@ -9,25 +9,26 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-                                  CancelStepException, CancelTrainException, CancelValidException, _inner_loop)
-from fastai.callback.schedule import ParamScheduler
+                                  CancelStepException, CancelTrainException, CancelValidException, TrainEvalCallback, _inner_loop, event)
 from fastai.callback.tracker import TrackerCallback
-from fastai.learner import Learner
+from fastai.callback.training import GradientClip
+from fastai.learner import CastToTensor, Learner, Recorder
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import num_distrib
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from fastcore.xtras import modify_exception
 from torch import nn
 
 from . import metrics as _metrics
-from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
+from .callbacks import LabelColumn, NewRowsFirst, PlainTensors, RankingCallback, RatingMetric, Scheduler, StepCounter, StepRecorder
 from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
 from .interactions import check_y_range
 from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric
 from .models.dot import DotBias, SVDpp
-from .models.embedding import EmbeddingTable, pop_penalties, set_l2
+from .models.embedding import EmbeddingTable, pop_penalties, set_gradients, set_l2
 from .models.neumf import GMF, MLP, NeuMF
 from .models.two_tower import TwoTower
 from .optimizers import FusedAdam, one_cycle
@@ -39,7 +40,10 @@ __all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
 PREDS_BUDGET = 2**30  # bytes of scores
 _CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
-_PER_BATCH = frozenset(_inner_loop)
+_PER_BATCH, _RENEW = frozenset(_inner_loop), ('before_fit', 'before_train', 'before_validate')
+_DIRECT = frozenset(o for o in vars(event) if not o.startswith('_')) - {'after_create', 'after_fit'}  # after_fit sets `run` back, too
+_STEP_EVENTS = ('before_backward', 'after_backward', 'before_step', 'after_step')
+_LEAN = {TrainEvalCallback: StepCounter, CastToTensor: PlainTensors, Recorder: StepRecorder}
 
 
 def _exempt(model, per_row=True):
@@ -77,26 +81,29 @@ class RecLearner(Learner, ModelScorer):
     # --- the training loop: fastai's, with what it works out for each batch worked out once an epoch
 
     def __call__(self, event_name):
-        "Fire event(s). Per-batch events reach the callbacks that have them; fastai sorts and asks all callbacks each time."
+        "Fire event(s). They go straight to the callbacks that have them; fastai sorts and asks all callbacks each time."
         if not isinstance(event_name, str):
             for name in event_name: self(name)
-        elif event_name not in _PER_BATCH:
-            self._heard = {}
-            super().__call__(event_name)
+        elif event_name not in _DIRECT: super().__call__(event_name)
         else:
-            heard = self._heard.get(event_name)
-            if heard is None: heard = self._heard[event_name] = [(cb, _handler(cb, event_name)) for cb in self.ordered_cbs(event_name)]
-            for cb, handler in heard:
+            if event_name in _RENEW: self._heard = {}
+            for cb, handler in self._listeners(event_name):
                 if handler is None: cb(event_name)
-                elif cb.run and (cb.run_train if self.training else cb.run_valid):
+                elif cb.run and (event_name not in _PER_BATCH or (cb.run_train if self.training else cb.run_valid)):
                     try: handler()
                     except _CANCEL: raise
                     except Exception as e:
                         raise modify_exception(e, f'Exception occured in `{type(cb).__name__}` when calling event `{event_name}`:\n\t{e.args[0] if e.args else e}', replace=True)
 
+    def _listeners(self, event_name):
+        "(callback, its handler) of those that have the event, in order."
+        heard = self._heard.get(event_name)
+        if heard is None: heard = self._heard[event_name] = [(cb, _handler(cb, event_name)) for cb in self.cbs.sorted('order') if _has(cb, event_name)]
+        return heard
+
     def add_cb(self, cb):
         self._heard = {}
-        super().add_cb(cb)
+        super().add_cb(_LEAN.get(cb, cb) if isinstance(cb, type) else cb)
         cb = self.cbs[-1]
         if isinstance(cb, TrackerCallback) and _metrics.lower_is_better(cb.monitor) and cb.comp is np.greater:
             cb.comp, cb.min_delta = np.less, -cb.min_delta  # fastai guesses from the name: 'loss' or 'error' in it, else more is better
@@ -106,14 +113,44 @@ class RecLearner(Learner, ModelScorer):
         self._heard = {}
         return super().remove_cb(cb)
 
+    def all_batches(self):
+        self._device = next(self.model.parameters()).device
+        super().all_batches()
+
+    def _set_device(self, b):
+        "fastai's, unless the batch is tensors that are where the model is."
+        for o in b:
+            if type(o) is not torch.Tensor or o.device != self._device: return super()._set_device(b)
+        return b
+
+    def _lr(self):
+        return self.opt.opt.param_groups[-1]['lr'] if isinstance(self.opt, OptimWrapper) else self.opt.hypers[-1]['lr']
+
+    @property
+    def smooth_loss(self):
+        "Smoothed loss of the last training step, a scalar tensor."
+        if isinstance(recorder := self.__dict__.get('recorder'), StepRecorder): recorder.drain()
+        if '_smooth_loss' not in self.__dict__: raise AttributeError('smooth_loss')
+        return self._smooth_loss
+    @smooth_loss.setter
+    def smooth_loss(self, v): self._smooth_loss = v
+
+    def _do_grad_opt(self):
+        if any(self._listeners(o) for o in _STEP_EVENTS): return super()._do_grad_opt()
+        self._backward()
+        self._step()
+        self.opt.zero_grad()
+
     def _do_one_batch(self):
         self.pred = self.model(*self.xb)
         self('after_pred')
         if len(self.yb):
             extra = dict(items=self.xb[1]) if getattr(self.loss_func, 'needs_items', False) else {}
             self.loss_grad = self.loss_func(self.pred, *self.yb, **extra)
-            self.loss = self.loss_grad.detach().clone()
-            if self.training and (l2 := pop_penalties(self._tables)) is not None: self.loss_grad = self.loss_grad + l2
+            l2 = pop_penalties(self._tables) if self.training else None
+            self.loss = self.loss_grad.detach()
+            if l2 is None: self.loss = self.loss.clone()  # a callback may change loss_grad in place
+            else: self.loss_grad = self.loss_grad + l2
         self('after_loss')
         if self.training and len(self.yb): self._do_grad_opt()
 
@@ -131,11 +168,14 @@ class RecLearner(Learner, ModelScorer):
         self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable) and id(m.weight) not in decayed]
         set_l2(self._tables, wd or 0. if self._per_row else 0.)
         self.first_epoch = 0  # a callback may move it in `before_fit`
+        every = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
+        set_gradients(every, 'rows' if self._sparse_grads(cbs) else 'dense', getattr(self.opt, 'large', 0))
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
         try: super().fit(n_epoch, lr=self._one_rate(lr), wd=wds, cbs=cbs, **kwargs)
         finally:
             self.wd, self.first_epoch = default, None
             set_l2(self._tables, 0.)
+            set_gradients(every)
 
     @delegates(Learner.fit_one_cycle)
     def fit_one_cycle(self, n_epoch, lr_max=None, div=25., div_final=1e5, pct_start=0.25, moms=None, cbs=None, **kwargs):
@@ -145,7 +185,7 @@ class RecLearner(Learner, ModelScorer):
         lrs = np.array([h['lr'] for h in self.opt.hypers])
         lr = float(lrs[0]) if (lrs == lrs[0]).all() else lrs
         scheds = {'lr': one_cycle(pct_start, lr/div, lr, lr/div_final), 'mom': one_cycle(pct_start, *(self.moms if moms is None else moms))}
-        self.fit(n_epoch, cbs=ParamScheduler(scheds) + L(cbs), **kwargs)
+        self.fit(n_epoch, cbs=Scheduler(scheds) + L(cbs), **kwargs)
 
     @delegates(Learner.fine_tune)
     def fine_tune(self, epochs, base_lr=2e-3, freeze_epochs=1, lr_mult=100, pct_start=0.3, div=5., **kwargs):
@@ -197,6 +237,10 @@ class RecLearner(Learner, ModelScorer):
         "Freeze up to group `n` of a splitter of your own; without one there are no layers to freeze."
         if self._layer_groups: Learner.freeze_to(self, n)
 
+    def _sparse_grads(self, cbs):
+        "Gradients of the rows looked up, if the optimiser can do with them and no one else needs dense ones: clipping takes the norm of all, processes average them."
+        return isinstance(self.opt, FusedAdam) and num_distrib() == 0 and not any(isinstance(cb, GradientClip) for cb in (*self.cbs, *L(cbs)))
+
     def _optimiser_wd(self, wd):
         "Weight decay of each parameter group, or None to leave the optimiser alone."
         exempt = _exempt(self.model, self._per_row)
@@ -236,6 +280,11 @@ class RecLearner(Learner, ModelScorer):
     # --- what a person asks
 
     predict = Scorer.predict  # of one pair; fastai's is for an item of a dataset
+
+
+def _has(cb, event_name):
+    "Has `cb` the event, itself (an attribute that it lacks is looked up in the learner and its model, which takes long) or by dispatching in its own way?"
+    return hasattr(type(cb), event_name) or event_name in vars(cb) or type(cb).__call__ is not Callback.__call__
 
 
 def _handler(cb, event_name):

@@ -53,6 +53,7 @@ def test_all_ways_of_scoring_agree(make):
 def test_scores_start_at_the_mean_and_stay_in_range(make_rating):
     torch.manual_seed(0)  # an MLP starts near the mean, not at it
     make = make_rating
+    torch.manual_seed(0)
     model = make(y_range=(.5, 5.5), mean=3.7).eval()
     assert torch.allclose(model(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=.05)
     scores = randomised(model).score_items(torch.arange(7))

@@ -7,9 +7,56 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from .embedding import EmbeddingTable, squash, unsquash
+from .embedding import EmbeddingTable, rows_grad, squash, unsquash
 
 __all__ = ['DotBias', 'SVDpp']
+
+
+class PairScores(torch.autograd.Function):
+    """What `DotBias.forward` and the L2 of its tables are for pairs, with gradients worked out by hand: one node in the place of thirty.
+
+    (weights of user and item factors and user and item biases, mean, users (B,), items (B,) or (B, C), y_range, four L2 coefficients or None, the four tables)
+    -> scores, shape of the items, and, if there are coefficients, the penalty: their sum of coefficient * |rows|^2 over the rows looked up.
+    """
+    @staticmethod
+    def forward(ctx, P, Q, bu, bi, mean, users, items, y_range, l2, tables):
+        flat = items if items.dim() == 1 else items.reshape(-1)
+        p, q, b, c = P.index_select(0, users), Q.index_select(0, flat), bu.take(users), bi.take(flat)
+        if items.dim() == 1: x = torch.linalg.vecdot(p, q).add_(b)
+        else: x = torch.bmm(q.view(*items.shape, -1), p.unsqueeze(2)).squeeze(2).add_(b.unsqueeze(1))
+        x.add_(c if items.dim() == 1 else c.view(items.shape)).add_(mean)
+        if y_range is not None: x.sigmoid_()
+        ctx.save_for_backward(p, q, b, c, x, users, flat)
+        ctx.y_range, ctx.l2, ctx.tables = y_range, l2, tables
+        score = x.clone() if y_range is None else x.mul(y_range[1] - y_range[0]).add_(y_range[0])
+        if l2 is None: return score
+        penalty = None
+        for coefficient, rows in zip(l2, (p, q, b, c)):
+            if not coefficient: continue
+            rows = rows.view(-1)
+            term = torch.dot(rows, rows).mul_(coefficient)
+            penalty = term if penalty is None else penalty.add_(term)
+        return score, penalty
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_penalty=None):
+        p, q, b, c, x, users, items = ctx.saved_tensors
+        if ctx.y_range is not None: grad = torch.ops.aten.sigmoid_backward(grad, x).mul_(ctx.y_range[1] - ctx.y_range[0])
+        if grad.dim() == 1:
+            column = user = grad.unsqueeze(1)
+            dp, dq = q * column, p * column
+        else:
+            dp, dq = torch.bmm(grad.unsqueeze(1), q.view(*grad.shape, -1)).squeeze(1), (grad.unsqueeze(2) * p.unsqueeze(1)).view(q.shape)
+            user, column = grad.sum(1, keepdim=True), grad.reshape(-1, 1)
+        if ctx.l2 is not None:
+            l2 = ctx.l2
+            if l2[0]: dp.addcmul_(p, grad_penalty, value=2 * l2[0])
+            if l2[1]: dq.addcmul_(q, grad_penalty, value=2 * l2[1])
+            if l2[2]: user = user + b.unsqueeze(1) * (grad_penalty * (2 * l2[2]))
+            if l2[3]: column = column + c.unsqueeze(1) * (grad_penalty * (2 * l2[3]))
+        tables = [rows_grad(table, idx, g) if need else None for table, idx, g, need in zip(ctx.tables, (users, items, users, items), (dp, dq, user, column), ctx.needs_input_grad)]
+        return *tables, grad.sum() if ctx.needs_input_grad[4] else None, None, None, None, None, None
 
 
 class DotBias(nn.Module):
@@ -38,6 +85,7 @@ class DotBias(nn.Module):
 
     def forward(self, users, items=None): # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs; without items (B, n_items)
         if items is None: return self.score_items(users)
+        if self.training and self._plain(users, items, tables := self.tables): return self._pair_scores(users, items, tables)
         p, q = self.user_vectors(users), self.item_factors(items)
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
         if items.dim() == 1: bu = bu.squeeze(-1)
@@ -48,6 +96,27 @@ class DotBias(nn.Module):
         "Arguments that make a model of this shape; the rest is in its state."
         return dict(n_users=self.user_factors.num_embeddings, n_items=self.item_factors.num_embeddings, n_factors=self.item_factors.embedding_dim,
                     y_range=self.y_range, bias_decay=self.user_biases.decay)
+
+    @property
+    def tables(self)->tuple:
+        "User and item factors, user and item biases."
+        m = self._modules
+        return m['user_factors'], m['item_factors'], m['user_biases'], m['item_biases']
+
+    def _plain(self, users, items, tables)->bool:
+        "May `PairScores` do it? Not where somebody listens (hooks), has put other tables or user vectors in, or casts (autocast)."
+        return (items.dim() == 1 or len(items) == len(users) > 1) and type(self).user_vectors is DotBias.user_vectors and torch.is_grad_enabled() and not torch.is_autocast_enabled(users.device.type) \
+            and all(type(t) is EmbeddingTable and not (t._forward_hooks or t._forward_pre_hooks or t._backward_hooks or t._backward_pre_hooks) for t in tables)
+
+    def _pair_scores(self, users, items, tables):
+        n = users.shape[0]
+        l2 = [t.l2 / n for t in tables]
+        args = *[t._parameters['weight'] for t in tables], self.mean, users, items, self.y_range
+        if not any(l2): return PairScores.apply(*args, None, tables)
+        scores, penalty = PairScores.apply(*args, l2, tables)
+        holder = next(t for t in tables if t.l2)
+        holder.penalty = penalty if holder.penalty is None else holder.penalty + penalty
+        return scores
 
     def user_vectors(self, users): # (B,) -> (B, n_factors)
         "What is multiplied with item factors for `users`."

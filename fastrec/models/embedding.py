@@ -1,11 +1,15 @@
 "What the models are made of: embedding tables that know which rows were trained, and the scaling of scores to a range."
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 import torch.nn.functional as F
 
 __all__ = ['EmbeddingTable', 'pop_l2', 'set_l2', 'squash', 'unsquash']
+
+ZEROED = 2**14  # elements of a gradient up to which zeroing them all costs no more than choosing rows
 
 
 class EmbeddingTable(nn.Embedding):
@@ -16,6 +20,7 @@ class EmbeddingTable(nn.Embedding):
     - `l2` > 0 adds, in training, `l2 * decay * |row|^2` for every row looked up, summed over a sample's columns and averaged over the batch: the L2 is taken per observed
       rating, as in Funk's SVD and ALS-WR (Zhou et al. 2008, eq. 4), not per step. The term waits in `penalty` for the training loop
       (`pop_l2`), so that a displayed loss stays free of it.
+    - Gradients are dense, or what a training loop asks for (`set_gradients`).
 
     Rows start as N(0, std); biases (`std=0`) at 0.
     """
@@ -31,10 +36,10 @@ class EmbeddingTable(nn.Embedding):
         known = torch.ones(n, dtype=torch.bool) if known is None else torch.as_tensor(known, dtype=torch.bool)
         if known.shape != (n,): raise ValueError(f'known has shape {tuple(known.shape)}, the table has {n} rows')
         self.register_buffer('known', known.clone())
-        self.decay, self.l2, self.penalty, self._cold = decay, 0., None, None
+        self.decay, self.l2, self.penalty, self._cold, self._filled, self.keeps_grad = decay, 0., None, None, None, False
 
     def forward(self, idx): # (...) -> (..., dim)
-        rows = F.embedding(idx, self.weight)
+        rows = Lookup.apply(self.weight, idx, self) if self.keeps_grad and self.training else F.embedding(idx, self.weight, sparse=self.sparse)
         if self.l2 and self.training:
             flat = rows.reshape(-1)
             penalty = torch.dot(flat, flat) * (self.l2 / len(idx))
@@ -42,8 +47,9 @@ class EmbeddingTable(nn.Embedding):
         return rows
 
     def train(self, mode:bool=True):
+        trained = self.training
         super().train(mode)
-        if not mode: self.fill_cold()
+        if not mode and (trained or self.weight._version != self._filled): self.fill_cold()  # once after training: it reads the whole table
         return self
 
     @torch.no_grad()
@@ -55,6 +61,7 @@ class EmbeddingTable(nn.Embedding):
         if 0 < len(cold) < len(self.known):
             self.weight[cold] = 0.
             self.weight[cold] = self.weight.sum(0) / (len(self.known) - len(cold))
+        self._filled = self.weight._version
 
     def extra_repr(self): return f"{super().extra_repr()}{f', decay={self.decay:g}' if self.decay != 1 else ''}"
 
@@ -63,6 +70,64 @@ def set_l2(tables, l2:float):
     "Set the L2 per observed row of `tables` (a list, or a module for all in it), each scaled by its `decay`."
     for m in (tables.modules() if isinstance(tables, nn.Module) else tables):
         if isinstance(m, EmbeddingTable): m.l2, m.penalty = l2 * m.decay, None
+
+
+def set_gradients(tables, kind:str='dense', large:float=math.inf):
+    """How the gradients of `tables` are kept: 'dense', as torch does; or 'rows', for a training loop whose optimiser is one of ours.
+
+    Rows: tables of `large` elements and more get sparse gradients. The others get dense ones that live on between steps and are reset at the rows that
+    were touched (`reset_grad`), which spares a fresh block of memory, to be zeroed, per step.
+    """
+    if kind not in ('dense', 'rows'): raise ValueError(f"kind={kind!r}: choose 'dense' or 'rows'")
+    for m in tables:
+        m.sparse = kind == 'rows' and m.weight.numel() >= large
+        m.keeps_grad = kind == 'rows' and not m.sparse
+        m.weight.grad = None
+
+
+def add_rows(weight, idx, grads):
+    "Add gradients (k, d) of rows `idx` (k,) to `weight.grad`, a dense tensor that remembers which rows are not 0."
+    grad = weight.grad
+    if grad is None:
+        grad = weight.grad = torch.zeros_like(weight)
+        grad.rows, grad.written = [], grad._version
+    known = getattr(grad, 'written', None) == grad._version  # else somebody else has written to it, too, anywhere
+    grad.index_add_(0, idx, grads)
+    if known:
+        grad.rows.append(idx)
+        grad.written = grad._version
+
+
+def reset_grad(weight):
+    "`weight.grad` back to 0 where `add_rows` wrote to it, or, if others did, to None."
+    grad = weight.grad
+    if grad is None: return
+    if getattr(grad, 'written', None) != grad._version: weight.grad = None
+    else:
+        if grad.numel() < ZEROED or 4 * sum(o.numel() for o in grad.rows) > grad.shape[0]: grad.zero_()
+        else:
+            for idx in grad.rows: grad.index_fill_(0, idx, 0.)
+        grad.rows, grad.written = [], grad._version
+
+
+def rows_grad(table, idx, grads):
+    "The gradient to return for the weight of `table` from those of the rows looked up: idx (k,), grads (k, d); None if it was added where it belongs."
+    weight = table.weight
+    if table.sparse: return torch.sparse_coo_tensor(idx[None], grads, weight.shape, check_invariants=False)
+    if table.keeps_grad and not weight._backward_hooks and not weight._post_accumulate_grad_hooks: return add_rows(weight, idx, grads)
+    return torch.ops.aten.embedding_dense_backward(grads, idx, len(weight), -1, False)
+
+
+class Lookup(torch.autograd.Function):
+    "Rows of a table that keeps its gradient: (weight (n, d), idx (...), table) -> (..., d)."
+    @staticmethod
+    def forward(ctx, weight, idx, table):
+        ctx.table, ctx.idx = table, idx.reshape(-1)
+        return F.embedding(idx, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad): return rows_grad(ctx.table, ctx.idx, grad.reshape(-1, grad.shape[-1])), None, None
 
 
 def pop_l2(model:nn.Module):
