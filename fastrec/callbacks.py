@@ -140,6 +140,8 @@ class NewRowsFirst(Callback):
         "Put back what moved."
         for p, rows, before in self.held: p.copy_(torch.where(rows, p, before))
 
+    after_train = after_step  # an optimiser may have settled what was pending
+
     def after_fit(self):
         "The whole training part again."
         self.dls.loaders[0] = self.whole

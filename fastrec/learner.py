@@ -31,7 +31,7 @@ from .models.dot import DotBias, SVDpp
 from .models.embedding import EmbeddingTable, pop_penalties, set_gradients, set_l2
 from .models.neumf import GMF, MLP, NeuMF
 from .models.two_tower import TwoTower
-from .optimizers import FusedAdam, one_cycle
+from .optimizers import FusedAdam, LARGE, LazyAdam, one_cycle
 from .recommend import Scorer, cold_mask
 from .scoring import ModelScorer
 
@@ -74,7 +74,7 @@ class RecLearner(Learner, ModelScorer):
         ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
         columns = _columns(dls, [m for m in L(metrics) if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
-        super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, FusedAdam if opt_func is None else opt_func,
+        super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, _default_opt(model, self._per_row) if opt_func is None else opt_func,
                          splitter=partial(decay_groups, per_row=self._per_row) if splitter is None else splitter, metrics=columns,
                          cbs=L(cbs) + ([own] if ranking else []), **kwargs)
 
@@ -115,7 +115,9 @@ class RecLearner(Learner, ModelScorer):
 
     def all_batches(self):
         self._device = next(self.model.parameters()).device
-        super().all_batches()
+        try: super().all_batches()
+        finally:
+            if self.training and hasattr(self.opt, 'settle'): self.opt.settle()
 
     def _set_device(self, b):
         "fastai's, unless the batch is tensors that are where the model is."
@@ -298,6 +300,14 @@ def _check(dls):
                         "for fastai's own DataLoaders there is `fastai.collab.collab_learner`")
 
 
+def _default_opt(model, per_row):
+    "`FusedAdam`, or for large tables `LazyAdam`, and says so. (Over the whole catalogue, where every row counts at every step, `FusedAdam`.)"
+    large = [m for m in model.modules() if isinstance(m, EmbeddingTable) and m.weight.numel() >= LARGE]
+    if not large or not per_row: return FusedAdam
+    print(f"opt_func=LazyAdam: tables of {', '.join(f'{m.num_embeddings:,} x {m.embedding_dim}' for m in large)} are updated at the rows of each batch, the rest by a fused kernel (opt_func=FusedAdam: everything is)")
+    return LazyAdam
+
+
 def _default_loss(dls):
     if dls.target == 'rating': return nn.MSELoss()
     if isinstance(dls.train, InBatchDL): return InBatchSoftmaxLoss(dls.catalog.counts['item'])
@@ -328,7 +338,7 @@ def rec_learner(
     dls, # `RecDataLoaders`
     model, # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one (`known_users`, `known_items` and `mean` are passed if it takes them)
     loss_func=None, # by default by what the loaders are made for, as in `collab_learner`
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None, # e.g. `[rmse, mae]`
     **kwargs
 )->RecLearner:
@@ -374,7 +384,7 @@ def collab_learner(
     n_factors:int=50, # length of the vectors of users and items
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
     loss_func=None, # by default `nn.MSELoss()` for ratings, `BCELoss()` for what is liked and with sampled negatives, `SoftmaxLoss()` over the whole catalogue
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd:float=None, # L2 of the factors per observed row (see `RecLearner`); by default 0.08 for ratings, 0.01 for what is liked, 0 for sampled negatives, 0.3 over the whole catalogue
     **kwargs
@@ -393,7 +403,7 @@ def svdpp_learner(
     dropout:float=None, # share of a user's history left out at each step of training; by default 0 for ratings, 0.7 over the whole catalogue
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
     loss_func=None, # as in `collab_learner`
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd:float=None, # as in `collab_learner`
     **kwargs
@@ -417,7 +427,7 @@ def mlp_learner(
     dropout:float=None, # after each hidden layer; by default 0.5 for ratings, 0 for implicit feedback
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
     loss_func=None, # as in `collab_learner`
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings, 0.03 for what is liked, else 0
     **kwargs
@@ -434,7 +444,7 @@ def gmf_learner(
     dls, # `RecDataLoaders` of implicit feedback
     n_factors:int=32, # length of the vectors of users and items
     loss_func=None, # by default `BCELoss()`
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None, # e.g. `[hr(10), ndcg(10)]`
     wd:float=None, # L2 of the embeddings per observed row; by default 0
     **kwargs
@@ -452,7 +462,7 @@ def neumf_learner(
     pretrain:int=0, # epochs of GMF and of MLP that are trained first, with one cycle at `pretrain_lr`, to start from (He et al. 2017, section 3.4.1)
     pretrain_lr:float=5e-3,
     loss_func=None, # by default `BCELoss()`
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None, # e.g. `[hr(10), ndcg(10)]`
     wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers; by default 0
     **kwargs

@@ -109,16 +109,44 @@ class TableAdam(torch.optim.Optimizer):
         if 'last' not in state:
             self._start(p, state)
             state['step'] = torch.zeros((), dtype=torch.int32)  # on the CPU: it is counted here
-            state['last'] = torch.zeros(len(p), dtype=torch.int32, device=p.device)  # the step at which a row was touched last
+            state['last'] = torch.zeros(len(p), dtype=torch.int32, device=p.device)  # the step up to which a row is
+            state['rate'] = torch.zeros(len(p), dtype=p.dtype, device=p.device)  # the step size with which its moments move it on
         state['step'] += 1
-        step = state['step'].item()
+        step = int(state['step'])
+        rate = lr / (1 - beta1 ** step) * (1 - beta2 ** step) ** .5
+        avg, sq = (state[k].index_select(0, rows) for k in ('exp_avg', 'exp_avg_sq'))
         missed = (step - 1 - state['last'].index_select(0, rows)).to(p.dtype)[:, None]
-        avg = state['exp_avg'].index_select(0, rows).mul_(beta1 ** missed).lerp_(grads, 1 - beta1)
-        sq = state['exp_avg_sq'].index_select(0, rows).mul_(beta2 ** missed).mul_(beta2).addcmul_(grads, grads, value=1 - beta2)
-        state['exp_avg'].index_copy_(0, rows, avg)
-        state['exp_avg_sq'].index_copy_(0, rows, sq)
+        self._coast(value, avg, sq, missed, state['rate'].index_select(0, rows)[:, None], group)
+        avg.lerp_(grads, 1 - beta1)
+        sq.mul_(beta2).addcmul_(grads, grads, value=1 - beta2)
+        value.addcdiv_(avg, sq.sqrt().add_(eps * (1 - beta2 ** step) ** .5), value=-rate)
+        for k, v in (('exp_avg', avg), ('exp_avg_sq', sq)): state[k].index_copy_(0, rows, v)
         state['last'].index_fill_(0, rows, step)
-        p.index_copy_(0, rows, value.addcdiv_(avg, sq.sqrt_().div_((1 - beta2 ** step) ** .5).add_(eps), value=-lr / (1 - beta1 ** step)))
+        state['rate'].index_fill_(0, rows, rate)
+        p.index_copy_(0, rows, value)
+
+    def _coast(self, value, avg, sq, missed, rate, group):
+        """Move rows (k, d), in place, as dense Adam would have in `missed` steps (k, 1) without a gradient.
+
+        There the moments fade by beta1 and beta2 a step, so the steps do by r = beta1 / sqrt(beta2), and add up to a geometric series.
+        """
+        beta1, beta2 = group['betas']
+        r = min(beta1 / beta2 ** .5, 1 - 1e-4)
+        value.addcdiv_(avg * (rate * ((1 - r ** missed) * (-r / (1 - r)))), sq.sqrt().add_(group['eps']))
+        avg.mul_(beta1 ** missed)
+        sq.mul_(beta2 ** missed)
+
+    @torch.no_grad()
+    def settle(self):
+        "Bring the rows of large tables to where dense Adam would have them now: before they are read, e.g. once an epoch; it reads the whole tables."
+        for group in self.param_groups:
+            for p in group['params']:
+                if 'last' not in (state := self.state.get(p, {})): continue
+                step = int(state['step'])
+                for part in zip(*(o.split(2**18) for o in (p, state['exp_avg'], state['exp_avg_sq'], state['last'], state['rate']))):
+                    value, avg, sq, last, rate = part
+                    self._coast(value, avg, sq, (step - last).to(p.dtype)[:, None], rate[:, None], group)
+                    last.fill_(step)
 
     def _summed(self, p, rows, grads):
         """Sum the gradients of equal rows: -> rows, gradients.
@@ -170,6 +198,10 @@ class FusedAdam(OptimWrapper):
             if k == 'mom': g['betas'] = (float(v_), g['betas'][1])
             elif k == 'sqr_mom': g['betas'] = (g['betas'][0], float(v_))
             else: g[{'wd': 'weight_decay'}.get(k, k)] = float(v_)
+
+    def settle(self):
+        "Bring large tables up to date (`TableAdam.settle`); a learner does it after each training epoch."
+        self.opt.settle()
 
     def __repr__(self):
         "How the parameters are updated."

@@ -139,14 +139,26 @@ def test_rows_that_were_not_touched_stay(rows):
     assert torch.equal(p[[1, 2, 4]], torch.ones(3, 3)) and (p[0] < 1).all() and (p[3] < p[0]).all()
 
 
-def test_lazy_adam_lets_moments_fade_as_adam_does():
-    p, q = (nn.Parameter(torch.zeros(2, 1)) for _ in range(2))
-    a, b = TableAdam([p], lr=.1, large=0), torch.optim.AdamW([q], lr=.1, betas=(.9, .99), eps=1e-5, weight_decay=0.)
-    for touched in ([0, 1], [1], [1], [0, 1]):
-        p.grad = sparse(touched, torch.ones(len(touched), 1), (2, 1))
+def test_lazy_adam_catches_up_with_adam():
+    "Between touches dense Adam moves a row by its fading moments; lazy Adam does it when it comes by, or when it settles."
+    torch.manual_seed(0)
+    p, q = (nn.Parameter(torch.zeros(3, 2)) for _ in range(2))
+    a, b = TableAdam([p], lr=.1, eps=1e-12, large=0), torch.optim.AdamW([q], lr=.1, betas=(.9, .99), eps=1e-12, weight_decay=0.)
+    for _ in range(300):  # beyond the first steps, whose bias corrections change from step to step
+        p.grad = sparse([0, 1], torch.randn(2, 2), (3, 2))
         q.grad = p.grad.to_dense()
         a.step(); b.step()
+    for touched in ([0, 1], [1], [1], [1], [0, 1], [1], [1]):
+        p.grad = sparse(touched, torch.randn(len(touched), 2), (3, 2))
+        q.grad = p.grad.to_dense()
+        a.step(); b.step()
+    assert torch.allclose(p[1], q[1], atol=1e-6) and not torch.allclose(p[0], q[0], atol=1e-3)
+    a.settle()
+    assert torch.allclose(p, q, atol=2e-3)
     for k in ('exp_avg', 'exp_avg_sq'): assert torch.allclose(a.state[p][k], b.state[q][k], atol=1e-6)
+    before = p.detach().clone()
+    a.settle()
+    assert torch.equal(p, before)
 
 
 def test_rowwise_adagrad_by_hand():
@@ -215,6 +227,22 @@ def test_hooks_hear_the_tables(dls):
 def test_gradients_are_dense_and_gone_after_fit(dls):
     learn = train(dls)
     assert all(t.weight.grad is None and not t.sparse and not t.keeps_grad for t in learn.model.tables)
+
+
+def test_lazy_adam_learns_as_much_as_adam(dls, monkeypatch):
+    dense = train(dls, epochs=2)
+    monkeypatch.setattr(LazyAdam, 'large', 0)
+    lazy = train(dls, opt_func=LazyAdam, epochs=2)
+    assert abs(dense.recorder.values[-1][1] - lazy.recorder.values[-1][1]) < .01 * dense.recorder.values[-1][1]
+
+
+def test_large_tables_are_updated_by_rows_unless_told_otherwise(dls, monkeypatch, capsys):
+    assert 'by touched rows' not in repr(train(dls).opt)
+    capsys.readouterr()
+    monkeypatch.setattr('fastrec.learner.LARGE', 100)
+    learn = collab_learner(dls)
+    assert learn.opt_func is LazyAdam and 'LazyAdam' in capsys.readouterr().out
+    assert collab_learner(dls, opt_func=FusedAdam).opt_func is FusedAdam and not capsys.readouterr().out
 
 
 @pytest.mark.parametrize('opt_func', [LazyAdam, RowwiseAdagrad])
