@@ -11,7 +11,7 @@ from fastrec.models import DotBias, EmbeddingTable, GMF, MLP, NeuMF, SVDpp, pop_
 N_USERS, N_ITEMS = 7, 11
 HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < .4).astype(np.float32))
 RATING = {'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw), 'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
-          'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw),
+          'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw), 'flipped': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, item_side=True, leave_one_out=True, **kw),
           'mlp': lambda **kw: MLP(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'mlp1': lambda **kw: MLP(N_USERS, N_ITEMS, 3, (5,), dropout=.5, **kw)}
 MODELS = {**RATING, 'gmf': lambda **kw: GMF(N_USERS, N_ITEMS, 5, **kw), 'neumf': lambda **kw: NeuMF(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'neumf1': lambda **kw: NeuMF(N_USERS, N_ITEMS, 3, (5,), **kw)}
 
@@ -152,7 +152,7 @@ def test_bad_arguments():
 # --- the models of their papers
 
 def test_dot_without_items_is_the_whole_catalogue():
-    for name in ('dot', 'svdpp'):
+    for name in ('dot', 'svdpp', 'flipped'):
         model = randomised(MODELS[name]())
         assert torch.equal(model.eval()(torch.arange(4)), model.score_items(torch.arange(4)))
 
@@ -177,11 +177,78 @@ def test_svdpp_drops_history_in_training_only():
     assert torch.allclose(mean, model.eval().user_vectors(users), atol=.2)
 
 
-def test_svdpp_without_history_scores_the_same():
-    model = randomised(MODELS['svdpp']()).eval()
-    plain = model.without_history()
+@pytest.mark.parametrize('name', ['svdpp', 'flipped'])
+def test_svdpp_without_history_scores_the_same(name):
+    known = torch.arange(N_ITEMS) != 4
+    model = randomised(MODELS[name](known_items=known)).eval()
+    plain = model.without_history().eval()
     assert type(plain) is DotBias and torch.allclose(plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5)
-    assert not any('history' in k or 'ind' in k for k in {**plain.state_dict(), **dict(plain.named_buffers())})
+    assert not any(o in k for k in {**plain.state_dict(), **dict(plain.named_buffers())} for o in ('history', 'rater', 'ind', 'pairs'))
+
+
+def flipped_by_hand(model, u, i, leave_out=False):
+    "User and item vectors in plain loops."
+    R, y, z = HISTORY.toarray() != 0, model.history_factors.weight, model.rater_factors.weight
+    p = model.user_factors.weight[u] + sum(y[j] for j in range(N_ITEMS) if R[u, j] and not (leave_out and j == i)) / max(R[u].sum(), 1)**.5
+    q = model.item_factors.weight[i] + sum(z[v] for v in range(N_USERS) if R[v, i] and not (leave_out and v == u)) / max(R[:, i].sum(), 1)**.5
+    return p, q
+
+
+def test_flipped_by_hand():
+    model = randomised(MODELS['flipped'](y_range=(1, 5)))
+    pairs = [(0, int(HISTORY[0].indices[0])), (5, int(HISTORY[5].indices[-1])), *((u, i) for u in (0, 5) for i in range(N_ITEMS) if not HISTORY[u, i])][:5]
+    users, items = torch.tensor(pairs).T
+    for training in (True, False):
+        want = []
+        for u, i in pairs:
+            p, q = flipped_by_hand(model, u, i, leave_out=training)
+            want.append(squash(p @ q + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + model.mean, (1, 5)))
+        assert torch.allclose(model.train(training)(users, items), torch.stack(want), atol=1e-5)
+    p, q = flipped_by_hand(model, 2, 3)
+    assert torch.allclose(model.vectors('user')[2], p, atol=1e-5) and torch.allclose(model.vectors('item')[3], q, atol=1e-5)
+
+
+@pytest.mark.parametrize('few', [0, 10**9])
+def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
+    "By one product with the whole history, or (few) by picking the entries of the rows asked for."
+    monkeypatch.setattr('fastrec.models.svdpp.FEW', few)
+    model = randomised(MODELS['flipped']()).train()
+    users, items = torch.tensor([0, 0, 5, 3]), torch.tensor([int(HISTORY[0].indices[0]), 7, int(HISTORY[5].indices[0]), 2])
+    picked = []
+    monkeypatch.setattr(type(model), '_some_sums', lambda self, *args, of=type(model)._some_sums: picked.append(1) or of(self, *args))
+    model(users, items).square().sum().backward()
+    assert bool(picked) == (few == 0)
+    got = {k: v.grad.clone() for k, v in model.named_parameters()}
+    model.zero_grad()
+    p, q = zip(*(flipped_by_hand(model, u, i, leave_out=True) for u, i in zip(users.tolist(), items.tolist())))
+    x = (torch.stack(p) * torch.stack(q)).sum(1) + model.user_biases.weight[users, 0] + model.item_biases.weight[items, 0] + model.mean
+    x.square().sum().backward()
+    for k, v in model.named_parameters(): assert torch.allclose(got[k], v.grad, rtol=1e-4, atol=1e-4), k
+
+
+def test_svdpp_l2_is_taken_of_sums_own_and_history_vectors():
+    model = randomised(MODELS['flipped'](own_decay=3., history_decay=2.)).train()
+    set_l2(model, .1)
+    users, items = torch.tensor([0, 5, 5]), torch.tensor([4, 4, 7])
+    model(users, items)
+    want = 0.
+    share = {}
+    for side, axis in (('user', 1), ('item', 0)):
+        n = np.maximum((HISTORY.toarray() != 0).sum(axis), 1)
+        share[side] = n**-.5 * HISTORY.nnz / (n**.5).sum()
+    for u, i in zip(users.tolist(), items.tolist()):
+        p, q = flipped_by_hand(model, u, i, leave_out=True)
+        su, si = share['user'][u], share['item'][i]
+        want += .1 * (p @ p + q @ q) + .3 * (su * model.user_factors.weight[u].square().sum() + si * model.item_factors.weight[i].square().sum())
+        want += .2 * (si * model.history_factors.weight[i].square().sum() + su * model.rater_factors.weight[u].square().sum())
+    assert pop_l2(model).item() == pytest.approx(want.item() / 3, rel=1e-4)
+
+
+def test_vectors_follow_the_parameters():
+    model = randomised(MODELS['flipped']()).eval()
+    with torch.no_grad(): before = model.score_items(torch.arange(3))
+    randomised(model)
+    with torch.no_grad(): assert not torch.allclose(before, model.score_items(torch.arange(3))), 'an old product was kept'
 
 
 def test_gmf_is_the_papers():

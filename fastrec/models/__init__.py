@@ -2,5 +2,6 @@
 from .embedding import *
 from .blocks import *
 from .dot import *
+from .svdpp import *
 from .neumf import *
 from .two_tower import *

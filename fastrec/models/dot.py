@@ -1,15 +1,12 @@
 "Dot-product models."
 from __future__ import annotations
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.sparse import csr_matrix
 from torch import nn
 
 from .embedding import EmbeddingTable, rows_grad, squash, unsquash
 
-__all__ = ['DotBias', 'SVDpp']
+__all__ = ['DotBias']
 
 
 class PairScores(torch.autograd.Function):
@@ -139,52 +136,3 @@ class DotBias(nn.Module):
         "Parts that add up to the score before the sigmoid: mean, user and item bias (floats) and the product of each factor, (n_factors,)."
         p, q = self.vectors('user')[user], self.vectors('item')[item]
         return dict(mean=self.mean.item(), user_bias=self.biases('user')[user].item(), item_bias=self.biases('item')[item].item(), factors=p * q)
-
-
-class SVDpp(DotBias):
-    """`DotBias` whose user vector adds what the user has in the training rows: p_u + |N(u)|^-1/2 sum_{j in N(u)} y_j.
-
-    Koren, 'Factorization Meets the Neighborhood', KDD 2008, eq. 15, in N(u) all training items of the user. In training a share `dropout` of each history is left
-    out at random (what stays is scaled up), as in a denoising autoencoder (Liang et al. 2018): otherwise an item to predict would stand in its own input.
-    The sum is made once per user of a batch. `indptr, indices` hold the history as CSR; they are no part of the state.
-    """
-    def __init__(self,
-        n_users:int, n_items:int,
-        history, # scipy CSR (n_users, n_items): stored entries are N(u)
-        n_factors:int=50,
-        dropout:float=0., # share of the history left out at each step of training
-        std:float=0.01, # factors start as N(0, std)
-        **kwargs # of `DotBias`
-    ):
-        super().__init__(n_users, n_items, n_factors, std=std, **kwargs)
-        self.history_factors = EmbeddingTable(n_items, n_factors, self.item_factors.known, std)
-        self.dropout = dropout
-        self.register_buffer('indptr', torch.from_numpy(history.indptr.astype(np.int64)), persistent=False)
-        self.register_buffer('indices', torch.from_numpy(history.indices.astype(np.int64)), persistent=False)
-
-    def config(self)->dict:
-        "Arguments that make a model of this shape; the history is one of them."
-        history = csr_matrix((np.ones(len(self.indices), np.float32), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
-        return dict(super().config(), history=history, dropout=self.dropout)
-
-    def user_vectors(self, users):
-        start, n = self.indptr[users], self.indptr[users + 1] - self.indptr[users]
-        offsets = n.cumsum(0) - n
-        row = torch.repeat_interleave(torch.arange(len(users), device=users.device), n)
-        items = self.indices[torch.arange(len(row), device=users.device) + (start - offsets)[row]]
-        weights = n.clamp(min=1).float().rsqrt()[row]
-        if self.training and self.dropout: weights = weights * (torch.rand_like(weights) > self.dropout) / (1 - self.dropout)
-        implicit = F.embedding_bag(items, self.history_factors.weight, offsets, mode='sum', per_sample_weights=weights)
-        return self.user_factors(users) + implicit
-
-    def vectors(self, side:str)->torch.Tensor:
-        "Detached vectors, (n, n_factors), of 'user' (history included) or 'item'."
-        if side == 'item': return super().vectors(side)
-        with torch.no_grad(): return torch.cat([self.user_vectors(o) for o in torch.arange(len(self.indptr) - 1, device=self.indptr.device).split(4096)])
-
-    def without_history(self)->DotBias:
-        "The same scores from a `DotBias` whose user vectors are computed once and for all: what can be given away."
-        res = DotBias(len(self.indptr) - 1, self.item_factors.num_embeddings, self.item_factors.embedding_dim, self.y_range, known_users=self.user_factors.known, known_items=self.item_factors.known)
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith('history_factors')}
-        res.load_state_dict({**state, 'user_factors.weight': self.vectors('user')})
-        return res.to(self.indptr.device).train(self.training)
