@@ -12,7 +12,7 @@ from fastai.callback.all import CSVLogger, EarlyStoppingCallback, ProgressCallba
 from fastai.interpret import Interpretation
 from torch import nn
 
-from fastrec.all import BiasOnly, GlobalMean, RecDataLoaders, collab_learner, cross_validate, evaluate, mae, mlp_learner, rec_learner, rmse
+from fastrec.all import BiasOnly, GlobalMean, RecDataLoaders, collab_learner, cross_validate, evaluate, mae, mlp_learner, rec_learner, rmse, svdpp_learner
 from fastrec.learner import RecLearner
 from fastrec.models import DotBias
 from fastrec.optimizers import FusedAdam, one_cycle
@@ -494,3 +494,29 @@ def test_optimiser_state_is_saved_and_loaded(dls, tmp_path):
     learn.fit_one_cycle(1, 1e-2)
     learn.load('m', with_opt=True)
     assert all(torch.equal(a, s['exp_avg']) for a, s in zip(want, learn.opt.opt.state.values()))
+
+
+# --- SVD++ of ratings
+
+def test_svdpp_of_ratings_follows_the_scale_of_the_ratings(synthetic):
+    "The range and the L2 come from the training ratings, so that stars from 1 to 5 and the same as -20 to 100 give the same predictions."
+    ratings, _, _ = synthetic
+    stretched = ratings.assign(rating=30 * ratings.rating - 50)
+    preds, options = [], []
+    for df in (ratings, stretched):
+        dls = RecDataLoaders.from_df(df, valid_pct=.1, seed=3, bs=256)
+        set_seed(0)
+        learn = quiet(svdpp_learner(dls, n_factors=6))
+        assert learn.model.item_side and learn.model.leave_one_out and learn.model.pairs.shape == (len(dls.train.dataset),)
+        learn.fit_one_cycle(3, 1e-2)
+        preds.append(learn.get_preds()[0])
+        options.append((learn.model.y_range, learn.wd))
+    assert options[0][0] == pytest.approx((.6, 5.4)) and options[1][0] == pytest.approx((-32, 112)) and options[1][1] == pytest.approx(900 * options[0][1], rel=1e-3)
+    assert preds[0].std() > .2 and torch.allclose(30 * preds[0] - 50, preds[1], atol=1.)
+
+
+def test_svdpp_item_side_can_be_left_out(dls):
+    learn = quiet(svdpp_learner(dls, n_factors=4, item_side=False, y_range=(0, 6)))
+    assert learn.model.y_range == (0, 6) and not hasattr(learn.model, 'rater_factors')
+    learn.fit(1, 5e-3)
+    assert torch.isfinite(learn.get_preds()[0]).all()

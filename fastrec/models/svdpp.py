@@ -124,7 +124,7 @@ class SVDpp(DotBias):
         parts = [own.weight, self._csr(side)[2]] if self._has_sums(side) else [own.weight]
         version = *(o._version for o in parts), own.weight.device
         if not torch.is_grad_enabled() and not self.training and side in self._sums and self._sums[side][0] == version: return self._sums[side][1]
-        x = own.weight + self._all_sums(side) if self._has_sums(side) else own.weight
+        x = own.weight + self._all_sums(side) * own.known[:, None] if self._has_sums(side) else own.weight
         if not torch.is_grad_enabled() and not self.training: self._sums[side] = version, x
         return x
 
