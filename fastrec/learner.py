@@ -405,7 +405,7 @@ def svdpp_learner(
     item_side:bool=None, # do items sum who rated them, as users what they rated? By default yes for ratings, no for implicit feedback
     y_range:tuple=None, # (low, high) of predicted ratings; None: the range of the ratings and a tenth of it more at both ends, and for implicit feedback unbounded
     loss_func=None, # as in `collab_learner`
-    opt_func=None, # by default `FusedAdam`, for large tables `LazyAdam`
+    opt_func=None, # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd:float=None, # L2 of the summed vectors per observed row (see `SVDpp`); by default 0.02 times the variance of the ratings, 0 for sampled negatives, 0.3 over the whole catalogue
     own_decay:float=None, # L2 of the vectors that are a user's or an item's own, as a multiple of `wd`; by default 80 for ratings, else 1
@@ -426,6 +426,7 @@ def svdpp_learner(
     if of_ratings:
         lo, hi = dls.y_bounds
         if y_range is None and lo < hi: y_range = lo - (hi - lo) / 10, hi + (hi - lo) / 10
+        if opt_func is None: opt_func = FusedAdam  # sums touch every row at every step
         if wd is None: wd = .02 * dls.catalog.interactions.ratings[dls.catalog.split.train].var().item()
     std = .01 if dls.n_inp == 2 else n_factors**-.5
     model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, std, item_side, of_ratings, own_decay, history_decay, **options)
