@@ -25,6 +25,7 @@ from .evaluate import *
 from .retrieval import *
 from .refine import *
 from .artifact import *
+from .card import *
 from .callbacks import *
 from .resume import *
 from .learner import *

@@ -18,7 +18,7 @@ from .catalog import Catalog
 from .interactions import Interactions, _some, column_of
 from .recommend import cold_mask
 from .sampling import NegativeSampler
-from .splits import Split, make_split, split_summary
+from .splits import Split, describe_splitter, make_split, split_summary
 
 __all__ = ['InteractionDataset', 'InteractionDL', 'NegativesDL', 'InBatchDL', 'UserDL', 'RecDataLoaders']
 
@@ -334,6 +334,8 @@ class RecDataLoaders(DataLoaders):
 
     `catalog` knows ids, metadata and history; `vocab` is `{'user': Vocab, 'item': Vocab}`. `print(dls.summary())` tells what is in each part.
     """
+    split_by = None  # how the split was made, in words
+
     def __init__(self, *loaders, path='.', device=None):
         super().__init__(*loaders, path=path, device=device if device is not None else default_device())
         self.n_inp = loaders[0].dataset.n_inp
@@ -367,8 +369,11 @@ class RecDataLoaders(DataLoaders):
         if target != 'implicit' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
         inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates)
         if target == 'implicit': inter = inter.implicit(threshold, weighted)
+        by = f'random rows: valid_pct={valid_pct:g}, seed={seed}' if splitter is None else describe_splitter(splitter)
         split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
-        return cls.from_interactions(inter, split, liked=target == 'liked', item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
+        res = cls.from_interactions(inter, split, liked=target == 'liked', item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
+        res.split_by = by
+        return res
 
     @classmethod
     @delegates(from_df)
@@ -406,7 +411,9 @@ class RecDataLoaders(DataLoaders):
                 warn(f'bs={bs} leaves {-(-n_rows//bs)} steps an epoch for {n_rows:,} training rows: too few for a model to learn much. '
                      f'Try bs={auto_batch_size(n_rows)} (the default), or more epochs', stacklevel=3)
             loaders = _rating_loaders(catalog, bs) if inter.weights is None else _negatives_loaders(catalog, bs, n_neg, alpha) if n_neg else _in_batch_loaders(catalog, bs)
-        return cls(*loaders, path=path, device=device)
+        res = cls(*loaders, path=path, device=device)
+        res.split_by = describe_splitter(splitter)
+        return res
 
     def rebuilt(self, interactions, split, item_df=None, user_df=None):
         "Loaders made as these were, of other interactions; metadata is that of these, with the rows of `item_df, user_df` added."
@@ -415,13 +422,16 @@ class RecDataLoaders(DataLoaders):
         metadata = {f'{side}_df': _joined(before, more, old.names[side], side) for side, before, more in (('item', old.item_df, item_df), ('user', old.user_df, user_df))}
         res = type(self).from_interactions(interactions, split, **metadata, title_name=old.title_name, bs=train.bs, path=self.path, device=self.device, **options)
         for dl, before in zip(res.loaders, self.loaders): dl.seed = before.seed
+        res.split_by = f'{self.split_by}, then extended'
         return res
 
     def in_batch(self, bs:int=None):
         "Loaders of the same implicit feedback whose negatives are the other items of the batch (as `n_neg=0` makes them), with batches of the same size unless `bs` says otherwise."
         if self.target != 'implicit': raise ValueError(f"negatives are for implicit feedback, and these loaders hold a {self.target}: make them with target='implicit', n_neg=0")
         if bs is None: bs = self.train.bs if self.n_inp == 2 else auto_batch_size(len(self.catalog.interactions.positive(self.catalog.split.train)))
-        return type(self)(*_in_batch_loaders(self.catalog, bs), path=self.path, device=self.device)
+        res = type(self)(*_in_batch_loaders(self.catalog, bs), path=self.path, device=self.device)
+        res.split_by = self.split_by
+        return res
 
     def __repr__(self): return f"RecDataLoaders({self.target}, {', '.join(f'{name} {len(dl.dataset):,}' for name, dl in zip(Split._fields, self.loaders))}, bs {self.train.bs}, {self.catalog})"
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from functools import partial
 from warnings import warn
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
                                   CancelStepException, CancelTrainException, CancelValidException, TrainEvalCallback, _inner_loop, event)
+from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import CastToTensor, Learner, Recorder
@@ -22,6 +24,7 @@ from torch import nn
 
 from . import metrics as _metrics
 from .callbacks import LabelColumn, NewRowsFirst, PlainTensors, RankingCallback, RatingMetric, Scheduler, StepCounter, StepRecorder
+from .card import Card, model_card
 from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
 from .interactions import check_y_range
@@ -70,7 +73,7 @@ class RecLearner(Learner, ModelScorer):
     @delegates(Learner.__init__)
     def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=None, cbs=None, **kwargs):
         _check(dls)
-        self.first_epoch, self._new, self._heard, self._per_row, self._layer_groups = None, None, {}, dls.n_inp == 2, splitter is not None
+        self.first_epoch, self._new, self.fits, self._heard, self._per_row, self._layer_groups = None, None, [], {}, dls.n_inp == 2, splitter is not None
         if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
         ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
@@ -174,8 +177,10 @@ class RecLearner(Learner, ModelScorer):
         every = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
         set_gradients(every, 'rows' if self._sparse_grads(cbs) else 'dense', getattr(self.opt, 'large', 0))
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
+        started, looking = time.time(), any(isinstance(cb, LRFinder) for cb in L(cbs))
         try: super().fit(n_epoch, lr=self._one_rate(lr), wd=wds, cbs=cbs, **kwargs)
         finally:
+            if not looking: self.fits.append(self._fit_record(n_epoch, self._one_rate(lr), wd, cbs, time.time() - started))
             self.wd, self.first_epoch = default, None
             set_l2(self._tables, 0.)
             set_gradients(every)
@@ -231,6 +236,26 @@ class RecLearner(Learner, ModelScorer):
             if 2 * n < len(self.vocab[side]): warn(f'only {n:,} of {len(self.vocab[side]):,} {side}s have a vector in the other model; the others start at random', stacklevel=2)
         self.opt = None
         return self
+
+    def _fit_record(self, n_epoch, lr, wd, cbs, seconds):
+        "What was asked of a fit and what came out: plain values."
+        sched = next((cb.scheds['lr'] for cb in L(cbs) if isinstance(cb, ParamScheduler) and 'lr' in cb.scheds), None)
+        rate = self.lr if lr is None else lr
+        values = list(zip(self.recorder.metric_names[1:], self.recorder.values[-1])) if getattr(self, 'recorder', None) is not None and self.recorder.values else []
+        return dict(epochs=n_epoch, lr=(float(rate) if np.isscalar(rate) else str(rate)) if sched is None else float(np.max([sched(o) for o in np.linspace(0, 1, 101)])), schedule='constant' if sched is None else 'scheduled, lr is the highest', wd=wd, bs=self.dls.train.bs,
+                    seconds=round(seconds, 1), **{k: None if v is None else float(v) for k, v in values})
+
+    def card(self,
+        baselines:dict=None, # fitted baselines to stand beside, by name; None: those that suit the data; {}: none
+        split:str='valid', # the part that figures are from: 'valid', or once, at the end, 'test'
+        metrics=None, k=None, # as in `evaluate`
+        **kwargs # of `evaluate`, e.g. relevant=4 to rank explicit ratings
+    )->Card:
+        """A record of this run: data and split with fingerprints, seeds, versions, hyper-parameters of each fit, and figures beside those of baselines.
+
+        It shows as Markdown; `learn.card().save(folder)` writes card.md and card.json.
+        """
+        return model_card(self, self.dls, baselines, split, metrics, k, **kwargs)
 
     def _one_rate(self, lr):
         "Without a splitter of the user's own the parameter groups say what is decayed, and are no layers: of a slice of rates the last counts."

@@ -4,6 +4,8 @@ Any function that takes something with a length and returns two or three index a
 `RandomSplitter` and `IndexSplitter` work as they are."""
 from __future__ import annotations
 
+import inspect
+from types import FunctionType
 from typing import NamedTuple
 from warnings import warn
 
@@ -12,7 +14,7 @@ import pandas as pd
 
 from .interactions import Interactions
 
-__all__ = ['Split', 'TimeSplitter', 'LeaveLastSplitter', 'KFoldSplitter', 'make_split', 'split_summary']
+__all__ = ['Split', 'TimeSplitter', 'LeaveLastSplitter', 'KFoldSplitter', 'make_split', 'describe_splitter', 'split_summary']
 
 
 class Split(NamedTuple):
@@ -161,6 +163,18 @@ def make_split(
     if np.bincount(together, minlength=n).max() > 1:
         raise ValueError(f'{len(together) - len(np.unique(together)):,} rows are in more than one part of the split (or twice in one): each row may be used once')
     return Split(*parts)
+
+
+def describe_splitter(splitter)->str:
+    "What a splitter is, with its settings: `LeaveLastSplitter(n=1, n_test=0, seed=0)`, `RandomSplitter(valid_pct=0.1, seed=42)`, a column, or index arrays."
+    if isinstance(splitter, str): return f'column {splitter!r}'
+    if not callable(splitter): return 'given index arrays'
+    if isinstance(splitter, FunctionType):  # a function that another made, as fastai's splitters are
+        settings = inspect.getclosurevars(splitter).nonlocals
+        name = splitter.__qualname__.split('.<locals>')[0]
+    else: name, settings = type(splitter).__name__, {k: v for k, v in vars(splitter).items() if k != 'n_ties'}
+    plain = {k: v for k, v in settings.items() if v is None or isinstance(v, (bool, int, float, str))}
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in plain.items())})"
 
 
 def split_summary(inter:Interactions, split:Split)->str:

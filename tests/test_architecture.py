@@ -27,7 +27,7 @@ baselines blend
 evaluate
 retrieval
 refine
-artifact
+artifact card
 callbacks resume
 learner
 interpret
