@@ -15,5 +15,6 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
     python_requires=f">={cfg['min_python']}", install_requires=lines('requirements'),
+    entry_points={'console_scripts': lines('console_scripts')},
     extras_require={o: lines(f'{o}_requirements') for o in cfg['extras'].split()},
 )

@@ -6,7 +6,7 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, issparse
 
 from .interactions import _some, column_of
 
@@ -126,6 +126,7 @@ def _seen_matrix(catalog, seen, unknown='mark'):
     if seen is None:
         catalog.require_history('Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
         return catalog.seen
+    if issparse(seen): return seen
     if isinstance(seen, pd.DataFrame):
         users, items = (catalog.vocab[side].encode(seen[column_of(seen, side, catalog.names)], unknown=unknown) for side in ('user', 'item'))
         ok = (users >= 0) & (items >= 0)  # what the model does not know, it does not recommend

@@ -31,7 +31,8 @@ artifact card
 callbacks resume
 learner
 interpret
-all'''.split()
+all
+cli'''.split()
 FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'resume', 'learner', 'interpret', 'all'}
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')
 
@@ -102,7 +103,7 @@ def test_star_import_shadows_no_builtin():
     import builtins
     import fastai.basics
     import fastrec.all
-    ours = {n for o in ORDER if o not in ('all', 'models') for n in getattr(importlib.import_module(f'fastrec.{o}'), '__all__')}
+    ours = {n for o in ORDER if o not in ('all', 'models', 'cli') for n in getattr(importlib.import_module(f'fastrec.{o}'), '__all__')}
     assert not ours & set(dir(builtins))
     assert ours <= set(dir(fastrec.all))
 
