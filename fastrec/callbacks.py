@@ -128,8 +128,8 @@ class NewRowsFirst(Callback):
         "Take the subset of the training rows, and a copy of what must not move."
         self.whole = dl = self.dls.train
         part = dl.dataset.subset(self.new_users, self.new_items)
-        sampler = dict(sampler=dl.sampler) if hasattr(dl, 'sampler') else {}
-        self.dls.loaders[0] = dl.new(part, bs=min(dl.bs, auto_batch_size(len(part))), **sampler)
+        known = {k: vars(dl)[k] for k in ('sampler', 'seen') if k in vars(dl)}  # what is no negative is as it was
+        self.dls.loaders[0] = dl.new(part, bs=min(dl.bs, auto_batch_size(len(part))), **known)
         self.held = []
         for name, p in self.model.named_parameters():
             rows = self.new_params.get(name, torch.zeros(p.shape[:1], dtype=torch.bool)).to(p.device)
