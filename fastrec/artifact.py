@@ -33,7 +33,7 @@ __all__ = ['save_recommender', 'load_recommender']
 
 FORMAT = 1  # of the files; raised when an older fastrec could not read them any more
 MANIFEST = 'recommender.json'
-_ROOMS = ('interactions', 'splits', 'catalog', 'scoring', 'models', 'baselines', 'blend', 'features', 'rerank', 'refine')  # whose classes a file may name; first come those that load fast
+_ROOMS = ('interactions', 'splits', 'catalog', 'scoring', 'models', 'baselines', 'blend', 'features', 'rerank', 'refine', 'coldstart')  # whose classes a file may name; first come those that load fast
 
 
 def save_recommender(
