@@ -22,6 +22,7 @@ __all__ = ['ItemGraph', 'item_graph', 'correct_and_smooth', 'Refined', 'LabelPro
 INDEX_FROM = 20_000  # items from which neighbours are searched with an index
 INDEX_DIM = 128  # dimensions to which sparse features are brought for it
 PRODUCT_BUDGET = 2**26  # entries of a sparse product held at a time
+BLOCK = 32  # users whose scores go through a sparse product together on a CPU: they fit its cache, with all steps
 SHRINK = 100.  # of the cosine of co-occurrence, as in `ItemKNN`
 
 
@@ -223,14 +224,14 @@ class _Propagated(Scorer):
         return csr_matrix((values.astype(np.float32), (inter.users[rows], inter.items[rows])), shape=(catalog.n_users, catalog.n_items))
 
     def _edges(self, device):
-        "Row-normalised edges as a sparse tensor (n_items, n_items), and bool (n_items,): has the item neighbours?"
-        if device.type == 'mps': device = torch.device('cpu')  # MPS has no sparse products
+        "Row-normalised edges as a sparse tensor (n_items, n_items); an item without neighbours has itself, so that it keeps what it has."
         if device not in self._placed:
             m = self.graph.matrix
+            m = (m + diags((np.diff(m.indptr) == 0).astype(np.float32))).tocsr()
+            index = np.int32 if m.nnz < 2**31 else np.int64
             with warnings.catch_warnings():
                 warnings.filterwarnings('ignore', 'Sparse CSR tensor support')
-                self._placed[device] = (torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(np.int64)), torch.from_numpy(m.indices.astype(np.int64)), torch.from_numpy(m.data), m.shape).to(device),
-                            torch.from_numpy(np.diff(m.indptr) > 0).to(device))
+                self._placed[device] = torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(index)), torch.from_numpy(m.indices.astype(index)), torch.from_numpy(m.data), m.shape).to(device)
         return self._placed[device]
 
     @cached_property
@@ -239,14 +240,22 @@ class _Propagated(Scorer):
     def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k not in ('_placed', 'labels')}
 
     def _labelled(self, users, device):
-        "-> (row, item) of the labelled entries of `users`, their values, and how many each user has (B,)."
+        "-> (item, row) of the labelled entries of `users`, their values, and how many each user has (B,)."
         part = self.labels[users.cpu().numpy()]
         n = np.diff(part.indptr)
-        at = torch.from_numpy(np.repeat(np.arange(len(n)), n)).to(device), torch.from_numpy(part.indices.astype(np.int64)).to(device)
+        at = torch.from_numpy(part.indices.astype(np.int64)).to(device), torch.from_numpy(np.repeat(np.arange(len(n)), n)).to(device)
         return at, torch.from_numpy(part.data).to(device), torch.from_numpy(n.astype(np.float32)).to(device)
 
+    def _score_chunk(self, users):
+        y = self._start(users)
+        device = y.device if y.device.type != 'mps' else torch.device('cpu')  # MPS has no sparse products
+        edges, block = self._edges(device), BLOCK if device.type == 'cpu' else len(users)
+        for part, rows in zip(users.split(block), y.split(block)):  # a view of y, whose columns come to lie beside each other
+            rows.copy_(self._propagate(edges, rows.to(device).T.contiguous(), *self._labelled(part, device)).T)
+        return y
+
     @property
-    def _step(self): return max(1, MEMORY_BUDGET // (32 * self.catalog.n_items))  # scores, and about seven times as much on the way to them
+    def _step(self): return max(1, MEMORY_BUDGET // (32 * self.catalog.n_items))  # scores, and (on a GPU) about seven times as much on the way to them
 
     def score_items(self, users):
         "Scores of all items: codes (B,) -> (B, n_items). Users go through in chunks of a fixed memory budget."
@@ -266,15 +275,10 @@ class _Propagated(Scorer):
         return torch.zeros(0) if res is None else res
 
 
-def _spread(edges, y):
-    "y (B, n_items) -> the weighted mean of the neighbours' values, 0 where there are none."
-    return (edges @ y.T.contiguous()).T
-
-
 def _diffuse(edges, start, share, n_steps):
-    "n_steps of y = (1 - share) start + share A y, from y = start (B, n_items)."
+    "n_steps of y = (1 - share) start + share A y, from y = start (n_items, B)."
     y = start
-    for _ in range(n_steps): y = (1 - share) * start + share * _spread(edges, y)
+    for _ in range(n_steps): y = torch.lerp(start, edges @ y, share)
     return y
 
 
@@ -295,24 +299,23 @@ class Refined(_Propagated):
         "What a refinement is to be compared with: {'base': .., 'label propagation': .. (the same graph without the model), 'refined': self}, for `compare_models`."
         return {'base': self.base, 'label propagation': LabelPropagation(self.graph).fit(self.base), 'refined': self}
 
-    def _score_chunk(self, users):
+    def _start(self, users):
         y = self.base.score_items(users).float()
-        if self.base.scale == 'logit': y = y.sigmoid()
-        elif self.base.scale == 'probability': y = y.clamp(0, 1)
-        edges, joined = self._edges(y.device)
-        device, y = y.device, y.to(edges.device)
-        (b, i), labels, n = self._labelled(users, edges.device)
+        return y.sigmoid() if self.base.scale == 'logit' else y.clamp(0, 1) if self.scale == 'probability' else y
+
+    def _propagate(self, edges, y, at, labels, n):
         alpha = (self.alpha * n / (n + self.alpha_rows)).nan_to_num()  # 0 / 0: no history, and nothing to correct
         if self.mode == 'anchor':
-            y[b, i] += alpha[b] * (labels - y[b, i])
-            for _ in range(self.n_steps): y = torch.where(joined, (1 - self.beta) * y + self.beta * _spread(edges, y), y)
+            y[at] += alpha[at[1]] * (labels - y[at])
+            for _ in range(self.n_steps): y.lerp_(edges @ y, self.beta)
         else:
             residual = torch.zeros_like(y)
-            residual[b, i] = labels - y[b, i]
-            y = y + _diffuse(edges, residual, alpha[:, None], self.n_steps)
-            y[b, i] = labels
-            y = torch.where(joined, _diffuse(edges, y, self.beta, self.n_steps), y)
-        return (y if self.scale == 'rating' else y.clamp(0, 1)).to(device)
+            residual[at] = labels - y[at]
+            y += _diffuse(edges, residual, alpha, self.n_steps)
+            y[at] = labels
+            y = _diffuse(edges, y, self.beta, self.n_steps)
+        return y if self.scale == 'rating' else y.clamp_(0, 1)
+
 
 def correct_and_smooth(
     scorer, # a fitted learner or other `Scorer` of scale 'rating', 'logit' or 'probability'
@@ -382,11 +385,11 @@ class LabelPropagation(_Propagated):
         self.mean = float(self.labels.data.mean())
         return self
 
-    def _score_chunk(self, users):
-        edges, _ = self._edges(torch.device('cpu'))
-        (b, i), labels, n = self._labelled(users, edges.device)
-        mean = torch.where(n > 0, torch.zeros(len(users)).index_add_(0, b, labels) / n.clamp(min=1), self.mean)
-        start = torch.zeros(2 * len(users), self.catalog.n_items)
-        start[b, i], start[b + len(users), i] = labels, 1.
-        reached, count = _diffuse(edges, start, self.beta, self.n_steps).chunk(2)
-        return (reached + self.prior * mean[:, None]) / (count + self.prior)
+    def _start(self, users): return torch.empty(len(users), self.catalog.n_items)
+
+    def _propagate(self, edges, y, at, labels, n):
+        mean = torch.where(n > 0, torch.zeros_like(n).index_add_(0, at[1], labels) / n.clamp(min=1), self.mean)
+        start = torch.zeros(len(y), 2 * len(n), device=y.device)
+        start[at], start[at[0], at[1] + len(n)] = labels, 1.
+        reached, count = _diffuse(edges, start, self.beta, self.n_steps).chunk(2, dim=1)
+        return (reached + self.prior * mean) / (count + self.prior)
