@@ -13,7 +13,7 @@ from . import metrics
 from .dataloaders import auto_batch_size
 from .evaluate import evaluate_users, labelled
 
-__all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst']
+__all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst', 'GateCallback']
 
 DRAIN = 4096  # steps whose losses may wait on the device
 
@@ -146,6 +146,27 @@ class NewRowsFirst(Callback):
         "The whole training part again."
         self.dls.loaders[0] = self.whole
         del self.whole, self.held
+
+
+class GateCallback(Callback):
+    "Divides the training of a `GatedHybrid` in two: a share `held` of the pairs trains its gate, until `pct` of the steps are done; then the gate stays and all pairs train the pathways."
+    run_valid = False
+
+    def __init__(self, held:float=.2, pct:float=.6):
+        if not 0 < held < 1 or not 0 < pct <= 1: raise ValueError(f'held={held}, pct={pct}: a share of the pairs between 0 and 1, and a share of the steps up to 1')
+        self.held, self.pct = held, pct
+
+    def before_fit(self):
+        "Remember what the model is built with."
+        self.usual = self.learn.model.held
+
+    def before_batch(self):
+        "Set the share."
+        self.learn.model.held = self.held if self.learn.pct_train < self.pct else 0.
+
+    def after_fit(self):
+        "Leave the model as it was."
+        self.learn.model.held = self.usual
 
 
 # What fastai's default callbacks do for every batch, with less of it: the same names, attributes and results. `RecLearner` takes them in the place of their parents.

@@ -4,6 +4,7 @@ Everything that turns scores into something a person reads (recommending, evalua
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from functools import cached_property
 from warnings import warn
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .interactions import Interactions, _KNOWN_NAMES, _norm, _some
+from .interactions import Interactions, Vocab, _KNOWN_NAMES, _norm, _some
 from .splits import Split
 
 __all__ = ['Catalog']
@@ -74,6 +75,23 @@ class Catalog:
         res = object.__new__(Catalog)
         res.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ('seen', 'positives', 'part_of')})
         res.interactions = res.split = res.user_df = None
+        return res
+
+    def with_items(self, ids, df=None):
+        "A copy with further items, whose codes come after those there are; `df` is their metadata, with the columns of `item_df` as far as it has them."
+        vocab = self.vocab['item']
+        if known := [o for o in ids if o in vocab]: raise ValueError(f'{len(known):,} of the {len(ids):,} items are already there: {_some(known)}. Leave them out: `df[~df[column].isin(learn.vocab["item"].ids)]`')
+        res = object.__new__(type(self))
+        res.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ('seen', 'positives', 'part_of')})
+        new = Vocab(ids, 'item')
+        res.vocab = {**self.vocab, 'item': Vocab(vocab.ids.append(new.ids), 'item')}
+        res.counts = {**self.counts, 'item': np.append(self.counts['item'], np.zeros(len(new), self.counts['item'].dtype))}
+        if self.interactions is not None:
+            res.interactions = copy(self.interactions)
+            res.interactions.vocab = res.vocab
+        if self.item_df is not None:
+            rows = pd.DataFrame({self.names['item']: new.ids.to_numpy()}) if df is None else _align(df, new, self.names['item'], 'item')
+            res.item_df = pd.concat([self.item_df, rows.reindex(columns=self.item_df.columns)], ignore_index=True)
         return res
 
     def known(self, side:str)->np.ndarray:

@@ -64,6 +64,10 @@ class InteractionDataset:
         "No rows (in fresh storage, so that nothing travels with a pickle) and a catalog without history."
         return InteractionDataset([o.new_empty(0) for o in self.columns], None, self.catalog.without_history())
 
+    def with_catalog(self, catalog):
+        "The same rows under a catalog that knows further items."
+        return InteractionDataset(self.columns, self.rows, catalog)
+
     @property
     def items(self)->pd.DataFrame:
         "The rows as a table of ids; fastai's `Interpretation` asks for it."
@@ -262,6 +266,7 @@ class UserDataset:
     def __init__(self, positives, masked, catalog):
         self.positives, self.masked, self.catalog = positives, masked, catalog
         self.users = torch.from_numpy(np.flatnonzero(np.diff(positives.indptr)))
+        self.cold = torch.from_numpy(~catalog.known('item'))  # in training no candidates: nothing says that nobody wants them
 
     def __len__(self): return len(self.users)
     def __getitem__(self, idx): return (self.users[idx],)
@@ -285,6 +290,7 @@ class UserDataset:
         "float32 (B, n_items) for codes of users."
         rows = users.cpu().numpy()
         target = torch.zeros(len(rows), self.positives.shape[1])
+        if self.masked is None: target[:, self.cold] = -1.
         for matrix, value in ((self.masked, -1.), (self.positives, None)):
             if matrix is None: continue
             part = matrix[rows]
@@ -295,6 +301,11 @@ class UserDataset:
     def new_empty(self):
         "No rows, and a catalog without history."
         return UserDataset(csr_matrix((0, self.positives.shape[1]), dtype=np.float32), None, self.catalog.without_history())
+
+    def with_catalog(self, catalog):
+        "The same users under a catalog that knows further items, which are no candidates in training."
+        wider = lambda m: m if m is None else csr_matrix((m.data, m.indices, m.indptr), shape=(m.shape[0], catalog.n_items))
+        return UserDataset(wider(self.positives), wider(self.masked), catalog)
 
     @property
     def items(self)->pd.DataFrame:
@@ -452,6 +463,14 @@ class RecDataLoaders(DataLoaders):
         return float(y.min()), float(y.max())
 
     def new_empty(self): return type(self)(*(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device)
+
+    def with_catalog(self, catalog):
+        "The same rows under a catalog that knows further items (see `Catalog.with_items`); negatives are drawn from the items of before."
+        loaders = []
+        for dl in self.loaders:
+            loaders.append(copy(dl))
+            loaders[-1].dataset = dl.dataset.with_catalog(catalog)
+        return type(self)(*loaders, path=self.path, device=self.device)
 
     def summary(self)->str:
         "Users, items, rows and density, rows per user and item, and who is cold in each part."

@@ -173,6 +173,53 @@ class RecInterpretation(Interpretation):
         ax.set(xlabel=f'contribution to the score{self._before}', title=f"{df.attrs['prediction']:.2f} for user {user}:\n{self._labels(self._table(code, 'item'), 'item')[0]}")
         return ax
 
+    # --- the gate of a hybrid
+
+    def gates(self, items=None, users=None, shares:bool=False, n_users:int=200, seed:int=0)->pd.DataFrame:
+        """What a `gated_learner` leans on: the weight of each pathway, which add up to 1, averaged over `users` (ids; by default `n_users` drawn among those with training rows).
+
+        A pathway's vectors may be short, so that much weight says little: with `shares` the weights are multiplied with the lengths of the vectors, and are shares of what the item's vector is made of. A row per item (`items`: ids or titles; by default all): id, title, a column for each pathway (0 where the item lacks it), rows (in training).
+        """
+        model = self.learn.model
+        if not hasattr(model, 'gate_weights'): raise TypeError(f'{type(model).__name__} has no gate: train a gated_learner')
+        codes = np.arange(self.catalog.n_items) if items is None else self.catalog.find_all(items)
+        if users is None:
+            known = np.flatnonzero(self.catalog.known('user'))
+            users = np.random.default_rng(seed).choice(known, min(n_users, len(known)), replace=False)
+        else: users = self.catalog.vocab['user'].encode(users)
+        with self.learn._inference() as device:
+            at = torch.from_numpy(codes).to(device)
+            step = max(1, 2**24 // (len(codes) * len(model.names)))
+            total = sum(model.gate_weights(part.to(device), at, shares).sum(0) for part in torch.from_numpy(users).split(step))
+        weights = (total / len(users)).cpu().numpy()
+        return self._table(codes, 'item', **dict(zip(model.names, weights.T)))
+
+    def plot_gates(self, shares:bool=False, n_users:int=200, axes=None):
+        "Mean weight of each pathway (`shares`: see `gates`) by the number of training rows of the item: of all items, and of those that have every pathway."
+        df, names = self.gates(shares=shares, n_users=n_users), self.learn.model.names
+        edges = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**14, 2**20, 2**62])
+        label = lambda a, b: str(a) if b == a + 1 else f'{a:,}+' if b > df.rows.max() else f'{a:,}–{b - 1:,}'
+        complete = (df[names[1:]] > 0).all(axis=1)
+        panels = [('All items', np.ones(len(df), bool)), ('Items that have every pathway', complete.to_numpy())]
+        panels = panels if complete.any() and not complete.all() else panels[:1]
+        axes = np.atleast_1d(plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 4.8), layout='constrained', sharey=True)[1] if axes is None else axes)
+        for ax, (title, mask) in zip(axes, panels):
+            part = df[mask]
+            bins = np.searchsorted(edges, part.rows.to_numpy(), side='right') - 1
+            means = part[names].groupby(bins).mean()
+            x, bottom = np.arange(len(means)), np.zeros(len(means))
+            for j, name in enumerate(names):
+                ax.bar(x, means[name], .85, bottom=bottom, color=plt.get_cmap('tab10')(j), label=name)
+                bottom += means[name].to_numpy()
+            sizes = np.bincount(bins)[means.index]
+            ax.set_xticks(x, [f'{label(edges[b], edges[b + 1])}\n({n:,})' for b, n in zip(means.index, sizes)])
+            ax.set(xlabel='training rows of the item (number of items)', title=title, ylim=(0, 1))
+            ax.margins(x=.01)
+        axes[0].set_ylabel(f"mean {'share' if shares else 'weight'} of the pathway")
+        handles, labels = axes[-1].get_legend_handles_labels()
+        axes[-1].legend(handles[::-1], labels[::-1], loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+        return axes
+
     # --- errors
 
     def plot_top_losses(self, k:int=9, largest:bool=True, show:bool=True):

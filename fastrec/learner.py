@@ -23,15 +23,18 @@ from fastcore.xtras import modify_exception
 from torch import nn
 
 from . import metrics as _metrics
-from .callbacks import LabelColumn, NewRowsFirst, PlainTensors, RankingCallback, RatingMetric, Scheduler, StepCounter, StepRecorder
+from .callbacks import GateCallback, LabelColumn, NewRowsFirst, PlainTensors, RankingCallback, RatingMetric, Scheduler, StepCounter, StepRecorder
 from .card import Card, model_card
 from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
+from .features import Features
 from .interactions import check_y_range
 from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric
+from .models.content import Content
 from .models.dot import DotBias
 from .models.embedding import EmbeddingTable, pop_penalties, set_gradients, set_l2
+from .models.gated import ConcatHybrid, GatedHybrid, SumHybrid
 from .models.neumf import GMF, MLP, NeuMF
 from .models.svdpp import SVDpp
 from .models.two_tower import TwoTower
@@ -39,7 +42,7 @@ from .optimizers import FusedAdam, LARGE, LazyAdam, one_cycle
 from .recommend import Scorer, cold_mask
 from .scoring import ModelScorer
 
-__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner', 'two_tower_learner']
+__all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner', 'two_tower_learner', 'content_learner', 'gated_learner']
 
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
 PREDS_BUDGET = 2**30  # bytes of scores
@@ -305,6 +308,26 @@ class RecLearner(Learner, ModelScorer):
         if self.dls.target == 'liked': return 'logit' if _takes_logits(self.loss_func) else 'probability'
         return 'rating' if self.dls.target == 'rating' else 'logit' if isinstance(self.loss_func, BCELoss) else 'rank'
 
+    # --- what changes the catalogue
+
+    item_features = None  # `ItemFeatures` without rows: what new items are read with
+
+    def add_items(self,
+        items, # table of new items: a row each, with the columns that the features were made of
+        vectors=None # for blocks of vectors that came by id: their source for the new ids, as in `ItemFeatures.from_df`
+    ):
+        """Further items, known by their features alone, which `recommend`, `predict` and `similar_items` then have; returns the learner.
+
+        The model learns nothing: the features go through what it has. Loaders keep their rows; the optimiser starts anew if training goes on.
+        """
+        if self.item_features is None or not hasattr(self.model, 'add_items'):
+            raise TypeError(f'{type(self.model).__name__} knows items by their ratings alone, so it can say nothing about new ones. Models that read features can: content_learner, gated_learner')
+        new = self.item_features.transform(items, vectors, self.catalog.names['item'] if self.catalog.names['item'] in items else None)
+        catalog = self.catalog.with_items(new.ids, items)
+        self.model.add_items(new.blocks)
+        self.dls, self.opt = self.dls.with_catalog(catalog), None
+        return self
+
     # --- what a person asks
 
     predict = Scorer.predict  # of one pair; fastai's is for an item of a dataset
@@ -542,10 +565,72 @@ def two_tower_learner(
     """
     _check(dls)
     if dls.target == 'implicit' and not isinstance(dls.train, InBatchDL): dls = dls.in_batch()
-    blocks = {f'{side}_blocks': None if f is None else f.align(dls.vocab[side]).blocks for side, f in (('user', user_features), ('item', item_features))}
+    blocks = {f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks for side, f in (('user', user_features), ('item', item_features))}
     model = lambda **options: TwoTower(dls.n_users, dls.n_items, n_factors, layers, temperature, dropout=dropout, id_dropout=id_dropout, **blocks,
                                        **{k: v for k, v in options.items() if k in ('known_users', 'known_items')})
     return _build(dls, model, None, loss_func, opt_func, metrics, wd, (0., 0., 0., 0.), pairs_only='two_tower_learner', implicit_only=True, **kwargs)
+
+
+@delegates(RecLearner.__init__)
+def content_learner(
+    dls, # `RecDataLoaders` of ratings, of likes or of implicit feedback
+    item_features, # `ItemFeatures`
+    user_features=None, # `UserFeatures`, for users of whom something is known, too
+    n_factors:int=64, # length of the vectors of users and items
+    hidden:int=256, # width of the hidden layer over the features; 0: none
+    dropout:float=.2, # after it
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for likes and implicit feedback
+    loss_func=None, # as in `collab_learner`
+    opt_func=None, # by default `FusedAdam`
+    metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the user vectors per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings and likes, else 0
+    **kwargs
+)->RecLearner:
+    "A learner for `Content`: items are known by their features alone, so that new ones (`learn.add_items`) work at once."
+    _check(dls)
+    features, user_blocks = _aligned(dls, item_features, 'item'), None if user_features is None else _aligned(dls, user_features, 'user').blocks
+    model = lambda **options: Content(dls.n_users, dls.n_items, features.blocks, n_factors, hidden, dropout, user_blocks, **options)
+    learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.1, 0., 0., .03), **kwargs)
+    learn.item_features = features.without_rows()
+    return learn
+
+
+@delegates(RecLearner.__init__)
+def gated_learner(
+    dls, # `RecDataLoaders` of ratings, of likes or of implicit feedback
+    item_features, # `ItemFeatures`
+    pathways:dict=None, # name -> the blocks that share a pathway; by default each block has its own
+    n_factors:int=50, # length of the vectors of users and items
+    fusion:str='gate', # 'gate': `GatedHybrid`; without gate 'sum': `SumHybrid`, 'concat': `ConcatHybrid`
+    hidden:int=0, # width of a hidden layer in each pathway of features; 0: linear
+    dropout:float=.2, # of the pathways of features
+    id_dropout:float=.2, # share of items whose id is hidden at each step of training
+    feature_dropout:float=.2, # share of items whose features are hidden
+    y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for likes and implicit feedback
+    loss_func=None, # as in `collab_learner`
+    opt_func=None, # by default `FusedAdam`
+    metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`)
+    **kwargs
+)->RecLearner:
+    "A learner for a hybrid: the item's own embedding and its features, behind a gate that looks at user and item (`GatedHybrid`). See what it learned with `interp.plot_gates()`."
+    _check(dls)
+    models = dict(gate=GatedHybrid, sum=SumHybrid, concat=ConcatHybrid)
+    if fusion not in models: raise ValueError(f'fusion={fusion!r}: choose one of {list(models)}')
+    features = _aligned(dls, item_features, 'item')
+    groups = {name: features[names if isinstance(names, (list, tuple)) else [names]].blocks for name, names in (pathways or {o: o for o in features}).items()}
+    model = lambda **options: models[fusion](dls.n_users, dls.n_items, groups, n_factors, hidden, dropout, id_dropout, feature_dropout, item_counts=dls.catalog.counts['item'], **options)
+    learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), **kwargs)
+    if fusion == 'gate': learn.add_cb(GateCallback())
+    learn.item_features = features.without_rows()
+    return learn
+
+
+def _aligned(dls, features, side):
+    "Features with a row per code."
+    if not isinstance(features, Features) or features.side != side:
+        raise TypeError(f"expected {'ItemFeatures' if side == 'item' else 'UserFeatures'}, got {type(features).__name__}. Make them from the metadata table: `{'ItemFeatures' if side == 'item' else 'UserFeatures'}.from_df(df, ...)`")
+    return features.align(dls.vocab[side])
 
 
 def _build(dls, model, y_range, loss_func, opt_func, metrics, wd, defaults, pairs_only=None, implicit_only=False, **kwargs):

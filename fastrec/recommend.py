@@ -29,6 +29,11 @@ class Scorer:
     def vocab(self):
         if self.catalog is None: raise ValueError(f'{type(self).__name__} is not fitted yet: call .fit(dls) first')
         return self.catalog.vocab
+
+    def informed(self, side:str='item')->np.ndarray:
+        "bool (n,): of which users or items does the scorer know anything? By default those with training rows; models that read features know more. The others are cold."
+        return self.catalog.known(side)
+
     def score(self, users, items):
         "Scores of pairs of codes: (n,), (n,) -> float tensor (n,)."
         raise NotImplementedError
@@ -107,7 +112,7 @@ class Scorer:
             user, item = user
         codes = [self.vocab[side].encode([id_]) for side, id_ in (('user', user), ('item', item))]
         for side, id_, code in zip(('user', 'item'), (user, item), codes):
-            if not self.catalog.known(side)[code[0]]: warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
+            if not self.informed(side)[code[0]]: warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
         return self.score(*map(torch.from_numpy, codes)).item()
 
     def similar_items(self, item, k:int=10)->pd.DataFrame:
@@ -171,7 +176,7 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
     if cold not in COLD_POLICIES: raise ValueError(f'cold={cold!r}: choose one of {_some(COLD_POLICIES)}')
     codes = catalog.vocab['user'].encode(users)
     ids = catalog.vocab['user'].decode(codes)
-    known_users, known_items = catalog.known('user'), catalog.known('item')
+    known_users, known_items = scorer.informed('user'), scorer.informed('item')
     is_cold = ~known_users[codes]
     if cold == 'raise' and is_cold.any():
         raise KeyError(f"{is_cold.sum()} users have no training row: {_some(ids[is_cold])}. cold='popular' gives them what is popular, cold='mean' what the average user would get")
@@ -221,7 +226,7 @@ def recommend_basket(scorer, basket, k=10, candidates=None)->pd.DataFrame:
     vectors = torch.nn.functional.normalize(scorer.vectors('item').float().cpu(), dim=1)
     scores = (vectors @ vectors[codes].mean(0))[None]
     scores[:, codes] = -torch.inf
-    scores[:, torch.from_numpy(~catalog.known('item'))] = -torch.inf  # a cold item's vector says nothing about it
+    scores[:, torch.from_numpy(~scorer.informed('item'))] = -torch.inf  # a cold item's vector says nothing about it
     forbid = _allowed(scorer, candidates, k)
     if forbid is not None: scores += forbid
     return _top_frame(catalog, scores, None, k)[0]
@@ -232,9 +237,9 @@ def recommend_users(scorer, items, k=10, exclude_seen=True, users=None, seen=Non
     catalog = scorer.catalog
     if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one user')
     at = catalog.find_all(items)
-    known_items = catalog.known('item')[at]
+    known_items = scorer.informed('item')[at]
     if not known_items.all() and not getattr(scorer, 'knows_cold', True): raise KeyError(f"item {_some(catalog.vocab['item'].decode(at[~known_items]))} has no training row, and the model does not know what to make of that")
-    mask = catalog.known('user').copy()
+    mask = scorer.informed('user').copy()
     if users is not None: mask &= np.isin(np.arange(catalog.n_users), catalog.vocab['user'].encode(users))
     codes = np.flatnonzero(mask)
     if not len(codes): raise ValueError('no user is left: none of users= has a training row')

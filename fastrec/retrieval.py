@@ -232,7 +232,7 @@ def similar(scorer, query, k:int=10, side:str='item')->pd.DataFrame:
     catalog = scorer.catalog
     if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one {side}')
     codes = catalog.find_all(query, side)
-    known = catalog.known(side)
+    known = scorer.informed(side)
     if not known[codes].all():
         ids = catalog.vocab[side].decode(codes[~known[codes]])
         raise KeyError(f'{side} {_some(ids)} has no training row, so the model has learned nothing about what is similar to it')

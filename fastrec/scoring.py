@@ -29,6 +29,11 @@ class ModelScorer(Scorer):
         "Does the model handle rows without training data? A module of the user's own does not: cold items are not recommended from it."
         return any(isinstance(m, EmbeddingTable) for m in self.model.modules())
 
+    def informed(self, side:str='item'):
+        "bool (n,): users or items with training rows, or with features that the model reads."
+        known = self.catalog.known(side)
+        return known | self.model.has_features(side).cpu().numpy() if hasattr(self.model, 'has_features') else known
+
     @contextmanager
     def _inference(self):
         "-> the model's device; eval mode and no gradients inside."

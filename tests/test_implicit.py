@@ -8,8 +8,8 @@ import torch
 from fastai.basics import load_learner, noop, set_seed
 from fastai.callback.all import EarlyStoppingCallback, ProgressCallback, SaveModelCallback
 
-from fastrec.all import (EASE, BPRLoss, Interactions, ItemKNN, KFoldSplitter, LeaveLastSplitter, Popularity, RankingCallback, RecDataLoaders, SampledSoftmaxLoss, TimeSplitter,
-                         auc, collab_learner, compare_models, evaluate, evaluate_users, gmf_learner, hr, mae, mlp_learner, ndcg, neumf_learner, recall, rmse, svdpp_learner)
+from fastrec.all import (EASE, BPRLoss, Interactions, ItemFeatures, ItemKNN, KFoldSplitter, LeaveLastSplitter, Popularity, RankingCallback, RecDataLoaders, SampledSoftmaxLoss, TimeSplitter,
+                         auc, collab_learner, compare_models, content_learner, evaluate, evaluate_users, gated_learner, gmf_learner, hr, mae, mlp_learner, ndcg, neumf_learner, recall, rmse, svdpp_learner)
 
 pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
 
@@ -139,8 +139,9 @@ def test_loader_errors(clicks, items):
 # --- learners
 
 BUILDERS = {'collab': lambda dls, **kw: collab_learner(dls, n_factors=8, **kw), 'svdpp': lambda dls, **kw: svdpp_learner(dls, n_factors=8, **kw), 'gmf': lambda dls, **kw: gmf_learner(dls, n_factors=8, **kw),
-            'mlp': lambda dls, **kw: mlp_learner(dls, n_factors=8, layers=[16, 8], **kw), 'neumf': lambda dls, **kw: neumf_learner(dls, n_factors=8, layers=[16, 8], **kw)}
-CASES = [(name, False) for name in BUILDERS] + [('collab', True), ('svdpp', True)]
+            'mlp': lambda dls, **kw: mlp_learner(dls, n_factors=8, layers=[16, 8], **kw), 'neumf': lambda dls, **kw: neumf_learner(dls, n_factors=8, layers=[16, 8], **kw),
+            'content': lambda dls, **kw: content_learner(dls, ItemFeatures.from_df(dls.item_df, text='title'), n_factors=8, hidden=16, **kw), 'gated': lambda dls, **kw: gated_learner(dls, ItemFeatures.from_df(dls.item_df, text='title'), n_factors=8, **kw)}
+CASES = [(name, False) for name in BUILDERS] + [('collab', True), ('svdpp', True), ('content', True), ('gated', True)]
 
 
 @pytest.fixture(params=CASES, ids=lambda c: f'{c[0]}-{"users" if c[1] else "negatives"}')
@@ -177,7 +178,7 @@ def test_verbs(trained, synthetic):
     trained.export()
     loaded = load_learner(trained.path/'export.pkl')
     pd.testing.assert_frame_equal(loaded.recommend(user, 5, exclude_seen=False), trained.recommend(user, 5, exclude_seen=False), rtol=1e-4)
-    assert loaded.dls.catalog.interactions is None and not any('indices' in n for n, _ in loaded.model.named_buffers())
+    assert loaded.dls.catalog.interactions is None and 'indices' not in dict(loaded.model.named_buffers())
     assert hasattr(trained.model, 'indices') == (type(trained.model).__name__ == 'SVDpp'), 'the learner at hand keeps its history'
     trained.fit(1, 1e-3)
 

@@ -12,14 +12,20 @@ from fastai.callback.all import CSVLogger, EarlyStoppingCallback, ProgressCallba
 from fastai.interpret import Interpretation
 from torch import nn
 
-from fastrec.all import BiasOnly, GlobalMean, RecDataLoaders, collab_learner, cross_validate, evaluate, mae, mlp_learner, rec_learner, rmse, svdpp_learner
+from fastrec.all import (BiasOnly, GlobalMean, ItemFeatures, RecDataLoaders, collab_learner, content_learner, cross_validate, evaluate, gated_learner, mae, mlp_learner,
+                         rec_learner, rmse, svdpp_learner)
 from fastrec.learner import RecLearner
 from fastrec.models import DotBias
 from fastrec.optimizers import FusedAdam, one_cycle
 from fastrec.models import EmbeddingTable
 
 BUILDERS = {'collab': lambda dls, **kw: collab_learner(dls, n_factors=8, y_range=(.5, 5.5), metrics=[rmse, mae], **kw),
-            'mlp': lambda dls, **kw: mlp_learner(dls, n_factors=8, layers=(16, 8), y_range=(.5, 5.5), metrics=[rmse, mae], **kw)}
+            'mlp': lambda dls, **kw: mlp_learner(dls, n_factors=8, layers=(16, 8), y_range=(.5, 5.5), metrics=[rmse, mae], **kw),
+            'content': lambda dls, **kw: content_learner(dls, _features(dls), n_factors=8, hidden=16, y_range=(.5, 5.5), metrics=[rmse, mae], **kw),
+            'gated': lambda dls, **kw: gated_learner(dls, _features(dls), n_factors=8, y_range=(.5, 5.5), metrics=[rmse, mae], **kw)}
+
+
+def _features(dls): return ItemFeatures.from_df(dls.item_df, text='title', multilabel='genres', numeric='year')
 
 
 def quiet(learn):

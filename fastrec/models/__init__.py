@@ -4,4 +4,6 @@ from .blocks import *
 from .dot import *
 from .svdpp import *
 from .neumf import *
+from .content import *
+from .gated import *
 from .two_tower import *

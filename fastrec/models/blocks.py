@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix, hstack
 from torch import nn
 
+from ..features import Block
+
 __all__ = ['FeatureLinear', 'unique_rows']
 
 
@@ -27,6 +29,7 @@ class FeatureLinear(nn.Module):
         super().__init__()
         if not blocks: raise ValueError('no feature blocks')
         self.names, self.absent, self.n_out = list(blocks), absent, n_out
+        self.kinds = [(b.kind, b.width, b.sparse) for b in blocks.values()]
         for name, buffer in self._buffers_of(blocks).items(): self.register_buffer(name, buffer, persistent=False)
         known = np.ones(len(self), bool) if known is None else np.asarray(torch.as_tensor(known).cpu())
         if len(known) != len(self): raise ValueError(f'known has {len(known):,} rows, the features have {len(self):,}')
@@ -55,9 +58,19 @@ class FeatureLinear(nn.Module):
 
     def __len__(self): return len(self.present)
 
+    def blocks(self)->dict:
+        "The features as they were given: name -> `Block`, rows of length 1."
+        x = None if self.indptr is None else csr_matrix(tuple(o.cpu().numpy() for o in (self.values, self.indices, self.indptr)), shape=(len(self), self.n_columns))
+        res, at = {}, {True: 0, False: 0}
+        for i, (name, (kind, width, sparse)) in enumerate(zip(self.names, self.kinds)):
+            columns = slice(at[sparse], at[sparse] + width)
+            at[sparse] += width
+            res[name] = Block(x[:, columns] if sparse else self.dense[:, columns].cpu().numpy(), self.present[:, i].cpu().numpy(), kind)
+        return res
+
     def add_rows(self, blocks:dict):
         "Append rows: the same blocks of further ids. What the training rows did not have, the weights know nothing of, and it adds 0."
-        if list(blocks) != self.names: raise ValueError(f'the model reads the blocks {self.names}, got {list(blocks)}')
+        if list(blocks) != self.names or [(b.kind, b.width, b.sparse) for b in blocks.values()] != self.kinds: raise ValueError(f'the model reads the blocks {self.names}, of {[o[1] for o in self.kinds]} columns; got {list(blocks)}, of {[b.width for b in blocks.values()]}')
         for name, new in self._buffers_of(blocks).items():
             old = getattr(self, name)
             if old is None: continue

@@ -38,13 +38,17 @@ class EmbeddingTable(nn.Embedding):
         self.register_buffer('known', known.clone())
         self.decay, self.l2, self.penalty, self._cold, self._filled, self.keeps_grad = decay, 0., None, None, None, False
 
-    def forward(self, idx): # (...) -> (..., dim)
+    def forward(self, idx, l2:bool=True): # (...) -> (..., dim)
+        "Rows of `idx`; without `l2` they are not penalised, which is for models that look each up once and hold down what they make of them (`penalise`)."
         rows = Lookup.apply(self.weight, idx, self) if self.keeps_grad and self.training else F.embedding(idx, self.weight, sparse=self.sparse)
-        if self.l2 and self.training:
-            flat = rows.reshape(-1)
-            penalty = torch.dot(flat, flat) * (self.l2 / len(idx))
-            self.penalty = penalty if self.penalty is None else self.penalty + penalty
+        if l2 and self.l2 and self.training: self.penalise(rows)
         return rows
+
+    def penalise(self, rows): # (B, ...)
+        "Add the L2 of `rows`, averaged over the batch, to what waits in `penalty`."
+        flat = rows.reshape(-1)
+        penalty = torch.dot(flat, flat) * (self.l2 / len(rows))
+        self.penalty = penalty if self.penalty is None else self.penalty + penalty
 
     def train(self, mode:bool=True):
         trained = self.training
@@ -62,6 +66,14 @@ class EmbeddingTable(nn.Embedding):
             self.weight[cold] = 0.
             self.weight[cold] = self.weight.sum(0) / (len(self.known) - len(cold))
         self._filled = self.weight._version
+
+    @torch.no_grad()
+    def add_rows(self, n:int):
+        "`n` further rows, which are cold. The weight is a new parameter: an optimiser made before does not have it."
+        self.weight = nn.Parameter(torch.cat([self.weight, self.weight.new_zeros(n, self.embedding_dim)]))
+        self.known = torch.cat([self.known, self.known.new_zeros(n)])
+        self.num_embeddings, self._cold, self._filled = self.num_embeddings + n, None, None
+        if not self.training: self.fill_cold()
 
     def extra_repr(self): return f"{super().extra_repr()}{f', decay={self.decay:g}' if self.decay != 1 else ''}"
 

@@ -1,0 +1,236 @@
+"Content model and gated hybrid: against slow references, what is masked, items added, and that the gate learns what was planted."
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.basics import load_learner, noop, set_seed
+from fastai.callback.all import ProgressCallback
+
+from fastrec.all import (ItemFeatures, RecDataLoaders, RecInterpretation, UserFeatures, collab_learner, content_learner, evaluate, gated_learner, load_recommender, rmse,
+                         save_recommender, synthetic_ratings)
+from fastrec.models import ConcatHybrid, Content, GatedHybrid, SumHybrid, pop_l2, set_l2
+
+YR = (.5, 5.5)
+
+
+def quiet(learn):
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
+    return learn
+
+
+@pytest.fixture(scope='module')
+def table():
+    "(ratings, items, truth): genre says most about taste."
+    return synthetic_ratings(n_users=200, n_items=150, n_factors=4, density=.2, noise=.3, seed=5)
+
+
+@pytest.fixture(scope='module')
+def feats(table): return ItemFeatures.from_df(table[1], multilabel='genres', numeric='year', vectors={i: np.random.default_rng(i).normal(size=3) for i in table[1].item if i % 3})
+
+
+@pytest.fixture()
+def dls(table):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return RecDataLoaders.from_df(table[0], item_df=table[1], valid_pct=.1, seed=1, bs=64)
+
+
+@pytest.fixture(scope='module')
+def blocks(feats): return feats.blocks
+
+
+KNOWN = dict(known_items=torch.arange(150) != 7, known_users=torch.arange(20) != 3)
+MODELS = {'content': lambda b: Content(20, 150, b, 5, 8, **KNOWN), 'linear content': lambda b: Content(20, 150, b, 5, 0, y_range=YR, mean=3.5, **KNOWN),
+          'sum': lambda b: SumHybrid(20, 150, _paths(b), 5, **KNOWN), 'concat': lambda b: ConcatHybrid(20, 150, _paths(b), 5, hidden=6, **KNOWN),
+          'gate': lambda b: GatedHybrid(20, 150, _paths(b), 5, y_range=YR, mean=3.5, item_counts=np.arange(150), **KNOWN)}
+
+
+def _paths(blocks): return {'genre and year': {o: blocks[o] for o in ('genres', 'year')}, 'picture': {'vectors': blocks['vectors']}}
+
+
+def _shake(model):
+    "Weights as after training: nothing is zero or alike."
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters(): p += .5 * torch.randn_like(p)
+    return model.eval()
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_scores_agree_however_asked(name, blocks):
+    model = _shake(MODELS[name](blocks))
+    users, items = torch.tensor([3, 0, 5, 3]), torch.tensor([7, 1, 149, 1])
+    with torch.no_grad():
+        table = model.score_items(users)
+        assert table.shape == (4, 150) and torch.allclose(model(users, items), table[torch.arange(4), items], atol=1e-5)
+        grid = torch.randint(150, (4, 6))
+        assert torch.allclose(model(users, grid), table.gather(1, grid), atol=1e-5)
+        assert torch.allclose(model(users, grid[:1]), table[:, grid[0]], atol=1e-5) and torch.allclose(model(users), table)
+    parts = model.explain(5, 149)
+    x = torch.tensor(parts['mean'] + parts['user_bias'] + parts['item_bias'] + parts['factors'].sum().item())
+    if model.y_range: x = x.sigmoid() * 5 + .5
+    assert x.item() == pytest.approx(table[2, 149].item(), abs=1e-4)
+    assert model.vectors('item').shape == (150, 5) and model.vectors('user').shape == (20, 5) and model.biases('item').shape == (150,) and model.biases('user').shape == (20,)
+
+
+def test_gate_against_a_slow_reference(blocks):
+    model = _shake(MODELS['gate'](blocks))
+    with torch.no_grad():
+        for u, i in ((0, 1), (4, 3), (2, 7)): # 3 has no picture, 7 no training row
+            p, code = model.user_factors.weight[u], torch.tensor([i])
+            z = [torch.cat([model.item_factors.weight[i], torch.zeros(1)]), *(o(code)[0] for o in model.encoders)]
+            has = [i != 7, True, i % 3 != 2]  # ids are 1000 + code
+            own, query = model.query.weight[model.gate_width:] @ p, model.query.weight[:model.gate_width] @ p
+            logits = [query @ (z[m] @ model.keys[m][:, :-1]) + z[m] @ model.keys[m][:, -1] + own[m] + model.gate_offsets[m] + model.of_counts[m] * np.log1p(i) for m in range(3)]
+            e = np.array([np.exp(o.item()) * h for o, h in zip(logits, has)])
+            g = e / e.sum()
+            assert np.allclose(model.gate_weights(torch.tensor([u]), code)[0, 0], g, atol=1e-5)
+            x = sum(g[m] * (p @ z[m][:-1] + z[m][-1]).item() for m in range(3)) + model.mean + model.user_biases.weight[u] + (model.item_biases.weight[i] if i != 7 else 0)
+            assert model(torch.tensor([u]), code).item() == pytest.approx(x.sigmoid().item() * 5 + .5, abs=1e-5)
+
+
+def test_an_item_of_which_nothing_is_known_is_the_average_item(feats):
+    gone = feats.align([*feats.ids[:-1], 'nothing'])
+    model = _shake(GatedHybrid(4, 150, {'genres': {'genres': gone['genres']}}, 3, known_items=torch.arange(150) < 149))
+    with torch.no_grad():
+        assert model.gate_weights(torch.tensor([0]), torch.tensor([149]))[0, 0].tolist() == [1, 0]
+        expected = model.user_factors.weight @ model.item_factors.weight[:149].mean(0) + model.item_biases.weight[:149].mean() + model.mean + model.user_biases.weight[:, 0]
+        assert torch.allclose(model.score_items(torch.arange(4))[:, 149], expected, atol=1e-5)
+
+
+def test_ids_and_features_are_masked_in_training_only(blocks):
+    model = GatedHybrid(20, 150, _paths(blocks), 5, id_dropout=.4, feature_dropout=.3)
+    torch.manual_seed(0)
+    codes = torch.arange(150).repeat(20)
+    drawn, all_ = model.train().present(codes), model.eval().present(codes)
+    assert 1 - drawn[:, 0].float().mean() == pytest.approx(.4, abs=.03) and 1 - drawn[:, 1].float().mean() == pytest.approx(.3, abs=.03)
+    assert all_[:, :2].all() and drawn.any(1).all() and not (drawn & ~all_).any()
+
+
+def test_l2_is_per_observed_row(blocks):
+    "An item that stands in a batch three times counts three times, though it is worked out once."
+    model = _shake(SumHybrid(20, 150, _paths(blocks), 5, id_dropout=0., feature_dropout=0., dropout=0.)).train()
+    set_l2(model, .1)
+    items, users = torch.tensor([1, 1, 1, 4]), torch.tensor([0, 1, 2, 3])
+    model(users, items)
+    want = .1 * (model.user_factors.weight[users].square().sum() + .25 * model.item_factors.weight[items].square().sum()) / 4
+    assert pop_l2(model).item() == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_pairs_that_train_the_gate_train_nothing_else(blocks):
+    model = _shake(GatedHybrid(20, 150, _paths(blocks), 5, id_dropout=0., feature_dropout=0., dropout=0.)).train()
+    gate = {'query.weight', 'keys', 'of_counts', 'gate_offsets'}
+    moved = lambda: {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    users, items = torch.arange(20), torch.randint(150, (20, 30), generator=torch.Generator().manual_seed(0))
+    for held, which in ((1., lambda o: o in gate), (0., lambda o: o not in gate)):
+        model.zero_grad()
+        model.held = held
+        model(users, items).square().sum().backward()
+        assert moved() and all(map(which, moved()))
+        whole = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        model.score_items(users)[torch.arange(20)[:, None], items].square().sum().backward()
+        assert all(torch.allclose(whole[name], p.grad, atol=1e-3) for name, p in model.named_parameters() if name in whole and p.grad is not None), 'however asked'
+
+
+# --- learners
+
+BUILDERS = {'content': lambda dls, f, **kw: content_learner(dls, f, n_factors=8, hidden=16, **kw), **{fusion: lambda dls, f, fusion=fusion, **kw: gated_learner(dls, f, n_factors=8, fusion=fusion, **kw) for fusion in ('gate', 'sum', 'concat')}}
+
+
+@pytest.mark.parametrize('name', BUILDERS)
+def test_new_items_from_features_alone(name, table, feats, tmp_path):
+    "Known answer: items that training never saw are ranked by the user's taste in genres; what was there before does not move."
+    ratings, items, truth = table
+    new = items[items.item % 10 == 3]
+    dls = RecDataLoaders.from_df(ratings[~ratings.item.isin(new.item)], item_df=items, valid_pct=.1, seed=1, bs=128, path=tmp_path)
+    set_seed(0)
+    learn = quiet(BUILDERS[name](dls, feats, y_range=YR))
+    learn.fit_one_cycle(6, 2e-2)
+    before, shared = learn.score_items(torch.arange(20)), learn.dls
+    n = dls.n_items
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert learn.add_items(new) is learn
+    assert shared.n_items == n and learn.dls.n_items == n + len(new), 'loaders that others may use stay as they were'
+    scores = learn.score_items(torch.arange(200))
+    assert torch.allclose(scores[:20, :n], before, atol=1e-5)
+    expected = truth.scores[:, new.item - 1000] - truth.item_biases[new.item - 1000]
+    user = lambda x: x - x.mean(1, keepdims=True)
+    corr = np.corrcoef(user(scores[:, n:].numpy()).ravel(), user(expected).ravel())[0, 1]   # genres explain .66 of it at most
+    assert corr > (.1 if name == 'concat' else .4)  # a hidden layer over all pathways needs more than these few epochs to do without one
+    recs = learn.recommend('u0003', k=5, candidates=new.item)
+    assert set(recs.item) <= set(new.item) and 'cold' not in recs and recs.title.iloc[0] == items.set_index('item').title[recs.item.iloc[0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert learn.predict('u0003', recs.item.iloc[0]) == pytest.approx(recs.score.iloc[0], abs=1e-4)
+    near = learn.similar_items(int(new.item.iloc[0]), 5)
+    genre = items.set_index('item').genres
+    assert len(near) == 5 and (name == 'concat' or (genre[near.item].to_numpy() == genre[new.item.iloc[0]]).mean() >= .6)
+    with pytest.raises(ValueError, match='are already there'): learn.add_items(new)
+    learn.fit(1, 1e-3)  # training goes on
+    learn.export()
+    loaded = load_learner(tmp_path/'export.pkl')
+    again = lambda l: l.recommend('u0003', 5, exclude_seen=False)
+    pd.testing.assert_frame_equal(again(loaded), again(learn), rtol=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        loaded.add_items(new.assign(item=new.item + 5000))  # the transforms travel
+    assert torch.allclose(loaded.score_items(torch.arange(3))[:, -len(new):], learn.score_items(torch.arange(3))[:, -len(new):], atol=1e-2) or name == 'content'
+    save_recommender(learn, tmp_path/'saved')
+    pd.testing.assert_frame_equal(again(load_recommender(tmp_path/'saved')), again(learn), rtol=1e-4)
+
+
+def test_add_items_messages(dls, feats, table):
+    with pytest.raises(TypeError, match='DotBias knows items by their ratings alone'): collab_learner(dls).add_items(table[1])
+    learn = quiet(content_learner(dls, feats, y_range=YR))
+    with pytest.raises(ValueError, match='the table has none of the columns'): learn.add_items(pd.DataFrame(dict(item=[9999], foo=[1])))
+    with pytest.raises(TypeError, match='expected ItemFeatures, got DataFrame'): content_learner(dls, table[1])
+    with pytest.raises(ValueError, match="fusion='mean': choose one of"): gated_learner(dls, feats, fusion='mean')
+
+
+def test_the_gate_leans_on_features_where_history_is_short(table, feats, tmp_path):
+    ratings, items, _ = table
+    rare = ratings.item % 2 == 0
+    ratings = ratings[~rare | (ratings.groupby('item').cumcount() < 2)]  # half of the items keep two ratings
+    dls = RecDataLoaders.from_df(ratings, item_df=items, valid_pct=.1, seed=1, bs=64)
+    set_seed(0)
+    learn = quiet(gated_learner(dls, feats[['genres']], n_factors=8, y_range=YR))
+    learn.fit_one_cycle(15, 1e-2)
+    interp = RecInterpretation.from_learner(learn)
+    gates = interp.gates()
+    assert np.allclose(gates[['id', 'genres']].sum(axis=1), 1, atol=1e-5)
+    shares = interp.gates(shares=True)
+    assert np.allclose(shares[['id', 'genres']].sum(axis=1), 1, atol=1e-5)
+    assert shares.id[gates.rows > 20].mean() > shares.id[(gates.rows > 0) & (gates.rows <= 2)].mean() + .05
+    one = interp.gates([items.title[0]], users=['u0001'])
+    assert len(one) == 1 and one.title.iloc[0] == items.title[0]
+    axes = interp.plot_gates()
+    assert axes[0].get_xlabel().startswith('training rows') and len(axes[0].patches) % 2 == 0
+    with pytest.raises(TypeError, match='DotBias has no gate'): RecInterpretation.from_learner(quiet(collab_learner(dls))).gates()
+
+
+def test_user_features_speak_for_users_without_ratings(table, feats):
+    ratings, items, truth = table
+    users = pd.DataFrame(dict(user=[f'u{i:04}' for i in range(200)], taste=truth.user_factors.argmax(1).astype(str)))
+    cold = users.user[users.index % 10 == 0]
+    train = (~ratings.user.isin(cold)).to_numpy()
+    dls = RecDataLoaders.from_df(ratings, item_df=items, splitter=(np.flatnonzero(train), np.flatnonzero(~train)), bs=64)
+    errors = {}
+    for name, f in (('with', UserFeatures.from_df(users, category='taste')), ('without', None)):
+        set_seed(0)
+        learn = quiet(content_learner(dls, feats, f, n_factors=8, hidden=16, y_range=YR))
+        learn.fit_one_cycle(6, 2e-2)
+        errors[name] = evaluate(learn, metrics=rmse).loc['all', 'rmse']
+    assert errors['with'] < .97 * errors['without']
+
+
+def test_a_catalog_with_further_items(dls, table):
+    catalog = dls.catalog.with_items([5001, 5000], pd.DataFrame(dict(item=[5000, 5001], title=['a', 'b'], other=[1, 2])))
+    n = dls.n_items
+    assert catalog.vocab['item'].encode([5001, 5000, int(dls.vocab['item'].ids[0])]).tolist() == [n, n + 1, 0]
+    assert catalog.titles([n, n + 1]).tolist() == ['b', 'a'] and catalog.seen.shape == (dls.n_users, n + 2) and not catalog.known('item')[n:].any()
+    assert list(catalog.item_df.columns) == list(dls.item_df.columns) and dls.n_items == n
