@@ -230,7 +230,7 @@ class _Propagated(Scorer):
             m = (m + diags((np.diff(m.indptr) == 0).astype(np.float32))).tocsr()
             index = np.int32 if m.nnz < 2**31 else np.int64
             with warnings.catch_warnings():
-                warnings.filterwarnings('ignore', 'Sparse CSR tensor support')
+                warnings.filterwarnings('ignore', 'Sparse (CSR tensor support|invariant checks)')
                 self._placed[device] = torch.sparse_csr_tensor(torch.from_numpy(m.indptr.astype(index)), torch.from_numpy(m.indices.astype(index)), torch.from_numpy(m.data), m.shape).to(device)
         return self._placed[device]
 
