@@ -215,7 +215,7 @@ class StepRecorder(Recorder):
     def before_fit(self):
         super().before_fit()
         self._waiting = []
-        self._plain = not self.train_metrics and type(self.smooth_loss) is AvgSmoothLoss and num_distrib() == 0
+        self._in_bulk = not self.train_metrics and type(self.smooth_loss) is AvgSmoothLoss and num_distrib() == 0
 
     @property
     def losses(self):
@@ -227,7 +227,7 @@ class StepRecorder(Recorder):
 
     def after_batch(self):
         learn = self.learn
-        if not learn.training or not self._plain: return super().after_batch()
+        if not learn.training or not self._in_bulk: return super().after_batch()
         if len(learn.yb) == 0 or self.cancel_train: return
         self.lrs.append(learn._lr())
         self._waiting.append(learn.loss)
