@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .interactions import Interactions, Vocab, _KNOWN_NAMES, _norm, _some
+from .interactions import CHUNK, Interactions, Vocab, _KNOWN_NAMES, _norm, _some
 from .splits import Split
 
 __all__ = ['Catalog']
@@ -56,7 +56,7 @@ class Catalog:
         self.title_name = title_name or next((c for o in _TITLES for c in (() if item_df is None else item_df.columns) if str(c).lower() == o), None)
         positive = interactions.positive(split.train)
         self.counts = {side: interactions.counts(side, positive) for side in ('user', 'item')}
-        self.mean_rating = None if interactions.ratings is None else float(interactions.ratings[split.train].mean(dtype=np.float64))
+        self.mean_rating = None if interactions.ratings is None else float(sum(interactions.ratings[rows].sum(dtype=np.float64) for rows in np.array_split(split.train, -(-len(split.train) // CHUNK))) / len(split.train))
         self.thresholds = self._thresholds() if liked else None
 
     def _thresholds(self):

@@ -15,10 +15,10 @@ from fastcore.meta import delegates
 from scipy.sparse import csr_matrix
 
 from .catalog import Catalog
-from .interactions import Interactions, _some, column_of
+from .interactions import CHUNK, Interactions, _some, column_of
 from .recommend import cold_mask
 from .sampling import NegativeSampler
-from .splits import Split, describe_splitter, make_split, split_summary
+from .splits import LARGE, Split, describe_splitter, make_split, split_summary
 
 __all__ = ['InteractionDataset', 'InteractionDL', 'NegativesDL', 'InBatchDL', 'UserDL', 'RecDataLoaders']
 
@@ -41,7 +41,8 @@ class InteractionDataset:
 
     def __getitem__(self, idx):
         "Tensors of the samples `idx` (int64 tensor): int64 codes, float32 target."
-        if self.rows is not None: idx = self.rows[idx]
+        if self.rows is not None: idx = self.rows[idx.long()]
+        idx = idx.long()
         users, items, *target = (o[idx] for o in self.columns)
         return (users.long(), items.long(), *target)
 
@@ -125,9 +126,10 @@ class InteractionDL(TfmdDL):
         return self._generator
 
     def order(self):
-        "A fresh order of the samples, int64 tensor `(n,)` on the device of the data."
+        "A fresh order of the samples, int64 tensor `(n,)` (int32 from 16 million on) on the device of the data."
         device = self._placed().device
-        return torch.randperm(self.n, generator=self.generator(device), device=device) if self.shuffle else torch.arange(self.n, device=device)
+        kind = dict(device=device, dtype=torch.int64 if self.n < LARGE else torch.int32)
+        return torch.randperm(self.n, generator=self.generator(device), **kind) if self.shuffle else torch.arange(self.n, **kind)
 
     def get_idxs(self):
         "`order` on the CPU, where fastai's `get_preds` sorts predictions back by it."
@@ -378,7 +380,7 @@ class RecDataLoaders(DataLoaders):
         "`RecDataLoaders` of a table; columns not named are found by their usual names, else by position (user, item, rating, time)."
         if target not in ('rating', 'liked', 'implicit'): raise ValueError(f"target={target!r}: choose 'rating', 'liked' or 'implicit'")
         if target != 'implicit' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
-        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates)
+        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates, own=df.attrs.get('own', False))
         if target == 'implicit': inter = inter.implicit(threshold, weighted)
         by = f'random rows: valid_pct={valid_pct:g}, seed={seed}' if splitter is None else describe_splitter(splitter)
         split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
@@ -389,16 +391,17 @@ class RecDataLoaders(DataLoaders):
     @classmethod
     @delegates(from_df)
     def from_csv(cls, csv, sep:str=',', encoding:str=None, parse_dates=None, **kwargs):
-        "`RecDataLoaders` of a CSV file, read by `pd.read_csv`; see `from_df`."
-        return cls.from_df(pd.read_csv(csv, sep=sep, encoding=encoding, parse_dates=parse_dates), **kwargs)
+        "`RecDataLoaders` of a CSV file; see `from_df`. Read by pyarrow if that is there, which takes less memory and time, else (or with `parse_dates`) by pandas."
+        return cls.from_df(_read_csv(csv, sep, encoding, parse_dates), **kwargs)
 
     @classmethod
     @delegates(from_df)
     def from_parquet(cls, file, columns:list=None, **kwargs):
         "`RecDataLoaders` of a parquet file (`columns`: read only these; needs pyarrow, the extra 'parquet'); see `from_df`."
-        try: df = pd.read_parquet(file, columns=columns)
+        try: import pyarrow.parquet as pq
         except ImportError as e: raise ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'") from e
-        return cls.from_df(df, **kwargs)
+        names = [o for o in pq.read_schema(file).names if not o.startswith('__index_level_')] if columns is None else columns
+        return cls.from_df(_columns(names, lambda name: pq.read_table(file, columns=[name]).column(0)), **kwargs)
 
     @classmethod
     def from_interactions(cls,
@@ -512,6 +515,37 @@ def _joined(before, more, id_name, side):
     return more if before is None else pd.concat([before, more]).drop_duplicates(id_name, keep='last', ignore_index=True)
 
 
+def _columns(names, read):
+    "A table of the columns `names`, of which `read(name)` gives an arrow array: one at a time, so that no more than one is there twice."
+    import pyarrow as pa
+    res = {}
+    for name in names:
+        column = read(name)
+        res[name] = column.to_pandas()
+        if isinstance(res[name].dtype, np.dtype) and res[name].dtype != object: res[name] = res[name].to_numpy(copy=column.num_chunks == 1)  # a view would hold on to arrow's memory
+        del column
+        pa.default_memory_pool().release_unused()
+    df = pd.DataFrame(res, copy=False)
+    df.attrs['own'] = True  # nobody else has it: `Interactions.from_df` may take it apart
+    return df
+
+
+def _read_csv(csv, sep, encoding, parse_dates):
+    try: from pyarrow import ArrowException, csv as arrow
+    except ImportError: arrow = None
+    if arrow is not None and parse_dates is None and len(sep) == 1:
+        try:
+            table = [arrow.read_csv(csv, read_options=arrow.ReadOptions(encoding=encoding or 'utf8', use_threads=False), parse_options=arrow.ParseOptions(delimiter=sep),
+                                    convert_options=arrow.ConvertOptions(strings_can_be_null=True))]
+            def read(name):
+                column = table[0].column(name)
+                table[0] = table[0].drop_columns([name])
+                return column
+            return _columns(table[0].column_names, read)
+        except (ArrowException, KeyError): pass  # a column that changes its type half-way and the like: pandas is more patient, or says what is wrong
+    return pd.read_csv(csv, sep=sep, encoding=encoding, parse_dates=parse_dates)
+
+
 def _parts(split): return [o for o in split if o is not None]
 
 
@@ -568,10 +602,19 @@ def _user_loaders(catalog, bs):
     return loaders
 
 
+def _positions(mask):
+    "Where `mask` is True: int64, in large tables int32."
+    if len(mask) < LARGE: return np.flatnonzero(mask)
+    return np.concatenate([(np.flatnonzero(mask[i:i + CHUNK]) + i).astype(np.int32) for i in range(0, len(mask), CHUNK)])
+
+
 def _default_splitter(valid_pct, seed):
     if not 0 < valid_pct < 1: raise ValueError(f'valid_pct={valid_pct}: a share between 0 and 1')
     def split(inter):
-        order = np.random.default_rng(seed).permutation(len(inter))
-        n = max(1, int(round(valid_pct * len(inter))))
-        return Split(np.sort(order[n:]), np.sort(order[:n]))
+        order = np.arange(len(inter), dtype=np.int32 if len(inter) < 2**31 else np.int64)
+        np.random.default_rng(seed).shuffle(order)
+        valid = np.zeros(len(inter), bool)
+        valid[order[:max(1, int(round(valid_pct * len(inter))))]] = True
+        del order
+        return Split(*(_positions(o) for o in (~valid, valid)))
     return split

@@ -15,6 +15,7 @@ _KNOWN_NAMES = dict(
           'movie', 'product', 'book', 'track', 'artist', 'article', 'song'],
     rating=['rating', 'ratings', 'stars', 'score', 'bookrating'],
     time=['time', 'timestamp', 'ts', 'datetime', 'date', 'unixreviewtime', 'ratedat'])
+CHUNK = 2**21  # rows that go through a conversion at a time, so that what it needs beside them stays small
 _DUPLICATES = ('error', 'last', 'first', 'mean')
 
 
@@ -43,6 +44,21 @@ def _kind(values):
     return pd.api.types.infer_dtype(values, skipna=True)
 
 
+def _chunks(n): return (slice(i, i + CHUNK) for i in range(0, n, CHUNK))
+
+
+def _dense_codes(values):
+    "Sorted distinct integers and the int32 code of each value by a table over their range, chunk by chunk; None where the range is too wide for that, or they are no integers."
+    if values.dtype.kind not in 'iu' or not len(values): return None
+    low, high = int(values.min()), int(values.max())
+    if high - low >= max(4 * len(values), 2**16) or high >= 2**63: return None
+    there = np.zeros(high - low + 1, bool)
+    for part in _chunks(len(values)): there[values[part] - low] = True
+    at, codes = np.cumsum(there, dtype=np.int32) - np.int32(1), np.empty(len(values), np.int32)
+    for part in _chunks(len(values)): codes[part] = at[values[part] - low]
+    return (np.flatnonzero(there) + low).astype(values.dtype), codes
+
+
 class Vocab:
     """The ids of one side and their codes `0..len-1`, in sorted order of the ids.
 
@@ -60,8 +76,10 @@ class Vocab:
     @classmethod
     def factorize(cls, values, side:str='item'):
         "-> (Vocab of the sorted distinct `values`, int32 code of each value)"
-        codes, ids = pd.factorize(values, sort=True)
-        return cls(ids, side), codes.astype(np.int32)
+        if (found := _dense_codes(np.asarray(values))) is None:
+            codes, ids = pd.factorize(values, sort=True)
+            found = ids, codes.astype(np.int32)
+        return cls(found[0], side), found[1]
 
     def extended(self, ids):
         "A Vocab with the unknown ones of `ids` after those there are, whose codes stay."
@@ -183,6 +201,7 @@ def _check_times(df, name):
     if n := int(col.isna().sum()):
         raise ValueError(f"{n:,} of {len(df):,} rows have no time (column {name!r}). Drop them with `df.dropna(subset=[{name!r}])`, or do without times: time_name=False")
     if getattr(col.dtype, 'tz', None) is not None: col = col.dt.tz_convert(None)
+    if pd.api.types.is_integer_dtype(col.dtype) and col.min() >= 0 and col.max() < 2**31: return col.to_numpy(dtype=np.int32)  # seconds since 1970 until 2038: half the memory
     return col.to_numpy(copy=True)
 
 
@@ -222,7 +241,8 @@ class Interactions:
         duplicates:str='error', # repeated user-item pairs: 'error', or keep the 'first' or 'last' (by time, else by row), or the 'mean' rating
         y_range:tuple=None, # ratings must lie in it
         user_vocab:Vocab=None, # known users; by default those of the table
-        item_vocab:Vocab=None # known items; by default those of the table
+        item_vocab:Vocab=None, # known items; by default those of the table
+        own:bool=False # the table is nobody else's: give up each column when it is converted
     ):
         "`Interactions` of a table, checked: every problem is a `ValueError` that says what to do."
         if not isinstance(df, pd.DataFrame): raise TypeError(f'expected a DataFrame with one row per interaction, got {type(df).__name__}')
@@ -231,18 +251,23 @@ class Interactions:
         names = _find_columns(df, dict(user=user_name, item=item_name, rating=rating_name, time=time_name))
         if repeated := {a for a in names.values() if a is not None and list(names.values()).count(a) > 1}:
             raise ValueError(f'column {_some(repeated)} is asked to play two roles: {names}')
+        done = lambda role: df.pop(names[role]) if own and names[role] is not None else None
         user_vocab, users = _ids(df, names['user'], 'user', user_vocab)
+        done('user')
         item_vocab, items = _ids(df, names['item'], 'item', item_vocab)
+        done('item')
         for vocab, codes, name in ((user_vocab, users, 'user'), (item_vocab, items, 'item')):
             if len(vocab) == 1:
                 raise ValueError(f"the table has a single {name} ({_some(vocab.ids)}, column {names[name]!r}): collaborative filtering learns from what several {name}s share. Is {name}_name right?")
         ratings = None if names['rating'] is None else _check_ratings(df, names['rating'], y_range)
+        done('rating')
         times, no_times = None, None
         if names['time'] is not None:
             try: times = _check_times(df, names['time'])
             except ValueError as e:
                 if time_name is not None: raise
                 names['time'], no_times = None, str(e)  # nobody asked for this column: it matters only if a splitter wants times
+        done('time')
         res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names, no_times=no_times)
         return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
 
@@ -292,11 +317,23 @@ class Interactions:
 
     def _by_pair(self):
         "Order of the rows by pair, then time (else position), and where in it each pair starts; None if no pair repeats."
+        if not self._repeats(): return None
         pair = self.users.astype(np.int64) * self.n_items + self.items
-        in_order = np.sort(pair)
-        if (in_order[1:] != in_order[:-1]).all(): return None
         order = np.argsort(pair, kind='stable') if self.times is None else np.lexsort((self.times, pair))
         return order, np.flatnonzero(np.diff(pair[order], prepend=-1))  # codes are >= 0, so the first row starts a group
+
+    def _repeats(self)->bool:
+        "Does any pair repeat? Some users at a time, to have few pairs to sort."
+        n_parts = -(-len(self) // (4 * CHUNK))
+        bounds = np.linspace(0, self.n_users, n_parts + 1).astype(np.int64)
+        for a, b in zip(bounds, bounds[1:]):
+            rows = slice(None) if n_parts == 1 else (self.users >= a) & (self.users < b)
+            pair = self.users[rows].astype(np.int64)
+            pair *= self.n_items
+            pair += self.items[rows]
+            pair.sort()
+            if (pair[1:] == pair[:-1]).any(): return True
+        return False
 
     def __len__(self): return len(self.users)
     def __repr__(self):
@@ -314,12 +351,13 @@ class Interactions:
     def counts(self, side:str, rows=None)->np.ndarray:
         "Interactions per user or item among `rows` (None: all), int64 `(n_users,)` or `(n_items,)`."
         codes = self.users if side == 'user' else self.items
-        return np.bincount(codes if rows is None else codes[rows], minlength=len(self.vocab[side]))
+        n = len(self) if rows is None else len(rows)
+        return sum((np.bincount(codes[part] if rows is None else codes[rows[part]], minlength=len(self.vocab[side])) for part in _chunks(n)), np.zeros(len(self.vocab[side]), np.int64))
 
     def to_df(self, rows=None)->pd.DataFrame:
         "Rows (None: all) with the user's own ids: user, item, rating, time (those there are)."
         rows = slice(None) if rows is None else rows
         cols = dict(user=self.vocab['user'].decode(self.users[rows]), item=self.vocab['item'].decode(self.items[rows]))
         if self.ratings is not None: cols['rating'] = self.ratings[rows]
-        if self.times is not None: cols['time'] = self.times[rows]
+        if self.times is not None: cols['time'] = self.times[rows].astype(np.int64) if self.times.dtype == np.int32 else self.times[rows]
         return pd.DataFrame(cols)

@@ -17,8 +17,11 @@ from .interactions import Interactions
 __all__ = ['Split', 'TimeSplitter', 'LeaveLastSplitter', 'KFoldSplitter', 'make_split', 'describe_splitter', 'split_summary']
 
 
+LARGE = 2**24  # rows from which on positions are kept as int32
+
+
 class Split(NamedTuple):
-    "Positions of the rows of each part, int64 arrays; `test` may be None."
+    "Positions of the rows of each part, int64 arrays (int32 in tables of 16 million rows and more); `test` may be None."
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray | None = None
@@ -154,13 +157,15 @@ def make_split(
                 at = where[part]
                 return at[at >= 0]
             split = [o if o is None else merged(name, o) for name, o in zip(('train', 'valid', 'test', 'fourth'), split)]
-    parts = [np.asarray(o, dtype=np.int64) for o in split if o is not None]
+    parts = [np.asarray(o, dtype=np.int64 if n < LARGE else np.int32) for o in split if o is not None]
     if len(parts) not in (2, 3): raise ValueError(f'a split is two or three index arrays (train, valid[, test]), got {len(parts)}')
     for name, part in zip(('train', 'valid', 'test'), parts):
         if not len(part): raise ValueError(f'the {name} part of the split is empty ({n:,} rows in all)')
         if part.min() < 0 or part.max() >= n: raise ValueError(f'the {name} part of the split points outside the {n:,} rows: {part.min()} to {part.max()}')
-    together = np.concatenate(parts)
-    if np.bincount(together, minlength=n).max() > 1:
+    taken = np.zeros(n, bool)
+    for part in parts: taken[part] = True
+    if taken.sum() < sum(map(len, parts)):
+        together = np.concatenate(parts)
         raise ValueError(f'{len(together) - len(np.unique(together)):,} rows are in more than one part of the split (or twice in one): each row may be used once')
     return Split(*parts)
 

@@ -167,3 +167,49 @@ def test_summary_counts(dls):
     text = dls.summary()
     inter, split = dls.catalog.interactions, dls.catalog.split
     assert f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items' in text and f'valid: {len(split.valid):,} rows' in text
+
+
+# --- large tables, files
+
+def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
+    ratings, _, _ = synthetic
+    ratings = ratings.assign(time=np.arange(len(ratings)) + 10**9)
+    ratings.to_parquet(tmp_path/'r.parquet', row_group_size=1000)
+    ratings.to_csv(tmp_path/'r.csv', index=False)
+    want = RecDataLoaders.from_df(ratings, seed=0)
+    for dls in (RecDataLoaders.from_parquet(tmp_path/'r.parquet', seed=0), RecDataLoaders.from_csv(tmp_path/'r.csv', seed=0)):
+        a, b = dls.catalog.interactions, want.catalog.interactions
+        for name in ('users', 'items', 'ratings', 'times'): assert np.array_equal(getattr(a, name), getattr(b, name))
+        assert dls.vocab == want.vocab and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
+    assert list(ratings.columns) == ['user', 'item', 'rating', 'time'], 'the table given is left alone'
+
+
+def test_csv_that_arrow_refuses_is_read_by_pandas(tmp_path):
+    (tmp_path/'r.csv').write_text('user::item::rating\n1::a::3\n2::b::4\n1::b::5\n2::a::1\n3::a::2\n')
+    with pytest.warns(Warning): assert len(RecDataLoaders.from_csv(tmp_path/'r.csv', sep='::', bs=2).catalog.interactions) == 5
+    (tmp_path/'r2.csv').write_text('user;item;rating\n1;a;3\n2;b;4\n1;b;5\n2;a;1\n3;a;2\n', encoding='latin-1')
+    assert len(RecDataLoaders.from_csv(tmp_path/'r2.csv', sep=';', encoding='latin-1').catalog.interactions) == 5
+
+
+@pytest.mark.parametrize('large', [False, True])
+def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
+    ratings, _, _ = synthetic
+    want = RecDataLoaders.from_df(ratings, seed=0)
+    if large:
+        for room in ('interactions', 'catalog', 'dataloaders'): monkeypatch.setattr(f'fastrec.{room}.CHUNK', 500)
+        for room in ('splits', 'dataloaders'): monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
+    dls = RecDataLoaders.from_df(ratings, seed=0)
+    assert dls.catalog.split.train.dtype == (np.int32 if large else np.int64)
+    assert np.array_equal(dls.catalog.split.train, want.catalog.split.train) and np.array_equal(dls.catalog.counts['user'], want.catalog.counts['user'])
+    assert dls.catalog.mean_rating == pytest.approx(want.catalog.mean_rating, abs=1e-9) and dls.one_batch()[0].dtype == torch.int64
+    with pytest.raises(ValueError, match='repeat a user-item pair'): RecDataLoaders.from_df(pd.concat([ratings, ratings.head(1)]))
+
+
+@pytest.mark.parametrize('values', [np.array([5, 3, 5, -7]), np.array([2**40, 1, 2**40]), np.array([3, 1], dtype=np.uint8), np.array([1., 2.])])
+def test_codes_by_a_table_over_the_range_are_those_of_factorize(values):
+    from fastrec.interactions import _dense_codes
+    found = _dense_codes(values)
+    if values.dtype.kind == 'f' or values.max() == 2**40: assert found is None
+    else:
+        codes, ids = pd.factorize(values, sort=True)
+        assert np.array_equal(found[0], ids) and np.array_equal(found[1], codes) and found[0].dtype == values.dtype
