@@ -15,9 +15,9 @@ from fastrec.all import *
 torch.set_num_threads(1)
 METRICS = [roc_auc_score(), f1_score(), precision_score(), recall_score(), accuracy_score(), ndcg_score()]
 NAMES = [m.name for m in METRICS]
-KS, ALPHAS, BETAS = (5, 10, 20, 40), (.4, .8, 1.), (.1, .3, .5)
+KS, ALPHAS, BETAS = (10, 40), (.4, .8), (.1, .3, .5)
 STEPS = dict(anchor=(1, 2), residual=(1, 5))
-LP = list(itertools.product((.5, .8, .95), (1, 3, 10)))
+LP = list(itertools.product((.5, .8, .95), (1, 10)))
 DEFAULT = dict(alpha=.8, beta=.5, n_steps=1, mode='anchor')
 
 
