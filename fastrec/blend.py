@@ -1,6 +1,7 @@
 "Scorers combined into one."
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from .recommend import Scorer
@@ -26,6 +27,11 @@ class Blend(Scorer):
         if len(self.weights) != len(scorers): raise ValueError(f'{len(scorers)} scorers, but {len(self.weights)} weights')
         if any(s.vocab != scorers[0].vocab for s in scorers): raise ValueError('the scorers were fitted to different users or items: fit all of them to the same loaders')
         self.catalog = scorers[0].catalog
+        self.knows_cold = all(getattr(s, 'knows_cold', True) for s in scorers)
+
+    def informed(self, side:str='item'):
+        "bool (n,): users or items of which any of the scorers knows something."
+        return np.any([s.informed(side) for s in self.scorers], axis=0)
 
     def score_items(self, users):
         "Blended scores of all items: codes (B,) -> (B, n_items), on the CPU."

@@ -33,10 +33,10 @@ class FoldedIn(ModelScorer):
         "The `k` best items of each of `users`, by default of all new users; arguments as in `Scorer.recommend`."
         return super().recommend(list(self.vocab['user'].ids) if users is None and basket is None else users, k, exclude_seen, candidates, cold, seen, basket)
 
-    def predict(self, user, item=None)->float:
+    def predict(self, user, item=None, cold:str='mean')->float:
         "Predicted score of one pair; `predict(item)` where there is a single new user."
         if item is None and not isinstance(user, (tuple, list)) and self.catalog.n_users == 1: user, item = self.vocab['user'].ids[0], user
-        return super().predict(user, item)
+        return super().predict(user, item, cold)
 
 
 def fold_in(
@@ -206,8 +206,7 @@ def _fold_dot(scorer, catalog, objective):
     own = users.clone()
     if history is not None: own[:, 1:] = scorer.model.user_factors.weight.detach().double().cpu()
     m, precision = _prior(own[known])
-    learned = torch.from_numpy(scorer.catalog.known('item'))
-    if hasattr(scorer.model, 'has_features'): learned = learned | scorer.model.has_features('item').cpu()
+    learned = torch.from_numpy(scorer.informed('item'))
     rows, unlearned = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64), 0
     for user in range(catalog.n_users):
         at, y, w = objective.rows(catalog, user)

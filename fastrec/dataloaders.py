@@ -499,7 +499,7 @@ class RecDataLoaders(DataLoaders):
             if with_labels: raise ValueError('pairs have no labels: give a table with a rating column')
             test_items = pd.DataFrame({'user': [o[0] for o in pairs], 'item': [o[1] for o in pairs]})
         codes = [catalog.vocab[side].encode(test_items[column_of(test_items, side, names)]) for side in ('user', 'item')]
-        if n := int(cold_mask(catalog, *codes).sum()): warn(f'{n:,} of {len(codes[0]):,} pairs have a user or an item without training rows: they are predicted as the average one', stacklevel=2)
+        if n := int(cold_mask(catalog, *codes).sum()): warn(f'{n:,} of {len(codes[0]):,} pairs have a user or an item without training rows: unless the model reads their features, they are predicted as the average one', stacklevel=2)
         tensors = [torch.from_numpy(o) for o in codes]
         if with_labels:
             ratings = test_items[column_of(test_items, 'rating', names)].to_numpy()

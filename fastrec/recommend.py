@@ -105,14 +105,21 @@ class Scorer:
         "What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid or test)."
         return self.catalog.history(user)
 
-    def predict(self, user, item=None)->float:
+    def predict(self,
+        user, # id, or a pair (user, item)
+        item=None, # id
+        cold:str='mean' # a user or item that the model knows nothing of is predicted as the average one ('mean', with a warning), or 'raise' a `KeyError`
+    )->float:
         "Predicted score of one pair: `predict(user, item)` or `predict((user, item))`, ids as in the table."
+        if cold not in ('mean', 'raise'): raise ValueError(f"cold={cold!r}: 'mean' or 'raise'")
         if item is None:
             if not isinstance(user, (tuple, list)) or len(user) != 2: raise TypeError(f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))')
             user, item = user
         codes = [self.vocab[side].encode([id_]) for side, id_ in (('user', user), ('item', item))]
         for side, id_, code in zip(('user', 'item'), (user, item), codes):
-            if not self.informed(side)[code[0]]: warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
+            if self.informed(side)[code[0]]: continue
+            if cold == 'raise': raise KeyError(f"{side} {id_!r} has no training row. cold='mean' predicts it as the average {side}" + ("; fold_in(ratings) takes in what a new user has rated" if side == 'user' else ''))
+            warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
         return self.score(*map(torch.from_numpy, codes)).item()
 
     def similar_items(self, item, k:int=10)->pd.DataFrame:

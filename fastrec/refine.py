@@ -114,7 +114,7 @@ def item_graph(
     if isinstance(source, Scorer):
         if not hasattr(source, 'vectors'): raise TypeError(f'{type(source).__name__} has no item vectors to find neighbours by')
         x = source.vectors('item').float().cpu().numpy().copy()
-        if getattr(source, 'item_features', None) is None: x[~source.catalog.known('item')] = 0  # the vector of a cold item says nothing about it
+        x[~source.informed('item')] = 0  # the vector of a cold item says nothing about it
         return ItemGraph(source.vocab['item'].ids, _nearest(x, k), f'nearest vectors of {type(getattr(source, "model", source)).__name__}', source.catalog)
     catalog = getattr(source, 'catalog', None)
     if catalog is None: raise TypeError(f'an item graph is made of ItemFeatures, a fitted scorer, (ids, vectors), loaders or a table of edges, got {type(source).__name__}')
@@ -295,6 +295,10 @@ class Refined(_Propagated):
 
     def __repr__(self): return f'Refined({self.base!r}, {self.graph!r}, alpha={self.alpha}, beta={self.beta}, n_steps={self.n_steps}, mode={self.mode!r})'
 
+    def informed(self, side:str='item'):
+        "bool (n,): what the base knows, and items that have neighbours."
+        return self.base.informed(side) | (self.graph.degrees > 0 if side == 'item' else False)
+
     def sides(self)->dict:
         "What a refinement is to be compared with: {'base': .., 'label propagation': .. (the same graph without the model), 'refined': self}, for `compare_models`."
         return {'base': self.base, 'label propagation': LabelPropagation(self.graph).fit(self.base), 'refined': self}
@@ -384,6 +388,10 @@ class LabelPropagation(_Propagated):
         self.scale = 'rating' if rates else 'probability'
         self.mean = float(self.labels.data.mean())
         return self
+
+    def informed(self, side:str='item'):
+        "bool (n,): users with training rows, and items with those or with neighbours."
+        return self.catalog.known(side) | (self.graph.degrees > 0 if side == 'item' else False)
 
     def _start(self, users): return torch.empty(len(users), self.catalog.n_items)
 

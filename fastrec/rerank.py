@@ -373,6 +373,10 @@ class Reranked(Scorer):
         self.scorer, self.rerank, self.n, self.catalog = scorer, rerank, n, scorer.catalog
         if hasattr(scorer, 'knows_cold'): self.knows_cold = scorer.knows_cold
 
+    def informed(self, side:str='item'):
+        "bool (n,): as of the scorer."
+        return self.scorer.informed(side)
+
     def vectors(self, side:str='item')->torch.Tensor:
         "Those of the scorer."
         return self.scorer.vectors(side)

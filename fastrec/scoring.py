@@ -3,13 +3,15 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from .models.embedding import EmbeddingTable
-from .recommend import Scorer
+from .recommend import Scorer, cold_mask
 
 __all__ = ['ModelScorer']
 
+SAMPLE = 2**10  # known pairs that tell the average score
 PAIRS = 2**18  # pairs scored at a time for a model that has no `score_items`
 
 
@@ -47,14 +49,28 @@ class ModelScorer(Scorer):
     def score(self, users, items):
         "Scores of pairs of codes: (n,), (n,) -> (n,)."
         with self._inference() as device:
-            return torch.cat([self.model(u.to(device), i.to(device)) for u, i in zip(users.split(PAIRS), items.split(PAIRS))] or [torch.zeros(0)])
+            scores = torch.cat([self.model(u.to(device), i.to(device)) for u, i in zip(users.split(PAIRS), items.split(PAIRS))] or [torch.zeros(0)])
+        cold = None if self.knows_cold else cold_mask(self.catalog, users.cpu().numpy(), items.cpu().numpy())
+        if cold is not None and cold.any(): scores[torch.from_numpy(cold).to(scores.device)] = self._average()
+        return scores
 
     def score_items(self, users):
         "Scores of the whole catalogue for codes of users: (B,) -> (B, n_items)."
         if not hasattr(self.model, 'score_items'): # a model of the user's own
             items = torch.arange(self.catalog.n_items)
             return torch.stack([self.score(u.expand(len(items)), items) for u in users])
-        with self._inference() as device: return self.model.score_items(users.to(device))
+        with self._inference() as device: scores = self.model.score_items(users.to(device))
+        if not self.knows_cold:
+            for side, at in (('user', ~self.catalog.known('user')[users.cpu().numpy()]), ('item', ~self.catalog.known('item'))):
+                if at.any(): scores[torch.from_numpy(at).to(scores.device) if side == 'user' else (slice(None), torch.from_numpy(at).to(scores.device))] = self._average()
+        return scores
+
+    def _average(self)->float:
+        "What pairs get whose user or item has no training row, where the model (a module of the user's own) would score them by untrained vectors: the mean rating, else the mean score of known pairs."
+        if self.scale == 'rating' and self.catalog.mean_rating is not None: return self.catalog.mean_rating
+        rng = np.random.default_rng(0)
+        users, items = (torch.from_numpy(rng.choice(np.flatnonzero(self.catalog.known(side)), SAMPLE)) for side in ('user', 'item'))
+        return float(self.score(users, items).mean())
 
     def vectors(self, side:str='item')->torch.Tensor:
         "Learned vectors, (n, d), of 'user' or 'item'."

@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from fastrec.artifact import load_recommender, save_recommender
+from fastrec.blend import Blend
 from fastrec.baselines import BiasOnly, EASE, ItemKNN, Popularity
 from fastrec.coldstart import _noise, _prior, fold_in
 from fastrec.dataloaders import RecDataLoaders
@@ -240,11 +241,47 @@ def test_errors(rated, squashed, synthetic):
     with pytest.raises(ValueError, match='another scale'): squashed[0].fold_in({1000: 10})
     with pytest.raises(TypeError, match='no rows for users'): fold_in(BiasOnly().fit(learn.dls), of_one(late))
     with pytest.raises(ValueError, match='not fitted'): fold_in(Popularity(), [1])
-
-    class Own(torch.nn.Module):
-        def __init__(self, n_users, n_items):
-            super().__init__()
-            self.a, self.b = torch.nn.Embedding(n_users, 2), torch.nn.Embedding(n_items, 2)
-        def forward(self, users, items): return (self.a(users) * self.b(items)).sum(-1)
-
     with pytest.raises(TypeError, match="whose name begins with 'user'"): rec_learner(learn.dls, Own).fold_in(of_one(late))
+
+
+# --- users and items of which nothing is known
+
+class Own(torch.nn.Module):
+    "A module that does not know which rows were trained."
+    def __init__(self, n_users, n_items):
+        super().__init__()
+        self.a, self.b = torch.nn.Embedding(n_users, 2), torch.nn.Embedding(n_items, 2)
+    def forward(self, users, items): return (self.a(users) * self.b(items)).sum(-1)
+
+
+class OwnWhole(Own):
+    def score_items(self, users): return self.a(users) @ self.b.weight.T
+
+
+@pytest.mark.parametrize('model', [Own, OwnWhole])
+def test_untrained_vectors_are_never_used(model):
+    df = pd.DataFrame(dict(user=list('aabbc'), item=[1, 2, 1, 2, 3], rating=[1, 2, 3, 4, 5.]))
+    learn = rec_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), model)
+    users, items = torch.tensor([0, 0, 2, 2]), torch.tensor([0, 2, 0, 2])
+    want = [learn.model(users[:1], items[:1]).item(), 2.5, 2.5, 2.5]  # the mean training rating where c or item 3 is in the pair
+    assert learn.score(users, items).tolist() == pytest.approx(want)
+    assert learn.score_items(torch.arange(3))[[0, 0, 2, 2], [0, 2, 0, 2]].tolist() == pytest.approx(want)
+    with pytest.warns(UserWarning, match="user 'c' has no training row"): assert learn.predict('c', 1) == 2.5
+    implicit = rec_learner(RecDataLoaders.from_df(df, target='implicit', rating_name=False, time_name=False, splitter=([0, 1, 2, 3], [4]), bs=2, n_neg=1), model)
+    average = implicit.score(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])).mean().item()
+    assert implicit.score(users[1:], items[1:]).tolist() == pytest.approx([average] * 3, abs=.3)  # over a sample of known pairs
+    assert 3 not in list(learn.recommend('a', k=3, exclude_seen=False).item)
+
+
+def test_cold_can_be_refused(synthetic):
+    df = pd.DataFrame(dict(user=list('aabbc'), item=[1, 2, 1, 2, 3], rating=[1, 2, 3, 4, 5.]))
+    learn = collab_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), n_factors=2)
+    assert np.isfinite(learn.predict('a', 2, cold='raise'))
+    with pytest.raises(KeyError, match="user 'c' has no training row.*fold_in"): learn.predict('c', 1, cold='raise')
+    with pytest.raises(KeyError, match='item 3 has no training row'): learn.predict(('a', 3), cold='raise')
+    with pytest.raises(ValueError, match="'mean' or 'raise'"): learn.predict('a', 1, cold='popular')
+    with pytest.raises(KeyError, match='have no training row'): learn.recommend('c', cold='raise')
+    assert list(learn.recommend('c', k=2).cold) == [True, True]
+    blend = Blend([learn, collab_learner(learn.dls, n_factors=2)])
+    assert blend.informed('item').tolist() == [True, True, False] and blend.knows_cold
+    assert not Blend([learn, rec_learner(learn.dls, Own)]).knows_cold
