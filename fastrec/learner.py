@@ -221,6 +221,7 @@ class RecLearner(Learner, ModelScorer):
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
         self.model, params = extend_model(self.model, dls.catalog)
         self.dls, self.opt = dls, None
+        if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # which counts the items
         fresh = {}
         for side in ('user', 'item'):
             fresh[side] = dls.catalog.known(side)
@@ -321,7 +322,7 @@ class RecLearner(Learner, ModelScorer):
         The model learns nothing: the features go through what it has. Loaders keep their rows; the optimiser starts anew if training goes on.
         """
         if self.item_features is None or not hasattr(self.model, 'add_items'):
-            raise TypeError(f'{type(self.model).__name__} knows items by their ratings alone, so it can say nothing about new ones. Models that read features can: content_learner, gated_learner')
+            raise TypeError(f'{type(self.model).__name__} knows items by their ratings alone, so it can say nothing about new ones. Models that read features can: content_learner, gated_learner, two_tower_learner')
         new = self.item_features.transform(items, vectors, self.catalog.names['item'] if self.catalog.names['item'] in items else None)
         catalog = self.catalog.with_items(new.ids, items)
         self.model.add_items(new.blocks)
@@ -568,7 +569,9 @@ def two_tower_learner(
     blocks = {f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks for side, f in (('user', user_features), ('item', item_features))}
     model = lambda **options: TwoTower(dls.n_users, dls.n_items, n_factors, layers, temperature, dropout=dropout, id_dropout=id_dropout, **blocks,
                                        **{k: v for k, v in options.items() if k in ('known_users', 'known_items')})
-    return _build(dls, model, None, loss_func, opt_func, metrics, wd, (0., 0., 0., 0.), pairs_only='two_tower_learner', implicit_only=True, **kwargs)
+    learn = _build(dls, model, None, loss_func, opt_func, metrics, wd, (0., 0., 0., 0.), pairs_only='two_tower_learner', implicit_only=True, **kwargs)
+    if item_features is not None: learn.item_features = item_features.without_rows()
+    return learn
 
 
 @delegates(RecLearner.__init__)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .features import ItemFeatures
 from .interactions import _some, column_of
 from .recommend import Scorer, recommend
 from .sampling import NegativeSampler
@@ -83,8 +84,12 @@ def _unit_vectors(vectors, ids):
     if isinstance(vectors, pd.DataFrame):
         try: v = torch.from_numpy(_of_items(vectors, ids, 'vectors').to_numpy(np.float32, copy=True))
         except (TypeError, ValueError) as e: raise ValueError(f"vectors has to be a table of numbers indexed by item id, such as movies.set_index('item').genres.str.get_dummies('|') ({e})") from e
+    elif isinstance(vectors, ItemFeatures):
+        at = vectors.ids.get_indexer(ids)
+        if (at < 0).any(): raise KeyError(f'the features have no row for {int((at < 0).sum()):,} of {len(ids):,} recommended items: {_some(ids[at < 0])}')
+        v = torch.from_numpy(vectors.matrix()[at].toarray())
     elif hasattr(vectors, 'vectors') and hasattr(vectors, 'vocab'): v = vectors.vectors('item').float().cpu()[torch.from_numpy(vectors.vocab['item'].encode(ids))]
-    else: raise TypeError(f'vectors says how alike items are: give a learner (or other scorer with item vectors), or a table of numbers indexed by item id; got {type(vectors).__name__}')
+    else: raise TypeError(f'vectors says how alike items are: give a learner (or other scorer with item vectors), ItemFeatures, or a table of numbers indexed by item id; got {type(vectors).__name__}')
     if not torch.isfinite(v).all(): raise ValueError('some item vectors hold values that are not finite')
     return torch.nn.functional.normalize(v, dim=1)
 
@@ -116,7 +121,7 @@ def _add_rows(recs, users, items, titles=None):
 
 def mmr(
     recs:pd.DataFrame, # recommendations: user, item, score, rank
-    vectors, # how alike items are: a learner (its item vectors), or a table of numbers indexed by item id, e.g. of genres
+    vectors, # how alike items are: a learner (its item vectors), `ItemFeatures`, or a table of numbers indexed by item id, e.g. of genres
     k:int=None, # items per user in the result; None: as many as there are
     diversity:float=0.3 # 1 - lambda: 0 leaves the order to the scores, 1 to diversity alone
 )->pd.DataFrame:

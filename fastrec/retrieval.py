@@ -61,15 +61,20 @@ class Inner:
         return self.faiss.search(np.ascontiguousarray(q.numpy(), dtype=np.float32), k)[1]
 
     def tune(self, q, k, recall):
-        "Double the effort until `recall` of the exact top `k` of the queries are found; -> the share that is."
+        "Set the effort to about the least that finds `recall` of the exact top `k` of the queries (doubled until it does, then bisected); -> the share that is found."
         if self.kind == 'exact': return 1.
         exact = Inner(self.x, 'exact').search(q, k)
-        self.effort = 1 if self.kind == 'ivf' else 16
-        while True:
-            found = self.search(q, k)
-            share = float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact)]))
-            if share >= recall or self.effort >= self.max_effort: return share
-            self.effort = min(2 * self.effort, self.max_effort)
+        def share(effort):
+            self.effort = effort
+            return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(self.search(q, k), exact)]))
+        high = 1 if self.kind == 'ivf' else 16
+        low = high
+        while (found := share(high)) < recall and high < self.max_effort: low, high = high, min(2 * high, self.max_effort)
+        while high - low > 1 + high // 8 and found >= recall:
+            if (s := share(middle := (low + high) // 2)) >= recall: high, found = middle, s
+            else: low = middle
+        self.effort = high
+        return found
 
 
 class ItemIndex:

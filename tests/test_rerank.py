@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fastrec.all import (Popularity, RecDataLoaders, Reranked, correct_popularity, coverage, diversity, epsilon_greedy, evaluate, exclude, hr, mmr, ndcg, novelty, pin, quota, recall,
+from fastrec.all import (ItemFeatures, Popularity, RecDataLoaders, Reranked, correct_popularity, coverage, diversity, epsilon_greedy, evaluate, exclude, hr, mmr, ndcg, novelty, pin, quota, recall,
                          thompson_sampling)
 
 N_ITEMS, L = 40, 12
@@ -68,6 +68,13 @@ def test_mmr_by_hand():
     vectors = pd.DataFrame([[1., 0], [2., 0], [0, 1.]], index=df.item)
     # second place: twin (1 - d) .9 - d against b 0: the twin as long as d < 9/19
     assert mmr(df, vectors, diversity=.47).item.tolist() == ['a', 'twin of a', 'b'] and mmr(df, vectors, diversity=.48).item.tolist() == ['a', 'b', 'twin of a']
+
+
+def test_mmr_by_features(recs):
+    kinds = pd.DataFrame(dict(item=[f'i{i:02}' for i in range(N_ITEMS)], kind=[('a', 'b', 'c')[i % 3] for i in range(N_ITEMS)]))
+    of = ItemFeatures.from_df(kinds, category='kind')
+    assert lists(mmr(recs, of, diversity=.6)) == lists(mmr(recs, pd.get_dummies(kinds.set_index('item').kind), diversity=.6)) != lists(recs)
+    with pytest.raises(KeyError, match='features have no row for'): mmr(recs, ItemFeatures.from_df(kinds.iloc[:9], category='kind'))
 
 
 def test_popularity_against_a_loop(recs, counts):

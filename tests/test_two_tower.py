@@ -218,7 +218,7 @@ def test_the_contract(clicks, items, tmp_path):
 
 
 def test_a_saved_recommender(clicks, items, tmp_path):
-    for feats in (None,):
+    for feats in (None, ItemFeatures.from_df(items, category='kind')):
         learn = quick(two_tower_learner(loaders(clicks, item_df=items), item_features=feats, n_factors=8), 1)
         save_recommender(learn, tmp_path/'saved')
         loaded = load_recommender(tmp_path/'saved')
@@ -235,3 +235,29 @@ def test_other_models_learn_from_the_batch_as_well(clicks):
     dls = loaders(clicks)
     learn = quick(collab_learner(dls, n_factors=8), 6)
     assert isinstance(learn.loss_func, InBatchSoftmaxLoss) and evaluate(learn, dls, [ndcg(10)]).loc['warm', 'ndcg@10'] > evaluate(Popularity().fit(dls), dls, [ndcg(10)]).loc['warm', 'ndcg@10']
+
+
+def test_new_users_and_items_join(clicks):
+    set_seed(0)
+    learn = quick(two_tower_learner(loaders(clicks), n_factors=8), 2)
+    learn.index('exact')
+    before = learn.vectors('item').clone()
+    new = pd.DataFrame(dict(user=[500] * 6 + [501] * 6, item=[0, 2, 4, 6, 8, 999, 1, 3, 5, 7, 9, 999]))
+    learn.extend(new)
+    assert isinstance(learn.dls.train, InBatchDL) and torch.allclose(learn.vectors('item')[:len(before)][learn.model.item_tower.ids.known[:len(before)]], before[learn.model.item_tower.ids.known[:len(before)]], atol=1e-5)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, 1e-2)
+    assert 999 in learn.recommend([10, 500], k=50).item.tolist() and len(learn.item_index().codes) == learn.dls.n_items
+
+
+def test_items_from_a_table_join_by_their_features(clicks, items):
+    set_seed(0)
+    learn = quick(two_tower_learner(loaders(clicks, item_df=items), item_features=ItemFeatures.from_df(items, category='kind'), n_factors=8, id_dropout=.3), 8)
+    learn.index('exact')
+    before = learn.recommend([10, 11], k=5)
+    learn.add_items(pd.DataFrame(dict(item=[900, 901], title=['new even', 'new odd'], kind=['kind 0', 'kind 1'])))
+    score = {(u, i): learn.predict(u, i) for u in (10, 11) for i in (900, 901)}
+    assert score[10, 900] > score[10, 901] and score[11, 901] > score[11, 900]
+    assert learn.dls.n_items == len(learn.item_index().codes) == 61 and 900 in learn.recommend([10], k=40).item.tolist()
+    assert learn.recommend([10, 11], k=5, candidates=[i for i in range(59)]).item.tolist() == before[before.item < 59].item.tolist()[:10]
+    quick(learn, 1)
+    with pytest.raises(TypeError, match='two_tower_learner'): two_tower_learner(loaders(clicks), n_factors=8).add_items(items)

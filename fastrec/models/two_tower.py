@@ -87,6 +87,12 @@ class TwoTower(nn.Module):
         "Scores of the whole catalogue: every item encoded once, then one matrix product."
         return self.user_vectors(users) @ self.vectors('item').T
 
+    def add_items(self, blocks:dict):
+        "Further items, by their features alone; their codes come after those there are."
+        if self.item_tower.features is None: raise TypeError('this item tower knows items by their ids alone, so it can say nothing about new ones. Make it with item_features=')
+        self.item_tower.features.add_rows(blocks)
+        self.item_tower.ids.add_rows(len(next(iter(blocks.values()))))
+
     @torch.no_grad()
     def vectors(self, side:str)->torch.Tensor:
         "Vectors, (n, n_factors), of 'user' (unit vectors over the temperature) or 'item' (unit vectors): their products are the scores."
