@@ -134,12 +134,19 @@ class InBatchSoftmaxLoss(RankingLoss):
 class SoftmaxLoss(RankingLoss):
     """Multinomial cross-entropy over the whole catalogue: - sum_i x_ui log softmax(s_u)_i (Liang et al. 2018, eq. 2), a row per user.
 
-    The row is divided by the mean number of positives in the batch, so that the loss has the size of one interaction's and users with long histories
-    keep their weight. A target of -1 masks an item (the training items of a validation row): it is no candidate.
+    With n_u = sum_i x_ui, the row counts n_u^(power - 1), over the mean of n_u^power in the batch, so that the loss has the size of one interaction's. `power=1` is the likelihood of the
+    paper, where a user counts as often as they chose; with 0 all users count the same; between them users with long histories have more to say about items and do not
+    drown the others. A target of -1 masks an item (the training items of a validation row): it is no candidate.
     """
+    def __init__(self, power:float=.5, reduction:str='mean'):
+        super().__init__(reduction)
+        self.power = power
+
     def rows(self, scores, target):
         "Value of each row: (B,)."
         positive = target.clamp(min=0)
+        n = positive.sum(1)
         log_sum = scores.masked_fill(target < 0, -torch.inf).logsumexp(1)
         # - sum_i x_i (s_i - log_sum), in the two terms that take fewest passes over (B, n_items)
-        return (log_sum * positive.sum(1) - torch.linalg.vecdot(scores, positive)) / (positive.sum() / len(target)).clamp(min=1e-8)
+        rows = log_sum * n - torch.linalg.vecdot(scores, positive)
+        return rows * n.clamp(min=1e-8).pow(self.power - 1) / n.pow(self.power).mean().clamp(min=1e-8)

@@ -38,15 +38,18 @@ def test_formula_weights_and_reductions(name):
     assert torch.allclose(make(**kwargs)(SCORES, TARGET, WEIGHT), (rows * WEIGHT).sum() / WEIGHT.sum(), atol=1e-5)
 
 
-def test_softmax_over_the_catalogue():
+@pytest.mark.parametrize('power', [0., .5, 1.])
+def test_softmax_over_the_catalogue(power):
     target = torch.tensor([[1., 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 2]])
-    mean = target.sum().item() / B
+    counts = [sum(x) for x in target.tolist()]
+    mean = sum(n ** power for n in counts) / B
     rows = []
-    for s, x in zip(SCORES.tolist(), target.tolist()):
+    for s, x, n in zip(SCORES.tolist(), target.tolist(), counts):
         z = math.log(sum(math.exp(o) for o in s))
-        rows.append(-sum(x_i * (s_i - z) for x_i, s_i in zip(x, s)) / mean)
-    assert torch.allclose(SoftmaxLoss(reduction='none')(SCORES, target), torch.tensor(rows), atol=1e-5)
-    assert torch.allclose(SoftmaxLoss()(SCORES, target), torch.tensor(rows).mean(), atol=1e-5)
+        rows.append(-sum(x_i * (s_i - z) for x_i, s_i in zip(x, s)) * (n ** (power - 1) if n else 0) / mean)
+    assert torch.allclose(SoftmaxLoss(power, reduction='none')(SCORES, target), torch.tensor(rows), atol=1e-5)
+    assert torch.allclose(SoftmaxLoss(power)(SCORES, target), torch.tensor(rows).mean(), atol=1e-5)
+    assert SoftmaxLoss().power == .5
 
 
 def test_log_q_makes_the_sampled_loss_estimate_the_whole_one():
