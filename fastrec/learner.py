@@ -450,13 +450,13 @@ def collab_learner(
 def svdpp_learner(
     dls, # `RecDataLoaders` of ratings or of implicit feedback
     n_factors:int=50, # length of the vectors of users and items
-    dropout:float=None, # share of a user's history left out at each step of training; by default 0 for ratings, 0.7 over the whole catalogue
+    dropout:float=None, # share of a user's history left out at each step of training; by default 0 for ratings, 0.4 for implicit feedback
     item_side:bool=None, # do items sum who rated them, as users what they rated? By default yes for ratings, no for implicit feedback
     y_range:tuple=None, # (low, high) of predicted ratings; None: the range of the ratings and a tenth of it more at both ends, and for implicit feedback unbounded
     loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd:float=None, # L2 of the summed vectors per observed row (see `SVDpp`); by default 0.02 times the variance of the ratings, 0 for sampled negatives, 0.3 over the whole catalogue
+    wd:float=None, # L2 of the summed vectors per observed row (see `SVDpp`); by default 0.02 times the variance of the ratings, 0 for sampled negatives, 0.4 over the whole catalogue
     own_decay:float=None, # L2 of the vectors that are a user's or an item's own, as a multiple of `wd`; by default 80 for ratings, else 1
     history_decay:float=None, # L2 of the vectors that are summed, as a multiple of `wd`; by default 10 for ratings, else 0
     **kwargs
@@ -468,7 +468,7 @@ def svdpp_learner(
     """
     _check(dls)
     of_ratings = dls.target == 'rating'
-    if dropout is None: dropout = .7 if dls.target == 'implicit' else 0.
+    if dropout is None: dropout = .4 if dls.target == 'implicit' else 0.
     if item_side is None: item_side = of_ratings
     if own_decay is None: own_decay = 80. if of_ratings else 1.
     if history_decay is None: history_decay = 10. if of_ratings else 0.
@@ -477,9 +477,9 @@ def svdpp_learner(
         if y_range is None and lo < hi: y_range = lo - (hi - lo) / 10, hi + (hi - lo) / 10
         if opt_func is None: opt_func = FusedAdam  # sums touch every row at every step
         if wd is None: wd = .02 * dls.catalog.interactions.ratings[dls.catalog.split.train].var().item()
-    std = .01 if dls.n_inp == 2 else n_factors**-.5
-    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, std, item_side, of_ratings, own_decay, history_decay, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .3, .01), **kwargs)
+    norm = .4 if dls.target == 'implicit' else .5
+    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, .01, norm, item_side, of_ratings, own_decay, history_decay, **options)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .4, .01), **kwargs)
 
 
 @delegates(RecLearner.__init__)
