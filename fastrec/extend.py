@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .features import Block
 from .interactions import Interactions, _some, column_of
 from .models.embedding import EmbeddingTable
 from .splits import Split
@@ -62,20 +63,21 @@ def extend_model(model:nn.Module, catalog):
     """-> (model for the users and items of `catalog`, {parameter name: bool (rows,)} of the rows that are new).
 
     The first rows and all other weights are those of `model`, to the bit. New rows, and rows that had no training data before and now have, start at the mean of the known ones.
-    The new model is made from `model.config()`; a `history` in it becomes the training positives of `catalog`.
+    The new model is made from `model.config()`; a `history` in it becomes the training positives of `catalog`, feature blocks get rows that are absent.
     """
     cls = type(model)
     if not hasattr(model, 'config'): raise TypeError(f'{cls.__name__} does not say how to make a larger one: give it a method `config()` that returns the arguments of its constructor as a dict, n_users and n_items among them')
-    takes = inspect.signature(cls).parameters
-    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    known = {f'known_{side}s': torch.from_numpy(catalog.known(side)) for side in ('user', 'item')}
-    config = {**model.config(), 'n_users': catalog.n_users, 'n_items': catalog.n_items, **{k: v for k, v in known.items() if any_name or k in takes}}
+    takes = _arguments(cls)
+    offered = {**{f'known_{side}s': torch.from_numpy(catalog.known(side)) for side in ('user', 'item')}, 'item_counts': catalog.counts['item']}
+    sizes = dict(user=catalog.n_users, item=catalog.n_items)
+    config = {k: _padded(v, sizes['user' if k.startswith('user') else 'item']) for k, v in model.config().items()}
+    config.update(n_users=catalog.n_users, n_items=catalog.n_items, **{k: v for k, v in offered.items() if k in takes})
     if 'history' in config: config['history'] = catalog.positives
     with torch.random.fork_rng(devices=[]): res = cls(**config)
     res.to(next(model.parameters()).device)
     old, state, new_rows = model.state_dict(), res.state_dict(), {}
     tables = {name: m for name, m in model.named_modules() if isinstance(m, EmbeddingTable)}
-    grown = dict(res.named_modules())
+    grown, learned = dict(res.named_modules()), dict(res.named_parameters())
     with torch.no_grad():
         for name, value in state.items():
             table = tables.get(name.rpartition('.')[0])
@@ -92,11 +94,29 @@ def extend_model(model:nn.Module, catalog):
                 fresh = grown[name.rpartition('.')[0]].known.clone()
                 fresh[:n] &= ~table.known
                 value[fresh] = before[table.known].mean(0) if table.known.any() else 0.
-            else:
+            elif name in learned:
                 fresh = torch.arange(len(value), device=value.device) >= n
                 value[fresh] = before.mean(0).to(value.dtype)
+            else: continue  # data, as it was made
             new_rows[name] = fresh
     return res.train(model.training), new_rows
+
+
+def _arguments(cls):
+    "Names of the arguments that a class takes, itself or by handing them on to the one it comes from."
+    names = set()
+    for c in cls.__mro__:
+        if '__init__' not in vars(c): continue
+        parameters = inspect.signature(c.__init__).parameters.values()
+        names |= {p.name for p in parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters): break
+    return names
+
+
+def _padded(value, n):
+    "Feature blocks, also in dicts, with absent rows up to `n`; other values as they are."
+    if isinstance(value, dict): return {k: _padded(v, n) for k, v in value.items()}
+    return value.rows(np.append(np.arange(len(value)), np.full(n - len(value), -1))) if isinstance(value, Block) and len(value) < n else value
 
 
 def copy_vectors(model:nn.Module, catalog, other, side:str)->int:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from copy import deepcopy
 from functools import partial
 from warnings import warn
 
@@ -28,7 +29,7 @@ from .card import Card, model_card
 from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
 from .features import Features
-from .interactions import check_y_range
+from .interactions import check_y_range, column_of
 from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric
 from .models.content import Content
@@ -199,9 +200,10 @@ class RecLearner(Learner, ModelScorer):
         self.fit(n_epoch, cbs=Scheduler(scheds) + L(cbs), **kwargs)
 
     @delegates(Learner.fine_tune)
-    def fine_tune(self, epochs, base_lr=2e-3, freeze_epochs=1, lr_mult=100, pct_start=0.3, div=5., **kwargs):
-        "After `extend`: train the new rows alone for `freeze_epochs`, then everything for `epochs` at half the rate. Otherwise fastai's."
-        if self._new is None: return Learner.fine_tune(self, epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
+    def fine_tune(self, epochs, base_lr=2e-3, freeze_epochs=None, lr_mult=100, pct_start=0.3, div=5., **kwargs):
+        "After `extend`: train the new rows alone for `freeze_epochs` (by default 4), then everything for `epochs` at half the rate. Otherwise fastai's (by default 1)."
+        if self._new is None: return Learner.fine_tune(self, epochs, base_lr, 1 if freeze_epochs is None else freeze_epochs, lr_mult, pct_start, div, **kwargs)
+        if freeze_epochs is None: freeze_epochs = 4
         if freeze_epochs: self.fit_one_cycle(freeze_epochs, base_lr, cbs=NewRowsFirst(**self._new), reset_opt=True)
         self._new = None
         self.fit_one_cycle(epochs, base_lr / 2, pct_start=pct_start, div=div, reset_opt=True, **kwargs)
@@ -214,12 +216,13 @@ class RecLearner(Learner, ModelScorer):
     ):
         """Take in new rows, and users and items that they bring; returns the learner, to go on with: `learn.extend(new).fine_tune(3, 5e-3)`.
 
-        New users and items get rows of the model that start at the mean of the known ones; all that was learned stays to the bit. See `extend_interactions` for pairs that were there already.
+        New users and items get rows of the model that start at the mean of the known ones; where the model reads item features, those of `item_df` are read, too. All that was
+        learned stays to the bit. See `extend_interactions` for pairs that were there already.
         """
         old = self.catalog
         inter, split = extend_interactions(old.require_history(), old.split, new_ratings, valid_pct, seed)
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
-        self.model, params = extend_model(self.model, dls.catalog)
+        self.model, params = extend_model(self._with_features(inter.vocab['item'].ids[old.n_items:], item_df), dls.catalog)
         self.dls, self.opt = dls, None
         if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # which counts the items
         fresh = {}
@@ -228,6 +231,14 @@ class RecLearner(Learner, ModelScorer):
             fresh[side][:len(old.vocab[side])] &= ~old.known(side)
         self._new = dict(users=fresh['user'], items=fresh['item'], params=params) if fresh['user'].any() or fresh['item'].any() else None
         return self
+
+    def _with_features(self, ids, item_df):
+        "The model with the features of the items `ids` in `item_df`, if it reads any; items without a row there have none."
+        if item_df is None or not len(ids) or getattr(self, 'item_features', None) is None: return self.model
+        id_name, model = self.catalog.names['item'], deepcopy(self.model)
+        rows = item_df.rename(columns={column_of(item_df, 'item', self.catalog.names): id_name}).drop_duplicates(id_name, keep='last').set_index(id_name).reindex(ids).rename_axis(id_name).reset_index()
+        model.add_items(self.item_features.transform(rows, None, id_name).blocks)
+        return model
 
     def load_vectors(self,
         other, # a learner, a loaded recommender, or a baseline that has vectors
