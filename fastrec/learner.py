@@ -223,6 +223,7 @@ class RecLearner(Learner, ModelScorer):
         inter, split = extend_interactions(old.require_history(), old.split, new_ratings, valid_pct, seed)
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
         self.model, params = extend_model(self._with_features(inter.vocab['item'].ids[old.n_items:], item_df), dls.catalog)
+        if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # it counts items
         self.dls, self.opt = dls, None
         if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # which counts the items
         fresh = {}

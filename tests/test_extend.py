@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastrec.all import (BiasOnly, Callback, EASE, EmbeddingTable, Interactions, NewRowsFirst, RecDataLoaders, collab_learner, evaluate, gmf_learner, load_recommender, mlp_learner, neumf_learner, rmse, save_recommender, set_seed,
-                         svdpp_learner, synthetic_ratings)
+                         svdpp_learner, synthetic_ratings, two_tower_learner)
 from fastrec.interactions import Vocab
 
 
@@ -24,6 +24,7 @@ KINDS = dict(
     collab=lambda df, items: collab_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, y_range=(0, 6)), svdpp=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4),
     mlp=lambda df, items: mlp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, layers=[8, 4]), liked=lambda df, items: collab_learner(RecDataLoaders.from_df(df, item_df=items, target='liked', **OPTIONS), n_factors=4),
     neumf=lambda df, items: neumf_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=2, **OPTIONS), n_factors=4, layers=[8, 4]),
+    towers=lambda df, items: two_tower_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=0, **OPTIONS), n_factors=4, layers=[8]),
     whole=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=None, **{**OPTIONS, 'bs': 16}), n_factors=4))
 
 
