@@ -64,6 +64,7 @@ def extend_model(model:nn.Module, catalog):
 
     The first rows and all other weights are those of `model`, to the bit. New rows, and rows that had no training data before and now have, start at the mean of the known ones.
     The new model is made from `model.config()`; a `history` in it becomes the training positives of `catalog`, feature blocks get rows that are absent.
+    What it knows of the data (which rows are known, how many training rows items have) is as `catalog` says.
     """
     cls = type(model)
     if not hasattr(model, 'config'): raise TypeError(f'{cls.__name__} does not say how to make a larger one: give it a method `config()` that returns the arguments of its constructor as a dict, n_users and n_items among them')
@@ -85,6 +86,7 @@ def extend_model(model:nn.Module, catalog):
             before = old[name]
             if before.shape[1:] != value.shape[1:] or len(before.shape) and len(before) > len(value): raise ValueError(f'{cls.__name__}: {name} has the shape {tuple(before.shape)}, and in a larger model {tuple(value.shape)}')
             if table is not None and name.endswith('.known'): continue
+            if name not in learned and 'item_counts' in takes and value.shape == (catalog.n_items,): continue  # counts of the rows that there are now
             if not before.dim() or (len(before) == len(value) and table is None):
                 value.copy_(before)
                 continue

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fastrec.all import (BiasOnly, Callback, EASE, EmbeddingTable, Interactions, NewRowsFirst, RecDataLoaders, collab_learner, evaluate, gmf_learner, load_recommender, mlp_learner, neumf_learner, rmse, save_recommender, set_seed,
+from fastrec.all import (BiasOnly, Callback, EASE, EmbeddingTable, ItemFeatures, NewRowsFirst, RecDataLoaders, collab_learner, content_learner, gated_learner, load_recommender, mlp_learner, neumf_learner, rmse, save_recommender, set_seed,
                          svdpp_learner, synthetic_ratings, two_tower_learner)
 from fastrec.interactions import Vocab
 
@@ -19,12 +19,14 @@ def table():
     return rest.iloc[:-200], pd.concat([ratings[late], rest.iloc[-200:]]).sample(frac=1, random_state=1), items
 
 
+FEATURES = lambda: ItemFeatures.from_df(synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=.4, noise=.2, seed=4)[1].iloc[:60], multilabel='genres', numeric='year')
 OPTIONS = dict(valid_pct=.1, seed=0, bs=64)
 KINDS = dict(
     collab=lambda df, items: collab_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, y_range=(0, 6)), svdpp=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4),
     mlp=lambda df, items: mlp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, layers=[8, 4]), liked=lambda df, items: collab_learner(RecDataLoaders.from_df(df, item_df=items, target='liked', **OPTIONS), n_factors=4),
     neumf=lambda df, items: neumf_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=2, **OPTIONS), n_factors=4, layers=[8, 4]),
     towers=lambda df, items: two_tower_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=0, **OPTIONS), n_factors=4, layers=[8]),
+    content=lambda df, items: content_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), FEATURES(), n_factors=4, hidden=8), gated=lambda df, items: gated_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), FEATURES(), n_factors=4),
     whole=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=None, **{**OPTIONS, 'bs': 16}), n_factors=4))
 
 
@@ -58,7 +60,8 @@ def test_old_rows_stay_and_new_ones_start_at_the_mean(kind, table):
         fresh[:n] &= ~ok
         assert fresh.any() and torch.allclose(m.weight[fresh], was[ok].mean(0).expand(int(fresh.sum()), -1))
     tables = [name for name, m in learn.model.named_modules() if isinstance(m, EmbeddingTable)]
-    for name, p in learn.model.state_dict().items(): assert name.rpartition('.')[0] in tables or torch.equal(p, before[name]), name
+    for name, p in learn.model.state_dict().items(): assert name.rpartition('.')[0] in tables or name == 'log_counts' or torch.equal(p, before[name]), name
+    if kind == 'gated': assert torch.allclose(learn.model.log_counts, torch.from_numpy(learn.catalog.counts['item']).float().log1p())
     quietly(learn, lambda: learn.fine_tune(1, 1e-2))
     assert np.isfinite(learn.recorder.values[-1][1])
     learn.recommend(learn.vocab['user'].ids[-1], 3)
