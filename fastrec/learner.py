@@ -465,6 +465,8 @@ def svdpp_learner(
     n_factors:int=50, # length of the vectors of users and items
     dropout:float=None, # share of a user's history left out at each step of training; by default 0 for ratings, 0.4 for implicit feedback
     item_side:bool=None, # do items sum who rated them, as users what they rated? By default yes for ratings, no for implicit feedback
+    residuals:bool=None, # are there sums weighted by what is left of the ratings without biases, too? By default yes for ratings; for them only
+    leave_one_out:bool=None, # in training, is a row scored as if it were not in the histories? By default yes for ratings
     y_range:tuple=None, # (low, high) of predicted ratings; None: the range of the ratings and a tenth of it more at both ends, and for implicit feedback unbounded
     loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
@@ -472,6 +474,7 @@ def svdpp_learner(
     wd:float=None, # L2 of the summed vectors per observed row (see `SVDpp`); by default 0.02 times the variance of the ratings, 0 for sampled negatives, 0.4 over the whole catalogue
     own_decay:float=None, # L2 of the vectors that are a user's or an item's own, as a multiple of `wd`; by default 80 for ratings, else 1
     history_decay:float=None, # L2 of the vectors that are summed, as a multiple of `wd`; by default 10 for ratings, else 0
+    residual_decay:float=None, # L2 of the vectors in sums weighted by residuals, as a multiple of `wd`; by default 30
     **kwargs
 )->RecLearner:
     """A learner for `SVDpp`: vectors that add what a user has, and who has an item, in the training rows.
@@ -485,13 +488,17 @@ def svdpp_learner(
     if item_side is None: item_side = of_ratings
     if own_decay is None: own_decay = 80. if of_ratings else 1.
     if history_decay is None: history_decay = 10. if of_ratings else 0.
+    if residuals is None: residuals = of_ratings
+    if residuals and not of_ratings: raise ValueError("residuals=True weighs histories by ratings, and these loaders learn from choices: leave it out, or make them with target='rating'")
+    if residual_decay is None: residual_decay = 30.
     if of_ratings:
         lo, hi = dls.y_bounds
         if y_range is None and lo < hi: y_range = lo - (hi - lo) / 10, hi + (hi - lo) / 10
         if opt_func is None: opt_func = FusedAdam  # sums touch every row at every step
         if wd is None: wd = .02 * dls.catalog.interactions.ratings[dls.catalog.split.train].var().item()
     norm = .4 if dls.target == 'implicit' else .5
-    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, .01, norm, item_side, of_ratings, own_decay, history_decay, **options)
+    sums = dict(norm=norm, item_side=item_side, residuals=residuals, leave_one_out=of_ratings if leave_one_out is None else leave_one_out, own_decay=own_decay, history_decay=history_decay, residual_decay=residual_decay)
+    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, **sums, **options)
     return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .4, .01), **kwargs)
 
 

@@ -526,3 +526,4 @@ def test_svdpp_item_side_can_be_left_out(dls):
     assert learn.model.y_range == (0, 6) and not hasattr(learn.model, 'rater_factors')
     learn.fit(1, 5e-3)
     assert torch.isfinite(learn.get_preds()[0]).all()
+    with pytest.raises(ValueError, match='learn from choices'): svdpp_learner(RecDataLoaders.from_df(dls.catalog.interactions.to_df(), target='implicit', seed=0), residuals=True)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from fastrec.models.svdpp import residuals_of
 from fastrec.models import DotBias, EmbeddingTable, GMF, MLP, NeuMF, SVDpp, pop_l2, set_l2, squash, unsquash
 
 N_USERS, N_ITEMS = 7, 11
 HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < .4).astype(np.float32))
 RATING = {'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw), 'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
-          'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw), 'flipped': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, item_side=True, leave_one_out=True, **kw),
+          'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw), 'flipped': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, item_side=True, residuals=True, leave_one_out=True, **kw),
           'mlp': lambda **kw: MLP(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'mlp1': lambda **kw: MLP(N_USERS, N_ITEMS, 3, (5,), dropout=.5, **kw)}
 MODELS = {**RATING, 'gmf': lambda **kw: GMF(N_USERS, N_ITEMS, 5, **kw), 'neumf': lambda **kw: NeuMF(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'neumf1': lambda **kw: NeuMF(N_USERS, N_ITEMS, 3, (5,), **kw)}
 
@@ -183,15 +184,27 @@ def test_svdpp_without_history_scores_the_same(name):
     model = randomised(MODELS[name](known_items=known)).eval()
     plain = model.without_history().eval()
     assert type(plain) is DotBias and torch.allclose(plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5)
-    assert not any(o in k for k in {**plain.state_dict(), **dict(plain.named_buffers())} for o in ('history', 'rater', 'ind', 'pairs'))
+    assert not any(o in k for k in {**plain.state_dict(), **dict(plain.named_buffers())} for o in ('history', 'rater', 'residual', 'ind', 'pairs'))
 
 
 def flipped_by_hand(model, u, i, leave_out=False):
     "User and item vectors in plain loops."
-    R, y, z = HISTORY.toarray() != 0, model.history_factors.weight, model.rater_factors.weight
-    p = model.user_factors.weight[u] + sum(y[j] for j in range(N_ITEMS) if R[u, j] and not (leave_out and j == i)) / max(R[u].sum(), 1)**.5
-    q = model.item_factors.weight[i] + sum(z[v] for v in range(N_USERS) if R[v, i] and not (leave_out and v == u)) / max(R[:, i].sum(), 1)**.5
+    R, r = HISTORY.toarray() != 0, csr_matrix((residuals_of(HISTORY.sorted_indices()), HISTORY.sorted_indices().indices, HISTORY.indptr), shape=HISTORY.shape).toarray()
+    y, z, yr, zr = (t.weight for t in (model.history_factors, model.rater_factors, model.residual_factors, model.rater_residual_factors))
+    p = model.user_factors.weight[u] + sum(y[j] + r[u, j] * yr[j] for j in range(N_ITEMS) if R[u, j] and not (leave_out and j == i)) / max(R[u].sum(), 1)**.5
+    q = model.item_factors.weight[i] + sum(z[v] + r[v, i] * zr[v] for v in range(N_USERS) if R[v, i] and not (leave_out and v == u)) / max(R[:, i].sum(), 1)**.5
     return p, q
+
+
+def test_residuals_are_what_biases_leave():
+    rng = np.random.default_rng(0)
+    bu, bi = rng.normal(size=200), rng.normal(size=150)
+    full = csr_matrix(3 + bu[:, None] + bi[None])
+    left = residuals_of(full)
+    assert left.dtype == np.float32 and np.abs(left).max() < .2 and np.allclose(left, residuals_of(csr_matrix(10 * full.toarray() - 7)), atol=1e-4), 'biases are taken out, whatever the scale'
+    noise = rng.normal(size=full.shape)
+    assert np.corrcoef(residuals_of(csr_matrix(full.toarray() + noise)), noise.ravel())[0, 1] > .98
+    assert np.isfinite(residuals_of(csr_matrix(np.full((3, 3), 2.)))).all()
 
 
 def test_flipped_by_hand():
@@ -227,7 +240,7 @@ def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
 
 
 def test_svdpp_l2_is_taken_of_sums_own_and_history_vectors():
-    model = randomised(MODELS['flipped'](own_decay=3., history_decay=2.)).train()
+    model = randomised(MODELS['flipped'](own_decay=3., history_decay=2., residual_decay=5.)).train()
     set_l2(model, .1)
     users, items = torch.tensor([0, 5, 5]), torch.tensor([4, 4, 7])
     model(users, items)
@@ -241,6 +254,7 @@ def test_svdpp_l2_is_taken_of_sums_own_and_history_vectors():
         su, si = share['user'][u], share['item'][i]
         want += .1 * (p @ p + q @ q) + .3 * (su * model.user_factors.weight[u].square().sum() + si * model.item_factors.weight[i].square().sum())
         want += .2 * (si * model.history_factors.weight[i].square().sum() + su * model.rater_factors.weight[u].square().sum())
+        want += .5 * (si * model.residual_factors.weight[i].square().sum() + su * model.rater_residual_factors.weight[u].square().sum())
     assert pop_l2(model).item() == pytest.approx(want.item() / 3, rel=1e-4)
 
 

@@ -28,6 +28,18 @@ class _Product(torch.autograd.Function):
     def backward(ctx, grad): return ctx.transposed @ grad.contiguous(), None, None
 
 
+def residuals_of(history, damping=(5., 10.), rounds:int=5):
+    "Ratings (scipy CSR) less mean and biases, over the standard deviation of the ratings: float32 (nnz,). Biases are means of what is left, with `damping` ratings of 0 for users and items."
+    r, items = history.data.astype(np.float64), history.indices
+    users = np.repeat(np.arange(history.shape[0]), np.diff(history.indptr))
+    n_users, n_items = (np.bincount(o, minlength=m) for o, m in zip((users, items), history.shape))
+    bu, bi, r, std = np.zeros(history.shape[0]), np.zeros(history.shape[1]), r - r.mean() if len(r) else r, r.std() if len(r) else 1.
+    for _ in range(rounds):
+        bi = np.bincount(items, r - bu[users], len(bi)) / (n_items + damping[1])
+        bu = np.bincount(users, r - bi[items], len(bu)) / (n_users + damping[0])
+    return ((r - bu[users] - bi[items]) / max(std, 1e-9)).astype(np.float32)
+
+
 class SVDpp(DotBias):
     """`DotBias` whose user vector adds what the user has in the training rows: p_u + |N(u)|^-1/2 sum_{j in N(u)} y_j; with `item_side` the item's adds who has it: q_i + |N(i)|^-1/2 sum_{v in N(i)} z_v.
 
@@ -35,10 +47,12 @@ class SVDpp(DotBias):
     Relational Data', VLDB 2013, and myFM call the symmetric form 'SVD++ flipped'. Deviations:
 
     - The sums are over |N|^norm, by default the paper's square root; of implicit feedback 0.4 ranks better, where long histories say more.
+    - With `residuals` the sums also have r_uj y'_j and r_vi z'_v, where r are the training ratings less damped biases, over their standard deviation (as in Koren's eq. 16): what a user likes, not only what a
+      user rated. With these sums little is left for p and q to learn.
     - With `leave_one_out`, in training a pair (u, i) is scored without i in N(u) and u in N(i): a row to predict has no such entry at test time, and a model that finds
       one in its input learns from it what it cannot use.
     - In training a share `dropout` of each history is left out at random (what stays is scaled up), as in a denoising autoencoder (Liang et al. 2018).
-    - The L2 per observed row is taken of the sums p_u + ... and q_i + ..., and besides, times `own_decay`, of p_u and q_i alone and, times `history_decay`, of z_u and y_i. In these
+    - The L2 per observed row is taken of the sums p_u + ... and q_i + ..., and besides, times `own_decay`, of p_u and q_i alone times `history_decay`, of z_u and y_i, and, times `residual_decay`, of z'_u and y'_i. In these
       a row counts its number of ratings^-1/2 (over the mean of that): between a term per rating (ALS-WR) and one per user or item, as a Gaussian prior has.
     - A cold user or item has the mean of the known p or q, and an empty sum.
 
@@ -53,29 +67,39 @@ class SVDpp(DotBias):
         std:float=0.01, # factors start as N(0, std)
         norm:float=0.5, # a sum over n entries is divided by n^norm
         item_side:bool=False, # sums for items, too
+        residuals:bool=False, # sums weighted by residuals, too; then the entries of `history` are ratings
         leave_one_out:bool=False, # score a training pair without itself in the histories
         own_decay:float=1., # L2 of p and q, as a multiple of that of the sums
         history_decay:float=0., # L2 of y and z, the same
+        residual_decay:float=0., # L2 of y' and z', the same
         **kwargs # of `DotBias`
     ):
         super().__init__(n_users, n_items, n_factors, std=std, **kwargs)
-        self.dropout, self.norm, self.item_side, self.leave_one_out, self._sums = dropout, norm, item_side, leave_one_out, {}
-        self.history_factors = EmbeddingTable(n_items, n_factors, self.item_factors.known, std)  # y
-        if item_side: self.rater_factors = EmbeddingTable(n_users, n_factors, self.user_factors.known, std)  # z
-        self.history_decay = history_decay
+        self.dropout, self.norm, self.item_side, self.residuals, self.leave_one_out, self._sums = dropout, norm, item_side, residuals, leave_one_out, {}
+        self.history_decay, self.residual_decay = history_decay, residual_decay
+        of_items, of_users = lambda: EmbeddingTable(n_items, n_factors, self.item_factors.known, std), lambda: EmbeddingTable(n_users, n_factors, self.user_factors.known, std)
+        self.history_factors = of_items()  # y
+        if residuals: self.residual_factors = of_items()  # y'
+        if item_side: self.rater_factors = of_users()  # z
+        if item_side and residuals: self.rater_residual_factors = of_users()  # z'
         self.user_factors.decay = self.item_factors.decay = own_decay
         history = history.tocsr().sorted_indices()
-        for prefix, matrix in (('', history), ('item_', history.T.tocsr())):
+        values = residuals_of(history) if residuals else np.ones(history.nnz, np.float32)
+        by_user = csr_matrix((values, history.indices, history.indptr), shape=history.shape)
+        for prefix, matrix in (('', by_user), ('item_', by_user.T.tocsr())):
             for name in ('indptr', 'indices'): self.register_buffer(prefix + name, torch.from_numpy(getattr(matrix, name).astype(np.int32)), persistent=False)
+            if residuals: self.register_buffer(prefix + 'residual', torch.from_numpy(matrix.data), persistent=False)
         self.register_buffer('ones', torch.ones(history.nnz), persistent=False)
+        if residuals: self.register_buffer('ratings', torch.from_numpy(history.data.astype(np.float32)), persistent=False)
         if leave_one_out:
             rows = np.repeat(np.arange(n_users, dtype=np.int64), np.diff(history.indptr))
             self.register_buffer('pairs', torch.from_numpy(rows * n_items + history.indices), persistent=False)  # sorted
 
     def config(self)->dict:
         "Arguments that make a model of this shape; the history is one of them."
-        history = csr_matrix((np.ones(len(self.indices), np.float32), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
-        return dict(super().config(), history=history, dropout=self.dropout, norm=self.norm, item_side=self.item_side, leave_one_out=self.leave_one_out, own_decay=self.user_factors.decay, history_decay=self.history_decay)
+        history = csr_matrix(((self.ratings if self.residuals else self.ones).cpu().numpy(), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
+        return dict(super().config(), history=history, dropout=self.dropout, norm=self.norm, item_side=self.item_side, residuals=self.residuals, leave_one_out=self.leave_one_out,
+                    own_decay=self.user_factors.decay, history_decay=self.history_decay, residual_decay=self.residual_decay)
 
     def train(self, mode:bool=True):
         if mode: self._sums = {}
@@ -83,8 +107,13 @@ class SVDpp(DotBias):
 
     # --- the parts
 
-    def _csr(self, side): # history as stored, and which factors its entries stand for
-        return (self.indptr, self.indices, self.history_factors.weight) if side == 'user' else (self.item_indptr, self.item_indices, self.rater_factors.weight)
+    def _csr(self, side): return (self.indptr, self.indices) if side == 'user' else (self.item_indptr, self.item_indices)
+
+    def _terms(self, side): # (table, value of each entry in the order of `side`, and in that of the other side) of each sum
+        if side == 'user': yield self.history_factors, self.ones, self.ones
+        elif self.item_side: yield self.rater_factors, self.ones, self.ones
+        if self.residuals and side == 'user': yield self.residual_factors, self.residual, self.item_residual
+        elif self.residuals and self.item_side: yield self.rater_residual_factors, self.item_residual, self.residual
 
     def _own(self, side): return self.user_factors if side == 'user' else self.item_factors
 
@@ -98,23 +127,22 @@ class SVDpp(DotBias):
     def _scale(self, n): return n.clamp(min=1).float() ** -self.norm
 
     def _all_sums(self, side): # (n, k): |N|^-norm sum over N, for all users or items
-        indptr, indices, factors = self._csr(side)
-        other = self._csr('item' if side == 'user' else 'user')[:2] if self.item_side else (self.item_indptr, self.item_indices)
-        n, m = len(indptr) - 1, len(factors)
+        mine, other = self._csr(side), self._csr('item' if side == 'user' else 'user')
+        n, m = len(mine[0]) - 1, len(other[0]) - 1
         with catch_warnings():
             simplefilter('ignore')  # torch calls its CSR tensors beta
-            a, transposed = torch.sparse_csr_tensor(indptr, indices, self.ones, (n, m)), torch.sparse_csr_tensor(*other, self.ones, (m, n))
-        return _Product.apply(factors, a, transposed) * self._scale(self.counts(side))[:, None]
+            total = sum(_Product.apply(table.weight, torch.sparse_csr_tensor(*mine, values, (n, m)), torch.sparse_csr_tensor(*other, turned, (m, n))) for table, values, turned in self._terms(side))
+        return total * self._scale(self.counts(side))[:, None]
 
     def _some_sums(self, side, rows): # the same for `rows` (B,), all different, entries dropped out
-        indptr, indices, factors = self._csr(side)
+        indptr, indices = self._csr(side)
         start, n = indptr[rows].long(), self.counts(side)[rows].long()
         offsets = n.cumsum(0) - n
         row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), n)
-        entries = indices[torch.arange(len(row), device=rows.device) + (start - offsets)[row]].long()
+        at = torch.arange(len(row), device=rows.device) + (start - offsets)[row]
         weights = self._scale(n)[row]
         if self.training and self.dropout: weights = weights * (torch.rand_like(weights) > self.dropout) / (1 - self.dropout)
-        return F.embedding_bag(entries, factors, offsets, mode='sum', per_sample_weights=weights)
+        return sum(F.embedding_bag(indices[at].long(), table.weight, offsets, mode='sum', per_sample_weights=weights if values is self.ones else weights * values[at]) for table, values, _ in self._terms(side))
 
     def _sums_of(self, side, codes): # (...) -> (..., k), in training
         n = self.counts(side)
@@ -125,8 +153,7 @@ class SVDpp(DotBias):
 
     def _whole(self, side): # (n, k): the vectors of all users or items; kept while they are only read
         own = self._own(side)
-        parts = [own.weight, self._csr(side)[2]] if self._has_sums(side) else [own.weight]
-        version = *(o._version for o in parts), own.weight.device
+        version = *(o._version for o in (own.weight, *(t.weight for t, *_ in self._terms(side)))), own.weight.device
         if not torch.is_grad_enabled() and not self.training and side in self._sums and self._sums[side][0] == version: return self._sums[side][1]
         x = own.weight + self._all_sums(side) * own.known[:, None] if self._has_sums(side) else own.weight
         if not torch.is_grad_enabled() and not self.training: self._sums[side] = version, x
@@ -158,22 +185,30 @@ class SVDpp(DotBias):
             if self.leave_one_out and items.dim() == 1: p, q = self._without_each_other(users, items, p, q)
             self._penalise(p, self.history_factors)
             if self.item_side: self._penalise(q, self.rater_factors)
-            if self.history_decay: self._penalise_history(users, items)
+            self._penalise_history(users, items)
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
         return squash((p * q).sum(-1) + bu + bi + self.mean, self.y_range)
 
     def _penalise_history(self, users, items):
-        for side, table, codes in (('item', self.history_factors, items), ('user', self.rater_factors if self.item_side else None, users)):
-            if table is not None and table.l2: self._penalise(F.embedding(codes, table.weight), table, self._shares(side)[codes] * self.history_decay)
+        for side, codes in (('user', items), ('item', users)):
+            for table, values, _ in self._terms(side):
+                decay = self.history_decay if values is self.ones else self.residual_decay
+                if decay: self._penalise(F.embedding(codes, table.weight), table, self._shares('item' if side == 'user' else 'user')[codes] * decay)
 
     def _without_each_other(self, users, items, p, q):
         "Vectors of pairs, (B, k) each, without the one in the history of the other."
         key = users * len(self.item_factors.weight) + items
-        held = self.pairs[torch.searchsorted(self.pairs, key).clamp(max=len(self.pairs) - 1)] == key
-        p = p - self.history_factors.weight[items] * (held * self._scale(self.counts('user')[users]))[:, None]
-        if self.item_side: q = q - self.rater_factors.weight[users] * (held * self._scale(self.counts('item')[items]))[:, None]
+        at = torch.searchsorted(self.pairs, key).clamp(max=len(self.pairs) - 1)
+        held = self.pairs[at] == key
+        for side, mine, other in (('user', users, items), ('item', items, users)):
+            scale = held * self._scale(self.counts(side)[mine])
+            for table, values, turned in self._terms(side):
+                entry = scale if values is self.ones else scale * self.residual[at]
+                own = F.embedding(other, table.weight) * entry[:, None]
+                if side == 'user': p = p - own
+                else: q = q - own
         return p, q
 
     def user_vectors(self, users): return self._vectors_of('user', users)
@@ -193,7 +228,7 @@ class SVDpp(DotBias):
     def without_history(self)->DotBias:
         "The same scores from a `DotBias` whose vectors are computed once and for all: what can be given away."
         res = DotBias(len(self.indptr) - 1, self.item_factors.num_embeddings, self.item_factors.embedding_dim, self.y_range, known_users=self.user_factors.known, known_items=self.item_factors.known)
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith(('history_factors', 'rater_factors'))}
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith(('history_factors', 'rater_factors', 'residual_factors', 'rater_residual_factors'))}
         res.load_state_dict({**state, 'user_factors.weight': self.vectors('user'), 'item_factors.weight': self.vectors('item')})
         for table in (res.user_factors, res.item_factors): table.known.fill_(True)  # cold rows are computed, too
         return res.to(self.indptr.device).train(self.training)
