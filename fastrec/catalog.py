@@ -128,6 +128,7 @@ class Catalog:
 
     def titles(self, codes)->np.ndarray:
         "Title of each item code; the id where there is no title."
+        if len(codes) > 2 * self.n_items: return self.titles(np.arange(self.n_items))[np.asarray(codes)]
         ids = self.vocab['item'].decode(codes)
         if self.title_name is None: return ids.astype(str)
         titles = self.item_df[self.title_name].to_numpy(dtype=object)[np.asarray(codes)]

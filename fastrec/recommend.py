@@ -14,6 +14,8 @@ __all__ = ['Scorer', 'recommend', 'cold_mask']
 
 COLD_POLICIES = ('popular', 'mean', 'raise')
 INDEX_USERS = 4096  # users at a time that an index is asked for
+CACHE = 2**24  # bytes of scores that are made and searched at a time where the rest of the work is small: they had better stay in the processor's cache
+FEW = 20  # candidates are scored as pairs if they are at most one in so many items
 MEMORY_BUDGET = 512 * 2**20  # bytes for a chunk of users: scores and what it takes to make them
 
 
@@ -192,7 +194,8 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
         forbid = (torch.zeros(catalog.n_items) if forbid is None else forbid).masked_fill(torch.from_numpy(~known_items), -torch.inf)
     matrix = _seen_matrix(catalog, seen) if exclude_seen else None
     popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32))
-    frames = []
+    if len(few := _few(scorer, candidates, catalog, known_items)): return _frame(catalog, ids, is_cold, known_items, cold, *_best_of_few(scorer, codes, is_cold, few, k, matrix, popularity if cold == 'popular' else None))
+    tops = []
     def masked(scores, chunk): # (B, n_items), in place
         if forbid is not None: scores += forbid.to(scores.device)
         if matrix is not None: mask_seen(scores, matrix[chunk])
@@ -200,6 +203,8 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
     index = None if candidates is not None or not hasattr(scorer, 'item_index') else scorer.item_index()
     whole = max(1, MEMORY_BUDGET // (16 * catalog.n_items))  # scores, and about three times as much on the way to them
     step = INDEX_USERS if index is not None else whole
+    rank = scorer.ranker() if hasattr(scorer, 'ranker') else None
+    if index is None and rank is not None: step = min(step, max(16, CACHE // (4 * catalog.n_items)))
     for at in range(0, len(codes), step):
         chunk, chunk_cold, found = codes[at:at+step], is_cold[at:at+step], None
         if index is not None:
@@ -208,16 +213,50 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
                 best = masked(popularity.repeat(len(rows), 1), chunk[rows]).topk(min(k, catalog.n_items), dim=1)
                 scores[rows, :best.values.shape[1]], found[rows, :best.values.shape[1]] = best.values, best.indices
         else:
-            scores = scorer.score_items(torch.from_numpy(chunk)).float()
+            scores = (rank or scorer.score_items)(torch.from_numpy(chunk)).float()
             if cold == 'popular' and chunk_cold.any(): scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
-            masked(scores, chunk)
-        df, b, items = _top_frame(catalog, scores, ids[at:at+step], k, found)
-        if cold == 'popular': df['score'] = df['score'].where(~chunk_cold[b])  # a count is no score of the model
-        df['cold'] = chunk_cold[b] | ~known_items[items]
-        frames.append(df)
-    if not frames: return pd.DataFrame(columns=['user', 'item', *(['title'] if catalog.title_name else []), 'score', 'rank'])
-    res = pd.concat(frames, ignore_index=True)
-    return res if res.cold.any() else res.drop(columns='cold')
+            scores, found = masked(scores, chunk).topk(min(k, catalog.n_items), dim=1)
+            if rank is not None: scores = _exact(scorer, chunk, scores, found)
+        tops.append((scores.cpu(), found.cpu()))
+    return _frame(catalog, ids, is_cold, known_items, cold, *(map(torch.cat, zip(*tops)) if tops else (torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long))))
+
+
+def _exact(scorer, users, top, items):
+    "The scores, on the scorer's scale, of the items (B, k) that came out on top; what is not finite there (masked, or not a number) stays."
+    flat = torch.isfinite(top).reshape(-1).cpu()
+    pairs = torch.from_numpy(users).repeat_interleave(items.shape[1])[flat], items.reshape(-1).cpu()[flat]
+    res = top.reshape(-1).cpu().clone()
+    res[flat] = scorer.score(*pairs).float().cpu()
+    return res.view(top.shape)
+
+
+def _few(scorer, candidates, catalog, known):
+    "Codes of the candidates (an empty list if there are none, or too many to be scored as pairs)."
+    if candidates is None: return ()
+    codes = catalog.candidates(candidates)
+    if not getattr(scorer, 'knows_cold', True): codes = codes[known[codes]]
+    return codes if len(codes) * FEW <= catalog.n_items else ()
+
+
+def _best_of_few(scorer, users, is_cold, items, k, matrix, popularity):
+    "The `k` best of the `items` alone for each of `users`: scores and codes, (n_users, k)."
+    tops, step = [], max(1, MEMORY_BUDGET // (256 * len(items)))
+    for at in range(0, len(users), step):
+        chunk = users[at:at+step]
+        scores = scorer.score(torch.from_numpy(np.repeat(chunk, len(items))), torch.from_numpy(np.tile(items, len(chunk)))).float().cpu().view(len(chunk), -1)
+        if popularity is not None: scores[torch.from_numpy(is_cold[at:at+step])] = popularity[torch.from_numpy(items)]
+        if matrix is not None: mask_seen(scores, matrix[chunk][:, items].tocsr())
+        top = scores.topk(min(k, len(items)), dim=1)
+        tops.append((top.values, torch.from_numpy(items)[top.indices]))
+    return map(torch.cat, zip(*tops))
+
+
+def _frame(catalog, users, is_cold, known, cold, top, items):
+    "The table of recommendations: ids of users (n,), which are cold, which items are known, the policy, scores and codes (n, k), best first."
+    df, b, found = _top_frame(catalog, top, users, None, items)
+    if cold == 'popular': df['score'] = df['score'].where(~is_cold[b])  # a count is no score of the model
+    df['cold'] = is_cold[b] | ~known[found]
+    return df if df.cold.any() else df.drop(columns='cold')
 
 
 def recommend_basket(scorer, basket, k=10, candidates=None)->pd.DataFrame:

@@ -72,6 +72,15 @@ class ModelScorer(Scorer):
         users, items = (torch.from_numpy(rng.choice(np.flatnonzero(self.catalog.known(side)), SAMPLE)) for side in ('user', 'item'))
         return float(self.score(users, items).mean())
 
+    def ranker(self):
+        "A function of users (B,) whose values (B, n_items) order each user's items as `score_items` does, at less cost; None if the model has none (`rank_items`)."
+        home = lambda cls, name: next((c for c in cls.__mro__ if name in vars(c)), None)
+        if home(type(self), 'score_items') is not ModelScorer or home(type(self.model), 'rank_items') is not home(type(self.model), 'score_items'): return None
+        if not hasattr(self.model, 'rank_items'): return None
+        def rank(users):
+            with self._inference() as device: return self.model.rank_items(users.to(device))
+        return rank
+
     def vectors(self, side:str='item')->torch.Tensor:
         "Learned vectors, (n, d), of 'user' or 'item'."
         with self._inference(): return self._of_model('vectors')(side)

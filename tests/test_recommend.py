@@ -4,9 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
+from fastrec.all import collab_learner, rec_learner
 from fastrec.baselines import BiasOnly
 from fastrec.catalog import Catalog
 from fastrec.interactions import Interactions
+from fastrec.models import DotBias
 from fastrec.recommend import Scorer
 from fastrec.retrieval import similar
 from fastrec.splits import make_split
@@ -216,3 +218,40 @@ def test_users_for_an_item_that_nobody_has(scorer):
     with pytest.raises(ValueError, match='k=0'): scorer.recommend_users(101, k=0)
     with pytest.raises(ValueError, match='no user is left'): scorer.recommend_users(101, users=['u03'])
     with pytest.raises(KeyError, match='unknown user id'): scorer.recommend_users(101, users=['nobody'])
+
+
+# --- few candidates, and the cheaper order
+
+def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch):
+    torch.manual_seed(0)
+    learn = collab_learner(dls, n_factors=4, y_range=(.5, 5.5))
+    for t in learn.model.tables: torch.nn.init.normal_(t.weight)
+    ids, users = list(learn.vocab['item'].ids[[3, 40, 77, 100]]), learn.vocab['user'].ids[:9]
+    scored = []
+    score_items = type(learn).score_items
+    monkeypatch.setattr('fastrec.recommend.FEW', 1000)  # nothing is few: over the whole catalogue
+    want = learn.recommend(users, k=3, candidates=ids)
+    monkeypatch.setattr('fastrec.recommend.FEW', 20)
+    monkeypatch.setattr(learn.model, 'rank_items', lambda users: scored.append(users))
+    monkeypatch.setattr(learn.model, 'score_items', lambda users: scored.append(users))
+    pd.testing.assert_frame_equal(learn.recommend(users, k=3, candidates=ids), want, atol=1e-5)
+    assert not scored and score_items is type(learn).score_items
+
+
+@pytest.mark.parametrize('y_range', [None, (.5, 5.5)])
+def test_ranker_orders_as_scores_do(dls, y_range):
+    torch.manual_seed(0)
+    learn = collab_learner(dls, n_factors=4, y_range=y_range)
+    for t in learn.model.tables: torch.nn.init.normal_(t.weight, std=.5)
+    users = torch.arange(20)
+    scores, order = learn.score_items(users), learn.ranker()(users)
+    assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-6).all()
+    recs = learn.recommend(learn.vocab['user'].ids[:20], k=5, exclude_seen=False)
+    assert np.allclose(recs.score.to_numpy().reshape(20, 5), scores.topk(5, 1).values, atol=1e-5)
+
+
+def test_model_with_scores_of_its_own_has_no_ranker(dls):
+    class Other(DotBias):
+        def score_items(self, users): return -super().score_items(users)
+    learn = rec_learner(dls, Other(dls.n_users, dls.n_items, 4))
+    assert learn.ranker() is None and collab_learner(dls).ranker() is not None

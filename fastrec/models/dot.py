@@ -124,6 +124,10 @@ class DotBias(nn.Module):
         x = self.user_vectors(users) @ self.item_factors.weight.T
         return squash(x + self.user_biases(users) + self.item_biases.weight.T + self.mean, self.y_range)
 
+    def rank_items(self, users): # (B,) -> (B, n_items)
+        "What orders each user's items as `score_items` does: without the user's bias, the mean and the sigmoid, which leave the order alone."
+        return torch.addmm(self.item_biases.weight.view(1, -1), self.user_vectors(users), self.item_factors.weight.T)
+
     def vectors(self, side:str)->torch.Tensor:
         "Detached factors, (n, n_factors), of 'user' or 'item'."
         return (self.item_factors if side == 'item' else self.user_factors).weight.detach()
