@@ -30,7 +30,7 @@ class Card(dict):
             lines += [f'## {name.capitalize()}', '']
             if name == 'metrics': lines += [section['about'], '', *_table(section['rows'])]
             elif name == 'training': lines += _table(section) if section else ['Not trained.']
-            else: lines += [f'- {k.replace("_", " ")}: {_short(v)}' for k, v in section.items() if v is not None]
+            else: lines += [f'- {k.replace("_", " ")}: {v if name == "seeds" else _short(v)}' for k, v in section.items() if v is not None]
             lines.append('')
         return '\n'.join(lines)
 

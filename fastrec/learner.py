@@ -185,7 +185,9 @@ class RecLearner(Learner, ModelScorer):
         started, looking = time.time(), any(isinstance(cb, LRFinder) for cb in L(cbs))
         try: super().fit(n_epoch, lr=self._one_rate(lr), wd=wds, cbs=cbs, **kwargs)
         finally:
-            if not looking: self.fits.append(self._fit_record(n_epoch, self._one_rate(lr), wd, cbs, time.time() - started))
+            if not looking:
+                record = self._fit_record(n_epoch, self._one_rate(lr), wd, cbs, time.time() - started)
+                if not self.first_epoch or self.first_epoch < n_epoch or {**record, 'seconds': 0} not in [{**o, 'seconds': 0} for o in self.fits]: self.fits.append(record)  # once, if it was loaded again
             self.wd, self.first_epoch = default, None
             set_l2(self._tables, 0.)
             set_gradients(every)

@@ -136,6 +136,8 @@ def test_a_finished_run_is_loaded(tmp_path, capsys):
     assert 'all 5 epochs were done' in capsys.readouterr().out
     assert_same(dict(learn.model.state_dict()), dict(first.model.state_dict()))
     assert len(learn.recorder.values) == EPOCHS and list(learn.final_record) == list(first.recorder.values[-1])
+    learn.fit_one_cycle(EPOCHS, 2e-2, wd=.05, cbs=ResumeCallback('run'))
+    assert [o['epochs'] for o in learn.fits] == [EPOCHS], 'loaded twice, trained once'
     learn.fit_one_cycle(EPOCHS, 2e-2, wd=.05, cbs=ResumeCallback('run', restart=True))
     assert not torch.equal(next(learn.model.parameters()), next(first.model.parameters()))
 
