@@ -212,7 +212,7 @@ class RecInterpretation(Interpretation):
                 ax.bar(x, means[name], .85, bottom=bottom, color=plt.get_cmap('tab10')(j), label=name)
                 bottom += means[name].to_numpy()
             sizes = np.bincount(bins)[means.index]
-            ax.set_xticks(x, [f'{label(edges[b], edges[b + 1])}\n({n:,})' for b, n in zip(means.index, sizes)])
+            ax.set_xticks(x, [f'{label(edges[b], edges[b + 1])}\n({n:,})' for b, n in zip(means.index, sizes)], fontsize=8)
             ax.set(xlabel='training rows of the item (number of items)', title=title, ylim=(0, 1))
             ax.margins(x=.01)
         axes[0].set_ylabel(f"mean {'share' if shares else 'weight'} of the pathway")
