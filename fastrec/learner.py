@@ -33,6 +33,7 @@ from .features import Features
 from .interactions import check_y_range, column_of
 from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric
+from .models.blocks import FeatureLinear
 from .models.content import Content
 from .models.dot import DotBias
 from .models.embedding import EmbeddingTable, pop_penalties, set_gradients, set_l2
@@ -179,7 +180,7 @@ class RecLearner(Learner, ModelScorer):
         self._tables = [m for m in self.model.modules() if isinstance(m, EmbeddingTable) and id(m.weight) not in decayed]
         set_l2(self._tables, wd or 0. if self._per_row else 0.)
         self.first_epoch = 0  # a callback may move it in `before_fit`
-        every = [m for m in self.model.modules() if isinstance(m, EmbeddingTable)]
+        every = [m for m in self.model.modules() if isinstance(m, EmbeddingTable) or isinstance(m, FeatureLinear) and m.weight is not None]
         set_gradients(every, 'rows' if self._sparse_grads(cbs) else 'dense', getattr(self.opt, 'large', 0))
         self.wd = None  # what the optimiser gets is in wds; fastai would put the default in the place of None
         started, looking = time.time(), any(isinstance(cb, LRFinder) for cb in L(cbs))
@@ -606,7 +607,7 @@ def content_learner(
     dropout:float=.2, # after it
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for likes and implicit feedback
     loss_func=None, # as in `collab_learner`
-    opt_func=None, # by default `FusedAdam`
+    opt_func=None, # by default `LazyAdam`, which updates a large first layer at the columns of the batch
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd:float=None, # L2 of the user vectors per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings and likes, else 0
     **kwargs
@@ -615,7 +616,7 @@ def content_learner(
     _check(dls)
     features, user_blocks = _aligned(dls, item_features, 'item'), None if user_features is None else _aligned(dls, user_features, 'user').blocks
     model = lambda **options: Content(dls.n_users, dls.n_items, features.blocks, n_factors, hidden, dropout, user_blocks, **options)
-    learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.1, 0., 0., .03), **kwargs)
+    learn = _build(dls, model, y_range, loss_func, LazyAdam if opt_func is None else opt_func, metrics, wd, (.1, 0., 0., .03), **kwargs)
     learn.item_features = features.without_rows()
     return learn
 

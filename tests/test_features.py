@@ -253,3 +253,29 @@ def test_untrained_columns_add_nothing_and_rows_are_added(table):
         layer.add_rows(f.transform(table.iloc[[1, 0]].assign(item=[7, 8])).blocks)
     assert len(layer) == 6 and torch.equal(layer()[:4], before) and torch.allclose(layer(torch.tensor([4, 5])), alone)
     with pytest.raises(ValueError, match="the model reads the blocks"): layer.add_rows(f[['year']].blocks)
+
+
+def test_sparse_gradients_are_the_dense_ones(table):
+    f = make(table, text='plot', multilabel='genres', numeric='year')
+    layer, codes, grads = FeatureLinear(f.blocks, 5), torch.tensor([3, 0, 0, 2]), []
+    for layer.sparse in (False, True):
+        layer.zero_grad()
+        layer(codes).square().sum().backward()
+        grads.append(layer.weight.grad)
+    assert grads[1].is_sparse and not grads[0].is_sparse and torch.allclose(grads[1].to_dense(), grads[0], atol=1e-6)
+
+
+def test_a_large_first_layer_is_stepped_by_columns(table):
+    from fastai.basics import noop
+    from fastrec.all import FusedAdam, LazyAdam, RecDataLoaders, content_learner, synthetic_ratings
+    Lazy = type('Lazy', (LazyAdam,), dict(large=1))
+    ratings, items, _ = synthetic_ratings(n_users=40, n_items=30, seed=0)
+    dls = RecDataLoaders.from_df(ratings, item_df=items, bs=32, seed=0)
+    losses = []
+    for opt_func in (FusedAdam, Lazy):
+        torch.manual_seed(0)
+        learn = content_learner(dls, make(items, text='title', multilabel='genres'), hidden=8, n_factors=4, opt_func=opt_func, wd=0.)
+        learn.logger = noop
+        with learn.no_bar(): learn.fit(2, 1e-2)
+        losses.append(learn.validate()[0])
+    assert losses[0] == pytest.approx(losses[1], rel=.02)

@@ -35,6 +35,7 @@ class FeatureLinear(nn.Module):
         if len(known) != len(self): raise ValueError(f'known has {len(known):,} rows, the features have {len(self):,}')
         std = std / len(blocks) ** .5
         self.n_absent = len(blocks) if absent else 0
+        self.sparse = self.keeps_grad = False  # gradients of the columns of a batch alone, if a training loop asks for them (`set_gradients`)
         if self.indptr is not None:
             weight = torch.randn(self.n_columns, n_out) * std
             rows = np.repeat(known, np.diff(self.indptr.numpy()))
@@ -89,7 +90,7 @@ class FeatureLinear(nn.Module):
                 at = torch.repeat_interleave(start - offsets, n)
                 at += torch.arange(len(at), device=at.device)
                 indices, values = self.indices[at], self.values[at]
-            res = F.embedding_bag(indices, self.weight, offsets, mode='sum', per_sample_weights=values)
+            res = F.embedding_bag(indices, self.weight, offsets, mode='sum', per_sample_weights=values, sparse=self.sparse and codes is not None)
         if self.dense_weight is not None:
             x = self.dense if codes is None else self.dense[codes]
             res = x @ self.dense_weight if res is None else torch.addmm(res, x, self.dense_weight)
