@@ -609,14 +609,14 @@ def content_learner(
     loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `LazyAdam`, which updates a large first layer at the columns of the batch
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd:float=None, # L2 of the user vectors per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings and likes, else 0
+    wd:float=None, # L2 of the user vectors per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings and over the whole catalogue, 0.03 for what is liked, 0 for sampled negatives
     **kwargs
 )->RecLearner:
     "A learner for `Content`: items are known by their features alone, so that new ones (`learn.add_items`) work at once."
     _check(dls)
     features, user_blocks = _aligned(dls, item_features, 'item'), None if user_features is None else _aligned(dls, user_features, 'user').blocks
     model = lambda **options: Content(dls.n_users, dls.n_items, features.blocks, n_factors, hidden, dropout, user_blocks, **options)
-    learn = _build(dls, model, y_range, loss_func, LazyAdam if opt_func is None else opt_func, metrics, wd, (.1, 0., 0., .03), **kwargs)
+    learn = _build(dls, model, y_range, loss_func, LazyAdam if opt_func is None else opt_func, metrics, wd, (.1, 0., .1, .03), **kwargs)
     learn.item_features = features.without_rows()
     return learn
 
@@ -636,7 +636,7 @@ def gated_learner(
     loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `FusedAdam`
     metrics=None, # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd:float=None, # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`)
+    wd:float=None, # as in `collab_learner`, and weight decay of the layers
     **kwargs
 )->RecLearner:
     "A learner for a hybrid: the item's own embedding and its features, behind a gate that looks at user and item (`GatedHybrid`). See what it learned with `interp.plot_gates()`."
