@@ -73,10 +73,12 @@ def main():
         counts = dls.catalog.counts['item']
         popular = (g_old * counts[:, None]).sum(0) / np.maximum(g_old.sum(0), 1e-9)  # mean rows of an item of the genre
         taste = np.asarray(dls.catalog.positives @ g_old)
-        taste /= taste.sum(1, keepdims=True)
+        taste /= np.maximum(taste.sum(1, keepdims=True), 1e-9)
         sides = {'random': np.random.default_rng(seed).random(positives.shape), 'popularity by genre': np.tile(g_new @ popular, (len(users), 1)), 'popularity by genre, weighted by the user\'s': taste * popular @ g_new.T}
-        models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, make(old))}
-        if args.select: models = {f'content wd={wd} h={h} do={do}': lambda wd=wd, h=h, do=do: content_learner(dls, make(old), hidden=h, wd=wd, dropout=do) for wd, h, do in ((.1, 64, .2), (1., 64, .5))} | {'gated': lambda: gated_learner(dls, make(old))}
+        models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, make(old), hidden=64, id_dropout=.5, wd=.1)}
+        if args.select:
+            gated = lambda **kw: lambda: gated_learner(dls, make(old), **kw)
+            models = {f'gated {kw}': gated(**kw) for kw in (dict(id_dropout=.5, hidden=64, wd=.1), dict(id_dropout=.5, feature_dropout=0., wd=.1, pathways={'all': ['text', 'genres', 'people', 'year']}, hidden=64))}
         for name, build in models.items():
             torch.manual_seed(seed)
             start = time.process_time()
