@@ -62,7 +62,7 @@ def save_recommender(
     with tempfile.TemporaryDirectory(dir=folder, prefix='.saving-') as aside:
         aside = Path(aside)
         save_file(packer.tensors, aside/'tensors')
-        (aside/'content').write_text(json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(',', ':')), encoding='utf-8')
+        (aside/'content').write_bytes(json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(',', ':')).encode('utf-8', 'surrogatepass'))  # titles may hold anything
         os.chmod(aside/'tensors', (aside/'content').stat().st_mode)  # as any file here; safetensors writes for the owner alone
         for key, suffix in (('content', 'json'), ('tensors', 'safetensors')):
             digest = _sha256(aside/key)
@@ -98,7 +98,7 @@ def load_recommender(
         if not path.is_file(): raise FileNotFoundError(f'{path.name} is missing in {folder}: a recommender is the whole folder, copy all its files')
         if (size := path.stat().st_size) != file['bytes']: raise ValueError(f"{path} has {size:,} bytes instead of {file['bytes']:,}: it was cut short or changed. Copy it again, or save again")
         if _sha256(path) != file['sha256']: raise ValueError(f'{path} is damaged: its checksum is not the one in {MANIFEST}. Copy it again, or save again')
-    scorer = _Unpacker(load_file(paths['tensors']), classes).unpack(json.loads(paths['content'].read_text(encoding='utf-8')))
+    scorer = _Unpacker(load_file(paths['tensors']), classes).unpack(json.loads(paths['content'].read_bytes().decode('utf-8', 'surrogatepass')))
     for part in _scorers(scorer):
         if isinstance(part, ModelScorer): part.model.to('cpu' if device is None else device).eval()
     return scorer

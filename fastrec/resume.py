@@ -56,7 +56,8 @@ class ResumeCallback(Callback):
         "Start from the checkpoint if there is one, else write the first."
         if not self._fitting(): return
         if num_distrib() > 1: raise NotImplementedError('ResumeCallback follows the random generators of one process; in distributed training save with SaveModelCallback')
-        self._setup, self._fresh = _plain(self._describe()), {key: _state(cb) for key, cb in self._others()}
+        self._setup = {k: repr(o) if (v := _plain(o)) is _LEFT else v for k, o in self._describe().items()}
+        self._fresh = {key: _state(cb) for key, cb in self._others()}
         if self.file.is_file() and not self.restart: self._resume()
         else: self._save(0)
         self.restart = False
@@ -138,7 +139,7 @@ class ResumeCallback(Callback):
 def _plain(value):
     "`value` as plain data and tensors, copied; `_LEFT` if it is, or holds, something else."
     if value is None or type(value) in (bool, int, float, str): return value
-    if isinstance(value, np.generic): return value.item()
+    if isinstance(value, (np.generic, np.ndarray)): return _plain(value.tolist())
     if isinstance(value, torch.Tensor): return value.detach().as_subclass(torch.Tensor).clone()
     if isinstance(value, dict):
         items = {k: _plain(v) for k, v in value.items()}

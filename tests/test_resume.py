@@ -142,6 +142,18 @@ def test_a_finished_run_is_loaded(tmp_path, capsys):
     assert not torch.equal(next(learn.model.parameters()), next(first.model.parameters()))
 
 
+def test_rates_of_layer_groups(tmp_path):
+    "Schedules are arrays then."
+    def fit(path, cbs=()):
+        learn = learner('rated', path)
+        groups = lambda m: [list(m.tower.parameters()), [p for n, p in m.named_parameters() if not n.startswith('tower')]]
+        learn.splitter, learn._layer_groups = groups, True
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(EPOCHS, slice(1e-3, 2e-2), wd=0., cbs=[ResumeCallback('run'), *cbs])
+        return learn
+    with pytest.raises(Stop): fit(tmp_path, [StopAt(3)])
+    assert_same(outcome(fit(tmp_path)), outcome(fit(tmp_path/'other')))
+
+
 def test_what_changed_is_said(tmp_path):
     train('rated', tmp_path)
     def fit(n=EPOCHS, lr=2e-2, wd=.05, kind='rated', change=noop):
