@@ -133,9 +133,9 @@ def test_metadata_keeps_its_types(table, tmp_path):
     ratings, items = table
     n = len(items)
     items = items[['item']].assign(
-        title=[f'Title {i} ☃' + '\ud83d' * (i == 1) if i % 7 else None for i in range(n)], year=pd.array([1990 + i if i % 5 else None for i in range(n)], dtype='Int64'), price=np.where(np.arange(n) % 4, np.arange(n) / 3, np.nan), flag=np.arange(n) % 2 == 0,
+        title=[f'Title {i} ☃' if i % 7 else None for i in range(n)], year=pd.array([1990 + i if i % 5 else None for i in range(n)], dtype='Int64'), price=np.where(np.arange(n) % 4, np.arange(n) / 3, np.nan), flag=np.arange(n) % 2 == 0,
         kind=pd.Categorical(['x', 'y'] * (n // 2), categories=['y', 'x', 'z'], ordered=True), day=pd.Timestamp('2020-02-03') + pd.to_timedelta(np.arange(n), 'D'),
-        zoned=(pd.Timestamp('2020-02-03') + pd.to_timedelta(np.arange(n), 'h')).tz_localize('Europe/Paris'), tags=[['a', None, 1.5], ('b', uuid.UUID(int=7)), {'k': 1, 2: 'v'}, float('inf')] * (n // 4), text=pd.array(['a', None] * (n // 2), dtype='string'))
+        zoned=(pd.Timestamp('2020-02-03') + pd.to_timedelta(np.arange(n), 'h')).tz_localize('Europe/Paris'), tags=[['a', None, 1.5], ('b\ud83d', uuid.UUID(int=7)), {'k': 1, 2: 'v'}, float('inf')] * (n // 4), text=pd.array(['a', None] * (n // 2), dtype='string'))
     items['vector'] = [np.arange(3) * i for i in range(n)]
     items['odd'] = [object()] * n
     scorer = Popularity().fit(RecDataLoaders.from_df(ratings, item_df=items, valid_pct=.2, seed=0))
