@@ -44,7 +44,7 @@ def save_recommender(
     """Write what it takes to recommend: ids, item metadata, weights, and how to put them together again. Returns the folder.
 
     Files: recommender.json (read it: format, versions, what is inside, checksums), content-*.json and tensors-*.safetensors. They are written aside and put in place by one
-    rename, so that a crash leaves either the old recommender or the new one.
+    rename, so that a crash leaves either the old recommender or the new one. User ids travel, and features of users where the model reads them.
     """
     if not isinstance(scorer, Scorer): raise TypeError(f'expected a fitted learner or baseline (a Scorer), got {type(scorer).__name__}')
     save_file = _safetensors('save_file')
