@@ -55,7 +55,7 @@ def fold_in(
     - Other models with tables of users: L-BFGS on the new rows, everything else fixed.
     - Scorers that read histories (`EASE`, `ItemKNN`) take the new user's.
 
-    In place of a fixed ridge the prior is estimated, since a ridge has to be chosen: half the noise makes up for vectors that training has shrunk (benchmarks/refine.py compares).
+    In place of a fixed ridge the prior is estimated, since a ridge has to be chosen: half the noise makes up for vectors that training has shrunk (benchmarks/fold_in.py compares).
     A new user's threshold of what is liked is the mean of the ratings given and of five times the average threshold.
     """
     scorer.vocab  # says so if it is not fitted

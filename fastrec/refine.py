@@ -156,21 +156,27 @@ def _nearest_sparse(x, y, k, weigh=None):
     for rows in np.split(np.arange(n), np.flatnonzero(np.diff(chunk)) + 1):
         part = (x[rows] @ y).tocsr()
         if weigh is not None: part.data = weigh(rows, part).astype(np.float32)
-        at = np.repeat(rows, np.diff(part.indptr))
-        keep = (part.indices != at) & (part.data > 0)
-        parts.append(_top_entries(at[keep], part.indices[keep], part.data[keep], k))
+        part.data[part.indices == np.repeat(rows, np.diff(part.indptr))] = 0  # loops
+        part.eliminate_zeros()
+        keep, n_each = _top_entries(part, k)
+        parts.append((np.repeat(rows, n_each), part.indices[keep], part.data[keep]))
     r, c, v = (np.concatenate(o) for o in zip(*parts))
     return csr_matrix((v, (r, c)), shape=(n, n))
 
 
-def _top_entries(rows, columns, values, k):
-    "The entries with the `k` largest values of each row (ties: the first column)."
-    if k is None: return rows, columns, values
-    by = np.lexsort((columns, -values, rows))
-    rows, columns, values = rows[by], columns[by], values[by]
-    first = np.flatnonzero(np.diff(rows, prepend=-1))
-    keep = np.arange(len(rows)) - np.repeat(first, np.diff(np.append(first, len(rows)))) < k
-    return rows[keep], columns[keep], values[keep]
+def _top_entries(part, k):
+    "Positions in `part.data` of the `k` largest entries of each row of a CSR matrix (ties: the first columns), and how many each row has."
+    n = np.diff(part.indptr)
+    if k is None or not (n > k).any(): return np.arange(part.nnz), n
+    part.sort_indices()
+
+    def best(row):
+        if len(row) <= k: return np.arange(len(row))
+        least = np.partition(row, len(row) - k)[len(row) - k]
+        above = np.flatnonzero(row > least)
+        return np.concatenate([above, np.flatnonzero(row == least)[:k - len(above)]])
+
+    return np.concatenate([a + best(part.data[a:b]) for a, b in zip(part.indptr[:-1], part.indptr[1:])]), np.minimum(n, k)
 
 
 def _nearest(x, k):
