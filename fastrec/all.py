@@ -29,4 +29,5 @@ from .card import *
 from .callbacks import *
 from .resume import *
 from .learner import *
+from .tune import *
 from .interpret import *

@@ -30,10 +30,11 @@ refine
 artifact card
 callbacks resume
 learner
+tune
 interpret
 all
 cli'''.split()
-FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'resume', 'learner', 'interpret', 'all'}
+FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'resume', 'learner', 'tune', 'interpret', 'all'}
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')
 
 
