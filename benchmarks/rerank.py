@@ -2,8 +2,8 @@
 
     python benchmarks/rerank.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small --out FILE.md
 
-Ratings from 4 on are positives. The curves, over many strengths, are drawn on the held-out fifth that the table uses as well: they show a trade-off, nothing is chosen on them.
-The table's strengths are the functions' defaults and their doubles, or round numbers stated in the row. Intervals: 1.96 standard errors over users.
+Ratings from 4 on are positives. The curves are drawn over the strengths of the table, on one held-out fifth: they show a trade-off, nothing is chosen on them.
+Intervals: 1.96 standard errors over users.
 """
 import argparse
 from pathlib import Path

@@ -229,7 +229,6 @@ class RecLearner(Learner, ModelScorer):
         self.model, params = extend_model(self._with_features(inter.vocab['item'].ids[old.n_items:], item_df), dls.catalog)
         if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # it counts items
         self.dls, self.opt = dls, None
-        if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # which counts the items
         fresh = {}
         for side in ('user', 'item'):
             fresh[side] = dls.catalog.known(side)
