@@ -77,7 +77,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--ml100k', help='folder of ml-100k')
     parser.add_argument('--ls', help='folder of ml-latest-small')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[1])
     parser.add_argument('--out')
     args = parser.parse_args()
     data = {'ML-100K': movielens('100k', need(args.ml100k, '--ml100k', 'the folder ml-100k'))[0], 'ml-latest-small': movielens('latest-small', need(args.ls, '--ls', 'the folder ml-latest-small'))[0]}

@@ -311,6 +311,7 @@ class Refined(_Propagated):
 
     def _start(self, users):
         y = self.base.score_items(users).float()
+        if y.shape[1] != len(self.graph): raise ValueError(f'the model scores {y.shape[1]:,} items, the graph was aligned to {len(self.graph):,}: it has taken in items since. Call correct_and_smooth again')
         return y.sigmoid() if self.base.scale == 'logit' else y.clamp(0, 1) if self.scale == 'probability' else y
 
     def _propagate(self, edges, y, at, labels, n):

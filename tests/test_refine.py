@@ -268,6 +268,9 @@ def test_errors(liked, feats):
     with pytest.raises(ValueError, match='only ranks'): correct_and_smooth(Popularity().fit(liked), graph)
     with pytest.raises(TypeError, match='item_graph'): correct_and_smooth(base, feats)
     with pytest.raises(ValueError, match='not fitted'): correct_and_smooth(BiasOnly(), graph)
+    grown = correct_and_smooth(base, graph)
+    base.scores = torch.cat([base.scores, base.scores[:, :1]], 1)
+    with pytest.raises(ValueError, match='has taken in items since'): grown.score_items(torch.arange(2))
 
 
 def test_probabilities_need_labels(dls, feats):
