@@ -55,6 +55,27 @@ def deciles(counts):
     return res
 
 
+def report(args, errors, seconds, ends, shares, ranks):
+    "Markdown of what there is so far."
+    mean = {name: np.nanmean(o, 0) for name, o in errors.items()}
+    singles = [o for o in ('id alone (collab)', *(f'{name} alone' for name in PATHWAYS), 'all features, no id (content)') if o in mean]
+    best = np.min([mean[o] for o in singles], 0)
+    wins = [('' if mean['all, gate'][c] <= best[c] else f" by {mean['all, gate'][c] - best[c]:.4f} behind {min(singles, key=lambda o: mean[o][c])}") for c in range(12)]
+    behind = [f'{label}{w}' for label, w in zip(['overall', 'unseen items', *(f'decile {i}' for i in range(1, 11))], wins) if w]
+    spread = lambda name: f'{mean[name][0]:.4f}' + (f' ± {np.std([o[0] for o in errors[name]]):.4f}' if len(ends) > 1 else '')
+    text = ['# Gated hybrid on ml-latest-small', about(),
+            f'RMSE on test rows, {len(ends)} seed(s)' + (' (mean ± standard deviation)' if len(ends) > 1 else '') + ', 80,670 training rows; 5 epochs of one cycle at 5e-3 for all. Deciles are of test rows, by the training rows of their item (seed 0: '
+            + ', '.join(ends[0]) + '); "unseen": items without a training row. Image vectors come from an untrained ResNet18 (no pre-trained weights could be had): colours and textures, no meaning.',
+            table(['', 'all', 'unseen', *range(1, 11), 'CPU s'], [[name, spread(name), *(f'{o:.3f}' for o in m[1:]), f'{np.mean(seconds[name]):.0f}'] for name, m in mean.items()]),
+            'The gate is at least as good as the best single pathway ' + ('everywhere.' if not behind else 'but for: ' + '; '.join(behind) + '.'),
+            f"What the gate leans on, items that have every pathway, by their training rows (mean of {len(ends)} seed(s)): weight, and in brackets its share of the item's vector (weight times length of the pathway's vector).",
+            table(['training rows', 'id', *PATHWAYS], [[o, *(f'{sum(s[0].loc[o, p] for s in shares)/len(shares):.2f} ({sum(s[1].loc[o, p] for s in shares)/len(shares):.2f})' for p in ('id', *PATHWAYS))] for o in shares[0][0].index])]
+    if args.out: text.append(f'![Weights of the gate]({Path(args.out).stem}.png)')
+    if ranks: text += [f'Ranking: positives are ratings from 4 on, softmax over the whole catalogue, 20 epochs at 2e-2, ndcg@10 over the whole catalogue on test rows, {args.rank_seeds} seed(s).',
+                       table(['', 'ndcg@10'], [[name, f'{np.mean(o):.4f}'] for name, o in ranks.items()])]
+    emit('\n\n'.join(text), args.out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ls', help='folder of ml-latest-small, with items_text.csv and posters.zip')
@@ -69,7 +90,7 @@ def main():
     ratings, movies = movielens('latest-small', folder)
     fold = folds(len(ratings))
     with tempfile.TemporaryDirectory() as aside: feats = features(folder, args.posters or aside)
-    errors, seconds, rows_of, ranks, shares = {}, {}, None, {}, []
+    errors, seconds, ranks, shares = {}, {}, {}, []
     ends = []
     for seed in range(args.seeds):
         parts = [np.flatnonzero((fold != seed) & (fold != VALID)), np.flatnonzero(fold == VALID), np.flatnonzero(fold == seed)]
@@ -98,6 +119,7 @@ def main():
                 shares.append([o[complete].groupby(bins[complete], observed=False)[['id', *PATHWAYS]].mean() for o in both])
                 if seed == 0 and args.out:
                     for kind in (False, True): interp.plot_gates(shares=kind)[0].figure.savefig(Path(args.out).with_suffix('').as_posix() + ('-shares.png' if kind else '.png'), dpi=90)
+        report(args, errors, seconds, ends, shares, ranks)  # of the seeds so far: what is done is not lost
     for seed in range(args.rank_seeds):
         parts = [np.flatnonzero((fold != seed) & (fold != VALID)), np.flatnonzero(fold == VALID), np.flatnonzero(fold == seed)]
         dls = RecDataLoaders.from_df(ratings, item_df=movies, splitter=parts, target='implicit', threshold=4, n_neg=None)
@@ -109,23 +131,7 @@ def main():
             with quiet(learn): learn.fit_one_cycle(20, 2e-2)
             ranks.setdefault(name, []).append(evaluate_users(learn, dls, [ndcg(10)], split='test')['ndcg@10'].mean())
             print(seed, name, f'{ranks[name][-1]:.4f}', flush=True)
-    mean = {name: np.nanmean(o, 0) for name, o in errors.items()}
-    singles = ['id alone (collab)', *(f'{name} alone' for name in PATHWAYS), 'all features, no id (content)']
-    best = np.min([mean[o] for o in singles], 0)
-    wins = [('' if mean['all, gate'][c] <= best[c] else f" by {mean['all, gate'][c] - best[c]:.4f} behind {min(singles, key=lambda o: mean[o][c])}") for c in range(12)]
-    behind = [f'{label}{w}' for label, w in zip(['overall', 'unseen items', *(f'decile {i}' for i in range(1, 11))], wins) if w]
-    spread = lambda name: f"{mean[name][0]:.4f} ± {np.std([o[0] for o in errors[name]]):.4f}"
-    text = ['# Gated hybrid on ml-latest-small', about(),
-            f'RMSE on test rows, {args.seeds} seeds (mean ± standard deviation), 80,670 training rows; 5 epochs of one cycle at 5e-3 for all. Deciles are of test rows, by the training rows of their item (seed 0: '
-            + ', '.join(ends[0]) + '); "unseen": items without a training row. Image vectors come from an untrained ResNet18 (no pre-trained weights could be had): colours and textures, no meaning.',
-            table(['', 'all', 'unseen', *range(1, 11), 'CPU s'], [[name, spread(name), *(f'{o:.3f}' for o in m[1:]), f'{np.mean(seconds[name]):.0f}'] for name, m in mean.items()]),
-            'The gate is at least as good as the best single pathway ' + ('everywhere.' if not behind else 'but for: ' + '; '.join(behind) + '.'),
-            f"What the gate leans on, items that have every pathway, by their training rows (mean of {args.seeds} seeds): weight, and in brackets its share of the item's vector (weight times length of the pathway's vector).",
-            table(['training rows', 'id', *PATHWAYS], [[o, *(f'{sum(s[0].loc[o, p] for s in shares)/len(shares):.2f} ({sum(s[1].loc[o, p] for s in shares)/len(shares):.2f})' for p in ('id', *PATHWAYS))] for o in shares[0][0].index])]
-    if args.out: text.append(f'![Weights of the gate]({Path(args.out).stem}.png)')
-    if ranks: text += [f'Ranking: positives are ratings from 4 on, softmax over the whole catalogue, 20 epochs at 2e-2, ndcg@10 over the whole catalogue on test rows, {args.rank_seeds} seed(s).',
-                       table(['', 'ndcg@10'], [[name, f'{np.mean(o):.4f}'] for name, o in ranks.items()])]
-    emit('\n\n'.join(text), args.out)
+    report(args, errors, seconds, ends, shares, ranks)
 
 
 if __name__ == '__main__': main()

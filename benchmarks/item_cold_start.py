@@ -78,7 +78,7 @@ def main():
         models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, make(old), hidden=64, id_dropout=.5, wd=.1)}
         if args.select:
             gated = lambda **kw: lambda: gated_learner(dls, make(old), **kw)
-            models = {f'gated {kw}': gated(**kw) for kw in (dict(id_dropout=.5, hidden=64, wd=.1), dict(id_dropout=.5, feature_dropout=0., wd=.1, pathways={'all': ['text', 'genres', 'people', 'year']}, hidden=64))}
+            models = {f'gated {kw}': gated(**kw) for kw in (dict(id_dropout=.5, wd=.1), dict(id_dropout=.5, hidden=64, wd=.1))}
         for name, build in models.items():
             torch.manual_seed(seed)
             start = time.process_time()

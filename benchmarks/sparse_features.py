@@ -84,7 +84,7 @@ def memory(name, bs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=4, help='per turn and side')
+    parser.add_argument('--steps', type=int, default=3, help='per turn and side')
     parser.add_argument('--turns', type=int, default=2)
     parser.add_argument('--memory-of', help=argparse.SUPPRESS)
     parser.add_argument('--bs', type=int, help=argparse.SUPPRESS)
@@ -93,7 +93,7 @@ def main():
     torch.set_num_threads(1)
     if args.memory_of: return print(json.dumps(memory(args.memory_of, args.bs)))
     lines = []
-    for bs in (64, 256):
+    for bs in (256,):
         sides, times = {name: Side(name) for name in SIDES}, {name: [] for name in SIDES}
         losses = {}
         for turn in range(args.turns + 1):
