@@ -15,7 +15,7 @@ from fastai.torch_core import set_seed
 
 from common import about, emit, need, quiet, table
 from fastrec.all import (EASE, IALS, Blend, BPRLoss, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, evaluate_users, gmf_learner, hr, mlp_learner, movielens, ndcg, neumf_learner,
-                         svdpp_learner)
+                         ensemble_learner, svdpp_learner)
 
 METRICS = [hr(10), ndcg(10)]
 LAYERS = [128, 64, 32]
@@ -45,6 +45,14 @@ def pretrained(epochs, lr, pretrain, **kwargs):
     return fit
 
 
+def ensemble(epochs, lr, n_members, **kwargs):
+    def fit(dls, users, seed):
+        learn = ensemble_learner(users, svdpp_learner, n_members, seed=10 * seed, **kwargs)
+        with quiet(learn): learn.fit_one_cycle(epochs, lr)
+        return learn
+    return fit
+
+
 def blended(*args, **kwargs):
     fit = learner(*args, **kwargs)
     return lambda dls, users, seed: Blend([fit(dls, users, seed), EASE(1000.).fit(dls)], [.7, .3])
@@ -58,13 +66,16 @@ def models_1m():
     five, one = range(5), range(1)
     res = {'Popularity': (baseline(Popularity), one), 'ItemKNN, 200 neighbours, shrink 50': (baseline(lambda: ItemKNN(200, 50.)), one), 'EASE, l2 1000': (baseline(lambda: EASE(1000.)), one),
            'svdpp_learner, softmax over the catalogue, 192 factors': (learner(svdpp_learner, 30, 5e-3, whole=True, n_factors=192), five),
+           'ensemble_learner of 3 of these': (ensemble(30, 5e-3, 3, n_factors=192), five),
            'svdpp_learner and EASE blended, 0.7 : 0.3': (blended(svdpp_learner, 30, 5e-3, whole=True, n_factors=192), five),
            'collab_learner, softmax over the catalogue, 256 factors': (learner(collab_learner, 30, 5e-3, whole=True, n_factors=256), one),
            'collab_learner, BCE, 4 negatives, 64 factors': (learner(collab_learner, 20, 2e-2, n_factors=64), one),
            'gmf_learner, 32 factors': (learner(gmf_learner, 20, 1e-2, n_factors=32), one),
            'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
            'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
-           'neumf_learner, pre-trained 8 epochs, then 4': (pretrained(4, 5e-3, 8, n_factors=32, layers=LAYERS), one)}
+           'neumf_learner, pre-trained 8 epochs, then 4': (pretrained(4, 5e-3, 8, n_factors=32, layers=LAYERS), one),
+           **{f'neumf_learner, n_neg={n}': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS, n_neg=n), one) for n in (1, 8)},
+           **{f'neumf_learner, layers {layers}': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=layers), one) for layers in ([64], [256, 128, 64, 32])}}
     try: import implicit  # noqa: F401
     except ImportError: return res
     return {**res, 'IALS (the library implicit), 192 factors': (baseline(lambda: IALS(192, regularization=30., alpha=3., iterations=12)), one)}
