@@ -14,8 +14,8 @@ import torch
 from fastai.torch_core import set_seed
 
 from common import about, emit, need, quiet, table
-from fastrec.all import (EASE, IALS, Blend, BPRLoss, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, evaluate_users, gmf_learner, hr, mlp_learner, movielens, ndcg, neumf_learner,
-                         ensemble_learner, svdpp_learner)
+from fastrec.all import (EASE, IALS, Blend, BPRLoss, Ensemble, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, evaluate_users, gmf_learner, hr, mlp_learner, movielens, ndcg, neumf_learner,
+                         svdpp_learner)
 
 METRICS = [hr(10), ndcg(10)]
 LAYERS = [128, 64, 32]
@@ -45,17 +45,21 @@ def pretrained(epochs, lr, pretrain, **kwargs):
     return fit
 
 
-def ensemble(epochs, lr, n_members, **kwargs):
+def timed(fit):
+    "-> function that returns what `fit` does and its CPU seconds."
+    def run(*args):
+        start = time.process_time()
+        return fit(*args), time.process_time() - start
+    return run
+
+
+def combined(combine, fits, n=1):
+    "-> fit of `combine(the learners of n of five seeds, loaders)`, where `fits` keeps what it trained: rows of the table that combine the same learners share them. Its CPU seconds count them all."
     def fit(dls, users, seed):
-        learn = ensemble_learner(users, svdpp_learner, n_members, seed=10 * seed, **kwargs)
-        with quiet(learn): learn.fit_one_cycle(epochs, lr)
-        return learn
+        parts = [fits(dls, users, (seed + i) % 5) for i in range(n)]
+        res, seconds = timed(combine)([learn for learn, _ in parts], dls)
+        return res, seconds + sum(s for _, s in parts)
     return fit
-
-
-def blended(*args, **kwargs):
-    fit = learner(*args, **kwargs)
-    return lambda dls, users, seed: Blend([fit(dls, users, seed), EASE(1000.).fit(dls)], [.7, .3])
 
 
 def baseline(make): return lambda dls, users, seed: make().fit(dls)
@@ -63,11 +67,13 @@ def baseline(make): return lambda dls, users, seed: make().fit(dls)
 
 def models_1m():
     "name -> (fit, seeds)."
-    five, one = range(5), range(1)
+    five, one, trained = range(5), range(1), {}
+    train = timed(learner(svdpp_learner, 30, 5e-3, whole=True, n_factors=192))
+    svdpp = lambda dls, users, seed: trained[seed] if seed in trained else trained.setdefault(seed, train(dls, users, seed))
     res = {'Popularity': (baseline(Popularity), one), 'ItemKNN, 200 neighbours, shrink 50': (baseline(lambda: ItemKNN(200, 50.)), one), 'EASE, l2 1000': (baseline(lambda: EASE(1000.)), one),
-           'svdpp_learner, softmax over the catalogue, 192 factors': (learner(svdpp_learner, 30, 5e-3, whole=True, n_factors=192), five),
-           'ensemble_learner of 3 of these': (ensemble(30, 5e-3, 3, n_factors=192), five),
-           'svdpp_learner and EASE blended, 0.7 : 0.3': (blended(svdpp_learner, 30, 5e-3, whole=True, n_factors=192), five),
+           'svdpp_learner, softmax over the catalogue, 192 factors': (combined(lambda parts, dls: parts[0], svdpp), five),
+           'three of these averaged (Ensemble)': (combined(lambda parts, dls: Ensemble(parts), svdpp, 3), five),
+           'one of these and EASE blended, 0.7 : 0.3': (combined(lambda parts, dls: Blend([*parts, EASE(1000.).fit(dls)], [.7, .3]), svdpp), five),
            'collab_learner, softmax over the catalogue, 256 factors': (learner(collab_learner, 30, 5e-3, whole=True, n_factors=256), one),
            'collab_learner, BCE, 4 negatives, 64 factors': (learner(collab_learner, 20, 2e-2, n_factors=64), one),
            'gmf_learner, 32 factors': (learner(gmf_learner, 20, 1e-2, n_factors=32), one),
@@ -119,9 +125,9 @@ def rows_of(models, dls, users, protocols, part, only):
         if only and not any(o in name for o in only): continue
         means, seconds, first = [], [], None
         for seed in seeds:
-            start = time.process_time()
-            scorer = fit(dls, users, seed)
-            seconds.append(time.process_time() - start)
+            scorer, spent = timed(fit)(dls, users, seed)
+            if isinstance(scorer, tuple): scorer, spent = scorer  # shares what another row trained
+            seconds.append(spent)
             per_user = pd.concat([evaluate_users(scorer, dls, METRICS, split=part, **p) for p in protocols], axis=1)
             means.append(per_user.mean())
             first = per_user if first is None else first
