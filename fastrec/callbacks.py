@@ -12,6 +12,7 @@ from fastai.torch_core import num_distrib
 from . import metrics
 from .dataloaders import auto_batch_size
 from .evaluate import evaluate_users, labelled
+from .metrics import as_metrics
 
 __all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst', 'GateCallback']
 
@@ -91,7 +92,7 @@ class RankingCallback(Callback):
         n_users:int=None, # on a random sample of so many users, the same each time; None: all
         relevant:float=None # explicit ratings: held-out ratings from it on are relevant
     ):
-        self.ranking_metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+        self.ranking_metrics = as_metrics(metrics)
         self.every, self.n_users, self.relevant = every, n_users, relevant
         self.ranking_values = {m.name: float('nan') for m in self.ranking_metrics}
 

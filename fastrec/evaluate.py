@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 from . import metrics as _metrics
 from .interactions import _some
-from .metrics import Labelled, LabelMetric, ListMetric, RankingMetric, Ranks, TopK
+from .metrics import Labelled, LabelMetric, ListMetric, RankingMetric, Ranks, TopK, as_metrics
 from .recommend import MEMORY_BUDGET, _seen_matrix, cold_mask, mask_seen
 from .sampling import NegativeSampler
 from .splits import KFoldSplitter
@@ -40,8 +40,7 @@ def evaluate(
     counts them.
     """
     catalog = (dls or scorer).catalog
-    metrics = _default_metrics(catalog, scorer) if metrics is None else metrics
-    metrics = [metrics] if callable(metrics) else list(metrics)
+    metrics = as_metrics(_default_metrics(catalog, scorer) if metrics is None else metrics)
     if any(isinstance(m, (RankingMetric, LabelMetric)) for m in metrics):
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         if by is not None: return _by_group(per_user, catalog, by, split)
@@ -87,7 +86,7 @@ def evaluate_users(
     their held-out rows are liked, or none.
     """
     if metrics is None: metrics = _default_metrics((dls or scorer).catalog, scorer) if (dls or scorer).catalog.thresholds is not None else [_metrics.hr(10), _metrics.ndcg(10)]
-    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    metrics = as_metrics(metrics)
     if labels := [m for m in metrics if isinstance(m, LabelMetric)]:
         return _label_users(scorer, dls, labels, [m for m in metrics if m not in labels], split, users, seed, k=k, relevant=relevant, n_candidates=n_candidates, candidates=candidates, vectors=vectors)
     if others := [m for m in metrics if not isinstance(m, RankingMetric)]: raise TypeError(f'errors and ranking metrics are evaluated apart; no ranking metric: {_some(others)}')

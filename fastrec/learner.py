@@ -32,7 +32,7 @@ from .extend import copy_vectors, extend_interactions, extend_model
 from .features import Features
 from .interactions import check_y_range, column_of
 from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
-from .metrics import LabelMetric, RankingMetric
+from .metrics import LabelMetric, RankingMetric, as_metrics
 from .models.blocks import FeatureLinear
 from .models.content import Content
 from .models.dot import DotBias
@@ -81,9 +81,10 @@ class RecLearner(Learner, ModelScorer):
         _check(dls)
         self.first_epoch, self._new, self.fits, self._heard, self._per_row, self._layer_groups = None, None, [], {}, dls.n_inp == 2, splitter is not None
         if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
-        ranking = [m for m in L(metrics) if isinstance(m, RankingMetric)]
+        metrics = as_metrics(metrics)
+        ranking = [m for m in metrics if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
-        columns = _columns(dls, [m for m in L(metrics) if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
+        columns = _columns(dls, [m for m in metrics if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
         super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, _default_opt(model, self._per_row) if opt_func is None else opt_func,
                          splitter=partial(decay_groups, per_row=self._per_row) if splitter is None else splitter, metrics=columns,
                          cbs=L(cbs) + ([own] if ranking else []), **kwargs)

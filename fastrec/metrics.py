@@ -372,3 +372,13 @@ def recall_score(pooled:bool=False):
 def accuracy_score(pooled:bool=False):
     "Share of the held-out rows of which it is rightly said whether they are liked."
     return LabelMetric(_accuracy, 'accuracy', pooled)
+
+
+_MAKERS = {hr, recall, precision, ndcg, ap, mrr, auc, coverage, gini, novelty, popularity_lift, diversity, serendipity,
+           roc_auc_score, ndcg_score, f1_score, precision_score, recall_score, accuracy_score}
+
+
+def as_metrics(metrics)->list:
+    "One metric or several as a list; `hr` that was not called stands for `hr()`."
+    metrics = [] if metrics is None else [metrics] if callable(metrics) or not hasattr(metrics, '__iter__') else list(metrics)
+    return [m() if callable(m) and not isinstance(m, (RankingMetric, LabelMetric)) and m in _MAKERS else m for m in metrics]

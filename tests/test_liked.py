@@ -14,7 +14,7 @@ from fastrec.dataloaders import RecDataLoaders
 from fastrec.evaluate import compare_models, evaluate, evaluate_users, label_held_out
 from fastrec.learner import collab_learner, neumf_learner, svdpp_learner
 from fastrec.losses import BCELoss
-from fastrec.metrics import Labelled, accuracy_score, f1_score, ndcg, ndcg_score, precision_score, recall_score, rmse, roc_auc_score
+from fastrec.metrics import Labelled, accuracy_score, as_metrics, f1_score, hr, ndcg, ndcg_score, precision_score, recall_score, rmse, roc_auc_score
 
 ALL = [roc_auc_score(), f1_score(), precision_score(), recall_score(), accuracy_score(), ndcg_score()]
 
@@ -168,3 +168,8 @@ def test_one_class_only_is_an_error():
     codes, labelled = label_held_out(BiasOnly().fit(dls), dls)
     assert codes.tolist() == [0, 1] and labelled.one_class.all()
     assert evaluate(BiasOnly().fit(dls), dls, accuracy_score(pooled=True)).loc['all', 'accuracy_pooled'] in (0., .5, 1.)
+
+
+def test_a_metric_that_was_not_called_stands_for_its_default():
+    assert [m.name for m in as_metrics([hr, ndcg(5), roc_auc_score])] == ['hr@10', 'ndcg@5', 'roc_auc']
+    assert [m.name for m in as_metrics(hr)] == ['hr@10'] and as_metrics(None) == [] and as_metrics([rmse]) == [rmse]
