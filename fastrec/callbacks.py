@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.schedule import ParamScheduler
-from fastai.learner import AvgLoss, AvgSmoothLoss, CastToTensor, Metric, Recorder, ValueMetric
+from fastai.learner import AvgSmoothLoss, CastToTensor, Metric, Recorder, ValueMetric
 from fastai.torch_core import num_distrib
 
 from . import metrics

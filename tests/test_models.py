@@ -291,3 +291,16 @@ def test_neumf_from_pretrained_mixes_the_scores():
     with torch.no_grad(): model.tower.hidden[2].weight.zero_()
     assert torch.equal(mlp.tower.hidden[2].weight, before), 'the pre-trained model must not be shared'
     with pytest.raises(ValueError, match='different users or items'): NeuMF.from_pretrained(GMF(3, N_ITEMS, 5), mlp)
+
+
+@pytest.mark.parametrize('norm', [.4, .5, 1.])
+def test_sums_are_over_the_length_of_the_history_to_the_norm(norm):
+    model = SVDpp(N_USERS, N_ITEMS, HISTORY, 5, std=1., norm=norm)
+    n = np.diff(HISTORY.indptr)
+    sums = (HISTORY != 0).astype(np.float32) @ model.history_factors.weight.detach().numpy() / np.maximum(n, 1)[:, None] ** norm
+    users = torch.arange(N_USERS)
+    assert np.allclose(model.train().user_vectors(users).detach() - model.user_factors.weight.detach(), sums, atol=1e-5)
+    few = users[np.argsort(n)[:1].tolist()]  # the entries of one user are picked, not multiplied
+    assert np.allclose(model.user_vectors(few).detach() - model.user_factors.weight[few].detach(), sums[few], atol=1e-5)
+    assert np.allclose(model.eval().vectors('user') - model.user_factors.weight.detach(), sums * model.user_factors.known.numpy()[:, None], atol=1e-5)
+    assert model.config()['norm'] == norm

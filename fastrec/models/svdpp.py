@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix
-from torch import nn
 
 from .dot import DotBias
 from .embedding import EmbeddingTable, squash
