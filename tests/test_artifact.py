@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import uuid
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ import fastrec.artifact as artifact
 from fastrec.recommend import Scorer
 from fastrec.all import (EASE, IALS, BiasOnly, Blend, GlobalMean, ItemFeatures, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, content_learner, correct_and_smooth, gated_learner, gmf_learner, item_graph, load_recommender, mlp_learner, neumf_learner, rec_learner,
                          save_recommender, svdpp_learner, synthetic_ratings, two_tower_learner)
+
+# a sum over a table read from a file may be taken in another order than over the table it was saved from
+close, close_frames = partial(torch.allclose, rtol=1e-4, atol=1e-5), partial(pd.testing.assert_frame_equal, rtol=1e-4, atol=1e-5)
 
 pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
 
@@ -61,21 +65,20 @@ def test_every_scorer_comes_back(name, rated, chosen, tmp_path, recwarn):
         if name in ('ease', 'knn', 'blend', 'corrected') and not history:
             with pytest.raises(ValueError, match='history=True'): loaded.score_items(codes)
         else:
-            same = torch.equal if name not in ('content', 'gated', 'towers') else torch.allclose  # rows of features are made length 1 anew
-            assert same(loaded.score_items(codes), scorer.score_items(codes))
-            assert same(loaded.score(codes, codes + 3), scorer.score(codes, codes + 3))
-            assert loaded.predict(users[0], scorer.vocab['item'].ids[3]) == pytest.approx(scorer.predict(users[0], scorer.vocab['item'].ids[3]))
-            pd.testing.assert_frame_equal(loaded.recommend(users, 4, exclude_seen=False, candidates="title > 'Title 2'"), scorer.recommend(users, 4, exclude_seen=False, candidates="title > 'Title 2'"))
-            pd.testing.assert_frame_equal(loaded.recommend_users('Title 3', 4, exclude_seen=False), scorer.recommend_users('Title 3', 4, exclude_seen=False))
+            assert close(loaded.score_items(codes), scorer.score_items(codes))
+            assert close(loaded.score(codes, codes + 3), scorer.score(codes, codes + 3))
+            assert loaded.predict(users[0], scorer.vocab['item'].ids[3]) == pytest.approx(scorer.predict(users[0], scorer.vocab['item'].ids[3]), rel=1e-4, abs=1e-5)
+            close_frames(loaded.recommend(users, 4, exclude_seen=False, candidates="title > 'Title 2'"), scorer.recommend(users, 4, exclude_seen=False, candidates="title > 'Title 2'"))
+            close_frames(loaded.recommend_users('Title 3', 4, exclude_seen=False), scorer.recommend_users('Title 3', 4, exclude_seen=False))
         if history:
-            pd.testing.assert_frame_equal(loaded.recommend(users, 4), scorer.recommend(users, 4))
+            close_frames(loaded.recommend(users, 4), scorer.recommend(users, 4))
             pd.testing.assert_frame_equal(loaded.history(users[0]), scorer.catalog.history(users[0]))
         else:
             assert loaded.catalog.interactions is None and loaded.catalog.split is None
             with pytest.raises(ValueError, match='seen=.*exclude_seen=False|history=True'): loaded.recommend(users)
         if hasattr(scorer, 'vectors'):
-            pd.testing.assert_frame_equal(loaded.similar_items('Title 3', 4), scorer.similar_items('Title 3', 4))
-            pd.testing.assert_frame_equal(loaded.recommend(basket=['Title 3', 'Title 5'], k=4), scorer.recommend(basket=['Title 3', 'Title 5'], k=4))
+            close_frames(loaded.similar_items('Title 3', 4), scorer.similar_items('Title 3', 4))
+            close_frames(loaded.recommend(basket=['Title 3', 'Title 5'], k=4), scorer.recommend(basket=['Title 3', 'Title 5'], k=4))
         pd.testing.assert_frame_equal(loaded.catalog.item_df, scorer.catalog.item_df)
     assert any('history=True' in str(w.message) for w in recwarn) == (name in ('ease', 'knn', 'blend', 'corrected'))
 
@@ -84,9 +87,9 @@ def test_seen_can_be_given_as_a_table(rated, tmp_path):
     learn = trained(collab_learner(rated, n_factors=5))
     loaded = load_recommender(save_recommender(learn, tmp_path))
     users = list(learn.vocab['user'].ids[:5])
-    pd.testing.assert_frame_equal(loaded.recommend(users, 4, seen=learn.catalog.interactions.to_df(learn.catalog.split.train)), learn.recommend(users, 4))
+    close_frames(loaded.recommend(users, 4, seen=learn.catalog.interactions.to_df(learn.catalog.split.train)), learn.recommend(users, 4))
     item = learn.vocab['item'].ids[0]
-    pd.testing.assert_frame_equal(loaded.recommend_users(item, 4, seen=learn.catalog.interactions.to_df(learn.catalog.split.train)), learn.recommend_users(item, 4))
+    close_frames(loaded.recommend_users(item, 4, seen=learn.catalog.interactions.to_df(learn.catalog.split.train)), learn.recommend_users(item, 4))
 
 
 def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
@@ -126,7 +129,7 @@ def test_ids_keep_their_type(make, tmp_path):
     want, got = scorer.vocab['item'].ids, loaded.vocab['item'].ids
     assert got.dtype == want.dtype and got.equals(want) and [type(o) for o in got] == [type(o) for o in want]
     user = scorer.vocab['user'].ids[0]
-    pd.testing.assert_frame_equal(loaded.recommend([user], 3, exclude_seen=False), scorer.recommend([user], 3, exclude_seen=False))
+    close_frames(loaded.recommend([user], 3, exclude_seen=False), scorer.recommend([user], 3, exclude_seen=False))
 
 
 def test_metadata_keeps_its_types(table, tmp_path):
@@ -176,7 +179,7 @@ def test_models_of_ones_own(rated, tmp_path):
     save_recommender(learn, tmp_path)
     with pytest.raises(ValueError, match=r'holds a OwnWithConfig.*classes=\[OwnWithConfig\]'): load_recommender(tmp_path)
     loaded = load_recommender(tmp_path, classes=[OwnWithConfig])
-    assert torch.equal(loaded.score_items(torch.arange(3)), learn.score_items(torch.arange(3)))
+    assert close(loaded.score_items(torch.arange(3)), learn.score_items(torch.arange(3)))
 
 
 # --- files

@@ -27,10 +27,10 @@ def test_scores_are_means_of_members_that_differ(ens):
     users, items = torch.tensor([0, 3, 7]), torch.tensor([5, 1, 1])
     each = torch.stack([m.score(users, items) for m in ens.members])
     assert not torch.allclose(each[0], each[1], atol=1e-3), 'members are the same'
-    assert torch.allclose(ens.score(users, items), each.mean(0)) and torch.allclose(ens.spread(users, items), each.std(0, correction=0))
+    assert torch.allclose(ens.score(users, items), each.mean(0), atol=1e-5) and torch.allclose(ens.spread(users, items), each.std(0, correction=0), atol=1e-5)
     assert torch.allclose(ens.score_items(users)[torch.arange(3), items], each.mean(0), atol=1e-5)
     preds, target, spread = ens.get_preds(with_spread=True)
-    assert preds.shape == target.shape == spread.shape and torch.allclose(preds, torch.stack([m.get_preds()[0] for m in ens.members]).mean(0))
+    assert preds.shape == target.shape == spread.shape and torch.allclose(preds, torch.stack([m.get_preds()[0] for m in ens.members]).mean(0), atol=1e-5)
     assert torch.allclose(ens.vectors('user') @ ens.vectors('item').T, torch.stack([m.vectors('user') @ m.vectors('item').T for m in ens.members]).mean(0), atol=1e-5)
 
 

@@ -177,7 +177,7 @@ def test_verbs(trained, synthetic):
     assert trained.predict(user, item) == pytest.approx(trained.score_items(torch.tensor([3]))[0, 7].item(), abs=1e-4)
     trained.export()
     loaded = load_learner(trained.path/'export.pkl')
-    pd.testing.assert_frame_equal(loaded.recommend(user, 5, exclude_seen=False), trained.recommend(user, 5, exclude_seen=False), rtol=1e-4)
+    pd.testing.assert_frame_equal(loaded.recommend(user, 5, exclude_seen=False), trained.recommend(user, 5, exclude_seen=False), rtol=1e-4, atol=1e-5)
     assert loaded.dls.catalog.interactions is None and 'indices' not in dict(loaded.model.named_buffers())
     assert hasattr(trained.model, 'indices') == (type(trained.model).__name__ == 'SVDpp'), 'the learner at hand keeps its history'
     trained.fit(1, 1e-3)

@@ -128,7 +128,7 @@ def test_similar_items_by_index(dots):
         index = dots.index(kind, recall=1.)
         df = dots.similar_items([3, 77, 500], k=8)
         assert index._cosine is not None and index._cosine is not index.inner  # lengths differ: cosines need their own
-        pd.testing.assert_frame_equal(df, want, rtol=1e-4)
+        pd.testing.assert_frame_equal(df, want, rtol=1e-4, atol=1e-5)
     n = dots.catalog.known('item').sum() - 1
     assert dots.similar_items([3], k=n).shape[0] == n  # more than the index hands over
 
@@ -158,7 +158,7 @@ def test_learners_whose_scores_are_inner_products(clicks, synthetic, make):
     for kind in ('exact', 'ivf'):
         learn.index(kind, recall=1., k=20)
         same(learn.recommend(users, k=5), want)
-        pd.testing.assert_frame_equal(learn.similar_items(learn.dls.vocab['item'].ids[3], k=5), similar, rtol=1e-4)
+        pd.testing.assert_frame_equal(learn.similar_items(learn.dls.vocab['item'].ids[3], k=5), similar, rtol=1e-4, atol=1e-5)
 
 
 def test_an_index_is_never_older_than_the_model(clicks, tmp_path):

@@ -166,11 +166,11 @@ def test_rowwise_adagrad_by_hand():
     opt = TableAdam([p], lr=.5, rows='adagrad', large=0, eps=0.)
     p.grad = sparse([1, 1], torch.tensor([[1., 2.], [2., 2.]]), (3, 2))  # sums to (3, 4): mean square 12.5
     opt.step()
-    assert torch.allclose(p[1], -.5 * torch.tensor([3., 4.]) / 12.5**.5) and not p[[0, 2]].any()
+    assert torch.allclose(p[1], -.5 * torch.tensor([3., 4.]) / 12.5**.5, atol=1e-5) and not p[[0, 2]].any()
     p.grad = sparse([1], torch.tensor([[5., 0.]]), (3, 2))  # 12.5 + 12.5 = 25
     before = p[1].clone()
     opt.step()
-    assert torch.allclose(p[1], before - .5 * torch.tensor([5., 0.]) / 5)
+    assert torch.allclose(p[1], before - .5 * torch.tensor([5., 0.]) / 5, atol=1e-5)
 
 
 def test_step_hooks_are_heard():
@@ -306,4 +306,4 @@ def test_cold_rows_are_filled_once_after_training_and_after_loading():
     assert len(calls) == 2
     table.load_state_dict(table.state_dict())
     table.eval()
-    assert len(calls) == 3 and torch.allclose(table.weight[2], table.weight[[0, 1, 3]].mean(0))
+    assert len(calls) == 3 and torch.allclose(table.weight[2], table.weight[[0, 1, 3]].mean(0), atol=1e-5)
