@@ -178,7 +178,8 @@ class RecInterpretation(Interpretation):
     def gates(self, items=None, users=None, shares:bool=False, n_users:int=200, seed:int=0)->pd.DataFrame:
         """What a `gated_learner` leans on: the weight of each pathway, which add up to 1, averaged over `users` (ids; by default `n_users` drawn among those with training rows).
 
-        A pathway's vectors may be short, so that much weight says little: with `shares` the weights are multiplied with the lengths of the vectors, and are shares of what the item's vector is made of. A row per item (`items`: ids or titles; by default all): id, title, a column for each pathway (0 where the item lacks it), rows (in training).
+        A pathway may say little however much weight it has. With `shares`: its part in the scores, the mean over the users of |weight x (p_u . z_im + c_im)| as a share of the sum over pathways.
+        A row per item (`items`: ids or titles; by default all): id, title, a column for each pathway (0 where the item lacks it), rows (in training).
         """
         model = self.learn.model
         if not hasattr(model, 'gate_weights'): raise TypeError(f'{type(model).__name__} has no gate: train a gated_learner')
@@ -190,9 +191,8 @@ class RecInterpretation(Interpretation):
         with self.learn._inference() as device:
             at = torch.from_numpy(codes).to(device)
             step = max(1, 2**24 // (len(codes) * len(model.names)))
-            total = sum(model.gate_weights(part.to(device), at, shares).sum(0) for part in torch.from_numpy(users).split(step))
-        weights = (total / len(users)).cpu().numpy()
-        return self._table(codes, 'item', **dict(zip(model.names, weights.T)))
+            total = sum(model.gate_weights(part.to(device), at)[shares].abs().sum(0) for part in torch.from_numpy(users).split(step))
+        return self._table(codes, 'item', **dict(zip(model.names, (total / total.sum(1, keepdim=True)).cpu().numpy().T)))
 
     def plot_gates(self, shares:bool=False, n_users:int=200, axes=None):
         "Mean weight of each pathway (`shares`: see `gates`) by the number of training rows of the item: of all items, and of those that have every pathway."

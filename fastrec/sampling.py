@@ -13,6 +13,7 @@ ROUNDS = 8  # of drawing again before the rows that are left are drawn one by on
 class NegativeSampler:
     """Draws items that a user has no row for, without repeats within a draw, uniformly or in proportion to popularity^alpha.
 
+    Items that nobody has a row for are never drawn: of a new item nothing says that it is not wanted, and a model that reads features would learn so from what its features have in common with others.
     Items are drawn freely and those seen or repeated are drawn again; rows for which that does not succeed soon (users who have seen nearly
     everything) are drawn exactly, from what is left. Deviation from word2vec's sampler (Mikolov et al. 2013; alpha=0.75), whose popularity
     weighting this is: seen items are never drawn.
@@ -29,18 +30,20 @@ class NegativeSampler:
             np.bitwise_or.at(bits, keys.numpy() >> 3, (1 << (keys.numpy() & 7)).astype(np.uint8))
             self.bits, self.keys = torch.from_numpy(bits), None
         else: self.bits, self.keys = None, keys.unique()
-        weights = np.bincount(seen.indices, minlength=self.n_items).astype(np.float64) ** alpha if alpha else np.ones(self.n_items)
+        counts = np.bincount(seen.indices, minlength=self.n_items)
+        weights = counts.astype(np.float64) ** alpha if alpha else (counts > 0).astype(np.float64)
+        self.items = None if alpha or (counts > 0).all() else torch.from_numpy(np.flatnonzero(counts))
         self.probabilities = torch.from_numpy(weights / weights.sum())
         self.keep, self.alias = _alias(self.probabilities.numpy()) if alpha else (None, None)
 
     def to(self, device):
         "Move to `device` in place; returns self."
-        for name in ('bits', 'keys', 'keep', 'alias'):
+        for name in ('bits', 'keys', 'keep', 'alias', 'items'):
             if (t := getattr(self, name)) is not None and t.device != device: setattr(self, name, t.to(device))
         return self
 
     def left(self)->np.ndarray:
-        "How many items each user has not seen (and could be drawn), (n_users,)."
+        "How many items could be drawn for each user, (n_users,)."
         drawable = (self.probabilities > 0).numpy()
         return int(drawable.sum()) - np.add.reduceat(np.append(drawable[self.seen.indices], 0).astype(np.int64), self.seen.indptr[:-1]) * (np.diff(self.seen.indptr) > 0)
 
@@ -51,7 +54,8 @@ class NegativeSampler:
         return self.keys[torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)] == keys
 
     def _draw(self, shape, device, generator):
-        items = torch.randint(self.n_items, shape, device=device, generator=generator)
+        items = torch.randint(self.n_items if self.items is None else len(self.items), shape, device=device, generator=generator)
+        if self.items is not None: return self.items[items]
         if self.keep is None: return items
         return torch.where(torch.rand(shape, device=device, generator=generator) < self.keep[items], items, self.alias[items])
 

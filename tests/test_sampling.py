@@ -35,7 +35,17 @@ def test_is_seen_and_left():
     assert torch.equal(sampler.is_seen(users, items).view(20, 50), torch.from_numpy(seen.toarray() > 0))
     assert sampler.left().tolist() == (50 - np.diff(seen.indptr)).tolist()
     empty = csr_matrix(np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=np.float32))
-    assert NegativeSampler(empty).left().tolist() == [3, 1, 3]
+    assert NegativeSampler(empty).left().tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize('alpha', [0., .5])
+def test_items_that_nobody_has_are_not_drawn(alpha):
+    seen = matrix(3, density=.1).tolil()
+    seen[:, [4, 17]] = 0
+    seen = seen.tocsr()
+    has = np.flatnonzero(np.bincount(seen.indices, minlength=50))
+    items = NegativeSampler(seen, alpha).sample(torch.arange(20).repeat(200), 3, torch.Generator().manual_seed(0))
+    assert set(has) == set(items.unique().tolist()) and 4 not in has
 
 
 def test_one_item_left_is_found():

@@ -1,6 +1,8 @@
 "Items known by who rated them and by their features, behind a gate that says which to trust for this user and this item."
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -161,30 +163,39 @@ class ConcatHybrid(Hybrid):
 class GatedHybrid(Hybrid):
     """`Hybrid` with a learned gate: (q, c) = sum_m g_m(u, i) z_im, g = softmax over the pathways the item has.
 
-    The gate's logits look at the user and at the item: a_m(u, i) = (W p_u) . (K_m z_im) + v_m . p_u + t_m . [z_im, log(1 + n_i), 1], n_i the item's training rows.
-    Being bilinear, the logits of a whole catalogue are one matrix product for each pathway.
+    The gate's logits look at the user and at the item: a_m(u, i) = (W p_u) . (K_m z_im) + v_m . p_u + t_m . [z_im, 1], and for the id + s log(1 + n_i), n_i the item's training rows.
+    Being bilinear, the logits of a whole catalogue are one matrix product for each pathway. The id's part starts at s = 1 and the offset at which its weight is (1 + n) / (1 + n + `shrinkage`) where all pathways
+    are there: the weight that empirical Bayes gives to what n ratings say of an item, against what is known of items of its kind (Efron and Morris 1973). From there on it is learned. Without such a start
+    it comes to lean on the id the less the more ratings there are: features that name a film learn it by heart as fast as its id does, and which of two equals it trusts is a matter of where it started.
 
     A gate that learns from the rows its pathways learn from prefers whichever knows them by heart: the id of an item with two ratings. So a share `held` of the pairs (chosen by a hash of
     their codes) trains the gate and nothing else, and the other pairs everything but the gate. With `held` = 0 the gate stays as it is and all pairs train the pathways; `GateCallback` sets that for the last part of a training.
     """
-    def __init__(self, *args, gate_width:int=8, held:float=.2, **kwargs):
+    def __init__(self, *args,
+        gate_width:int=8, # length of W p_u
+        held:float=.2, # share of the pairs that trains the gate
+        shrinkage:float=8., # ratings at which the id starts with about as much weight as all features
+        **kwargs
+    ):
         super().__init__(*args, **kwargs)
         m, d = len(self.names), self.n_factors
-        self.gate_width, self.held = gate_width, held
+        if not shrinkage > 0: raise ValueError(f'shrinkage={shrinkage}: a number of ratings above 0')
+        self.gate_width, self.held, self.shrinkage = gate_width, held, shrinkage
         self.query = nn.Linear(d, gate_width + m, bias=False) # W and v
         self.keys = nn.Parameter(torch.randn(m, d + 1, gate_width + 1) * d**-.5) # K_m, and t_m's part of z
-        self.of_counts = nn.Parameter(torch.zeros(m))
-        self.gate_offsets = nn.Parameter(F.one_hot(torch.tensor(0), m).float()) # ids start ahead
+        self.of_counts = nn.Parameter(torch.ones(())) # s
+        self.gate_offsets = nn.Parameter(F.one_hot(torch.tensor(0), m) * math.log((m - 1) / shrinkage))
 
     def config(self)->dict:
         "Arguments that make a model of this shape; the features are among them."
-        return dict(super().config(), gate_width=self.gate_width, held=self.held)
+        return dict(super().config(), gate_width=self.gate_width, held=self.held, shrinkage=self.shrinkage)
 
     def item_rows(self, codes): # (n,) -> (n, M * (n_factors + 1) + M * (gate_width + 1) + 1)
         "Pathways, keys and static logits (-inf where a pathway is masked), b_i."
         z, present, bias = self.pathways(codes)
         keys = torch.einsum('nmd,mdk->nmk', z.detach(), self.keys)
-        static = keys[..., -1:] + (self.gate_offsets + self.of_counts * self.log_counts[codes][:, None])[..., None]
+        of_counts = F.pad((self.of_counts * self.log_counts[codes])[:, None], (0, len(self.names) - 1))
+        static = keys[..., -1:] + (self.gate_offsets + of_counts)[..., None]
         static = static.masked_fill(~present[..., None], -torch.inf)
         return torch.cat([z.flatten(1), torch.cat([keys[..., :-1], static], -1).flatten(1), bias], 1)
 
@@ -242,9 +253,9 @@ class GatedHybrid(Hybrid):
         return torch.cat([q[:, :-1], q[:, -1:] + bias[:, None]], 1)
 
     @torch.no_grad()
-    def gate_weights(self, users, items, lengths:bool=False): # (B,), (n,) -> (B, n, M)
-        "Weights of the pathways of `items` for `users`; with `lengths` times |z_m|, as shares: what of q_i comes from where."
-        rows = self.item_rows(items)
-        weights = torch.stack([self.gates(p.expand(len(rows), -1), rows) for p in self.user_factors(users)])
-        if lengths: weights = F.normalize(weights * self._split(rows)[0][..., :-1].norm(dim=-1), p=1, dim=-1)
-        return weights
+    def gate_weights(self, users, items): # (B,), (n,) -> (B, n, M), (B, n, M)
+        "Weights g_m of the pathways of `items` for `users`, and what they bring to the score before the sigmoid: g_m (p_u . z_im + c_im)."
+        rows, p = self.item_rows(items), self.user_factors(users)
+        z = self._split(rows)[0]
+        weights = torch.stack([self.gates(o.expand(len(rows), -1), rows) for o in p])
+        return weights, weights * (torch.einsum('bd,nmd->bnm', p, z[..., :-1]) + z[..., -1])
