@@ -33,7 +33,7 @@ __all__ = ['save_recommender', 'load_recommender']
 
 FORMAT = 1  # of the files; raised when an older fastrec could not read them any more
 MANIFEST = 'recommender.json'
-_ROOMS = ('interactions', 'splits', 'catalog', 'scoring', 'models', 'baselines', 'blend', 'features', 'rerank', 'refine', 'coldstart')  # whose classes a file may name; first come those that load fast
+_ROOMS = ('interactions', 'splits', 'catalog', 'scoring', 'models', 'baselines', 'blend', 'features', 'images', 'rerank', 'refine', 'coldstart')  # whose classes a file may name; first come those that load fast
 
 
 def save_recommender(
@@ -153,7 +153,7 @@ def _find_class(name, own=()):
         if o.__name__ == name: return o
     for room in _ROOMS:
         module = import_module(f'.{room}', __package__)
-        if name in getattr(module, '__all__', ()) or room == 'models': # whose `__init__` gathers the rooms below
+        if name in (*getattr(module, '__all__', ()), *getattr(module, 'SAVED', ())) or room == 'models': # whose `__init__` gathers the rooms below
             if inspect.isclass(found := getattr(module, name, None)): return found
     return None
 
@@ -204,14 +204,15 @@ class _Packer:
     def _object(self, value, at):
         if isinstance(value, Catalog) and not self.history: value = value.without_history()
         if isinstance(value, ModelScorer) and _find_class(type(value).__name__) is not type(value):  # a learner: without what is for training
-            value = ModelScorer(value.model.without_history() if hasattr(value.model, 'without_history') else value.model, value.catalog, value.scale)
+            value = ModelScorer(value.model.without_history() if hasattr(value.model, 'without_history') else value.model, value.catalog, value.scale, value.item_features)
         cls = type(value)
         if _find_class(cls.__name__) is not cls and not isinstance(value, Scorer):
             raise TypeError(f'{at} is a {cls.__module__}.{cls.__name__}, which cannot be saved without pickle: only plain data, tensors, tables and classes of fastrec can')
         if hasattr(value, '_fields'): state = dict(zip(value._fields, value))
         else:
             cached = {k for c in cls.__mro__ for k, v in vars(c).items() if isinstance(v, cached_property)}
-            state = {k: v for k, v in vars(value).items() if k not in cached and k != '_item_index'}
+            attributes = value.saved_state() if hasattr(value, 'saved_state') else vars(value)
+            state = {k: v for k, v in attributes.items() if k not in cached and k != '_item_index'}
         return {'object': cls.__name__, 'state': {k: self.pack(v, f'{at}.{k}') for k, v in state.items()}}
 
     def _model(self, model, at):

@@ -5,6 +5,7 @@ scikit-learn's, fitted on the table given and kept for new rows (`transform`); s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from warnings import warn
 
@@ -77,26 +78,41 @@ def _texts(columns):
 def _itself(o): return o
 
 
+def _tfidf(**options):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    return TfidfVectorizer(sublinear_tf=True, stop_words='english', dtype=np.float32, strip_accents='unicode', **options)
+
+
 class _Text:
-    def __init__(self, encoder, min_df, max_features): self.encoder, self.options = encoder, dict(min_df=min_df, max_features=max_features)
+    "Texts by TF-IDF, of which words and their weights are kept, or by an encoder of the user's (`given`)."
+    lost = None  # the name of an encoder that did not travel with a saved recommender
+
+    def __init__(self, encoder, min_df, max_features): self.given, self.options = encoder, dict(min_df=min_df, max_features=max_features)
+
+    @cached_property
+    def encoder(self):
+        if self.given is not None: return self.given
+        res = _tfidf(vocabulary=self.words)
+        res.idf_ = self.idf
+        return res
 
     def fit(self, columns):
         texts = _texts(columns)
         some = [o for o in texts if o]
-        if self.encoder is None:
-            from sklearn.feature_extraction.text import TfidfVectorizer
-            self.encoder = TfidfVectorizer(sublinear_tf=True, stop_words='english', dtype=np.float32, strip_accents='unicode', **self.options)
-        if hasattr(self.encoder, 'fit'): # a scikit-learn transformer
-            try: self.encoder.fit(some)
+        fresh = _tfidf(**self.options) if self.given is None else self.given
+        if hasattr(fresh, 'fit'): # a scikit-learn transformer
+            try: fresh.fit(some)
             except ValueError as e:
                 if not any(o in str(e) for o in ('vocabulary', 'min_df', 'no terms remain')): raise
                 raise ValueError(f"no word is left: each has to occur in min_df={self.options['min_df']} of the {len(some):,} texts, and common English words don't count. Lower min_df, or take category= for a column of single names") from e
-            if hasattr(self.encoder, 'stop_words_'): del self.encoder.stop_words_  # large, and of no use any more
+            if hasattr(fresh, 'stop_words_'): del fresh.stop_words_  # large, and of no use any more
+            if self.given is None: self.words, self.idf = fresh.get_feature_names_out().tolist(), fresh.idf_
         else: self.scaler = _Scaler().fit(self._encode(some))
         return self
 
     def _encode(self, texts):
         "Vectors of texts that are not empty."
+        if self.lost: raise ValueError(f'the texts went through a {self.lost}, which a saved recommender does not hold: encode the new ones with it and pass the vectors by id, add_items(table, vectors={{name of the block: {{id: vector}}}})')
         encode = getattr(self.encoder, 'transform', None) or getattr(self.encoder, 'encode', None) or self.encoder
         res = encode(texts)
         if hasattr(res, 'detach'): res = res.detach().cpu().numpy()
@@ -114,7 +130,16 @@ class _Text:
         return _spread(values, at, len(texts))
 
     @property
-    def names(self): return list(self.encoder.get_feature_names_out()) if hasattr(self.encoder, 'get_feature_names_out') else None
+    def names(self): return None if self.lost else list(self.encoder.get_feature_names_out()) if hasattr(self.encoder, 'get_feature_names_out') else None
+
+    def saved_state(self): return _without(self, 'given')
+
+
+def _without(transform, name):
+    "Attributes that a saved recommender can hold: all but an encoder of the user's own, whose name is kept."
+    own = getattr(transform, name, None)
+    if own is None or hasattr(own, 'saved_state') and own.saved_state() is not None: return {k: v for k, v in vars(transform).items() if k != 'encoder' or name == 'encoder'}
+    return {**{k: v for k, v in vars(transform).items() if k != 'encoder'}, name: None, 'lost': type(own).__name__}
 
 
 def _spread(values, at, n):
@@ -136,6 +161,11 @@ class _Scaler:
     def apply(self, x): return (x - self.mean) / self.scale
 
 
+def _one_hot(**options):
+    from sklearn.feature_extraction.text import CountVectorizer
+    return CountVectorizer(analyzer=_itself, binary=True, dtype=np.float32, **options)
+
+
 class _Multilabel:
     def __init__(self, sep, min_df): self.sep, self.min_df = sep, min_df
 
@@ -153,19 +183,14 @@ class _Multilabel:
         if self.sep is None:  # the first usual separator that a tenth of the texts have
             texts = [o for c in columns for o in c if isinstance(o, str)]
             self.sep = next((s for s in '|;,' if texts and np.mean([s in o for o in texts]) >= .1), '')
-        from sklearn.feature_extraction.text import CountVectorizer
-        self.vectorizer = CountVectorizer(analyzer=_itself, binary=True, min_df=self.min_df, dtype=np.float32)
-        labels = self._labels(columns)
-        try: self.vectorizer.fit(labels)
+        labels, vectorizer = self._labels(columns), _one_hot(min_df=self.min_df)
+        try: self.names = vectorizer.fit(labels).get_feature_names_out().tolist()
         except ValueError as e: raise ValueError(f"no label is left: each has to occur in min_df={self.min_df} of {len(labels):,} rows. Lower min_df, or say how labels are divided: sep=") from e
         return self
 
     def apply(self, columns):
         labels = self._labels(columns)
-        return _spread(self.vectorizer.transform(labels), np.arange(len(labels)), len(labels))
-
-    @property
-    def names(self): return list(self.vectorizer.get_feature_names_out())
+        return _spread(_one_hot(vocabulary=self.names).transform(labels), np.arange(len(labels)), len(labels))
 
 
 class _Category(_Multilabel):
@@ -223,7 +248,8 @@ class _Numeric:
         x = np.column_stack([self._numbers(c) for c in columns])
         if np.isnan(x).all(0).any(): raise ValueError('a numeric column has no value at all')
         self.logs = [_looks_like_counts(c) if self.log1p is None else bool(self.log1p) for c in x.T]
-        self.scaler = StandardScaler().fit(self._log(x))
+        scaler = StandardScaler().fit(self._log(x))
+        self.mean, self.scale = scaler.mean_, scaler.scale_
         return self
 
     def _log(self, x):
@@ -232,7 +258,7 @@ class _Numeric:
         return x
 
     def apply(self, columns):
-        x = self.scaler.transform(self._log(np.column_stack([self._numbers(c) for c in columns])))
+        x = (self._log(np.column_stack([self._numbers(c) for c in columns])) - self.mean) / self.scale
         return _with_gaps(np.clip(x, -10, 10), ~np.isnan(x))
 
 
@@ -244,8 +270,10 @@ def _looks_like_counts(x):
 
 
 class _Vectors:
-    "Vectors by id, or in a column."
-    names = None
+    "Vectors by id, in a column, or of images by an encoder."
+    names = encoder = lost = None
+
+    def saved_state(self): return _without(self, 'encoder')
 
     def rows(self, source, ids):
         "-> vectors (m, d) of those of `ids` that `source` has, and their positions."
@@ -361,9 +389,12 @@ class Features:
 
     def _block(self, df, ids, name, source, encoder=None, fit=False):
         kind, t, columns = self.transforms[name]
+        if isinstance(source, str): source = None  # a column
         if kind in ('vectors', 'images'):
-            if kind == 'images':
+            if source is not None: x, at = t.rows(source, ids)
+            elif kind == 'images':
                 if fit: t.encoder = encoder
+                if t.lost: raise ValueError(f'the images went through a {t.lost}, which a saved recommender does not hold: encode the new ones with it and pass the vectors by id, add_items(table, vectors={{{name!r}: {{id: vector}}}})')
                 cells = df[columns[0]].to_numpy(dtype=object)
                 at = np.flatnonzero([not _missing(o) and Path(o).is_file() for o in cells])
                 x = t.encoder(cells[at])
@@ -371,9 +402,12 @@ class Features:
                 cells = df[columns[0]].to_numpy(dtype=object)
                 at = np.flatnonzero([not _missing(o) for o in cells])
                 x = t._array(list(cells[at]))
-            else: x, at = t.rows(source, ids)
             if fit: t.fit(x)
             values, present = t.apply(x, at, len(ids))
+        elif source is not None:
+            x, at = _Vectors().rows(source, ids)
+            if not hasattr(t, 'scaler') or len(x) and x.shape[1] != t.width: raise ValueError(f'block {name!r} cannot be had as vectors' + (f' of length {x.shape[1]}: it has {t.width}' if hasattr(t, 'scaler') else ': scikit-learn made it of words'))
+            values, present = _spread(t.scaler.apply(x) if len(x) else np.zeros((0, t.width), np.float32), at, len(ids))
         else:
             cells = [list(df[c]) if kind != 'numeric' else df[c] for c in columns]
             values, present = (t.fit(cells) if fit else t).apply(cells)
@@ -381,15 +415,15 @@ class Features:
 
     def transform(self,
         df:pd.DataFrame, # a row per new id, with the columns of the table that was fitted
-        vectors=None, # for blocks of vectors that came by id: their source for the new ids
+        vectors=None, # for blocks of vectors that came by id: their source for the new ids; for texts and images that an encoder turned into vectors, what it makes of the new ones
         id_name:str=None # column of ids
     ):
         "The same blocks for new rows, by the transforms that were fitted. A column that is not there counts as missing; unknown words and labels are left out."
         ids, sources = self._ids(df, id_name), _vector_sources(vectors)
-        if foreign := [o for o in sources if o not in self.transforms or self.transforms[o][0] != 'vectors']: raise ValueError(f'no block of vectors is called {_some(foreign)}: the blocks are {_some(self.names)}')
+        if foreign := [o for o in sources if o not in self.transforms or self.transforms[o][0] not in ('vectors', 'text', 'images')]: raise ValueError(f'no block of vectors is called {_some(foreign)}: the blocks are {_some(self.names)}')
         blocks, gone = {}, []
         for name, (kind, t, columns) in self.transforms.items():
-            if (columns and any(c not in df.columns for c in columns)) or (not columns and name not in sources):
+            if name not in sources and (not columns or any(c not in df.columns for c in columns)):
                 gone.append(name)
                 old = self.blocks[name]
                 blocks[name] = old.rows(np.full(len(ids), -1))
@@ -447,6 +481,9 @@ def _fresh(encoder):
     if not hasattr(encoder, 'fit') or not hasattr(encoder, 'get_params'): return encoder
     from sklearn.base import clone
     return clone(encoder)
+
+
+SAVED = ('_Text', '_Multilabel', '_Category', '_Flag', '_Numeric', '_Vectors', '_Scaler')  # classes of a saved recommender, beside those of `__all__`
 
 
 class ItemFeatures(Features):

@@ -41,6 +41,10 @@ class ImageEncoder:
         else: base = f"{getattr(self.backbone, '__name__', self.backbone)}-{'pretrained' if self.pretrained else f'random{self.seed}'}"
         return f'{base}-{self.size[0]}x{self.size[1]}'.replace('/', '_')
 
+    def saved_state(self):
+        "What a saved recommender holds of it, but not the folder of its cache; None for a backbone that is no name."
+        return {**vars(self), 'cache': None} if isinstance(self.backbone, str) else None
+
     def body(self)->torch.nn.Module:
         "The backbone without a head, in eval mode."
         if isinstance(self.backbone, torch.nn.Module): return self.backbone.eval()

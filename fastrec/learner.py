@@ -325,25 +325,7 @@ class RecLearner(Learner, ModelScorer):
         if self.dls.target == 'liked': return 'logit' if _takes_logits(self.loss_func) else 'probability'
         return 'rating' if self.dls.target == 'rating' else 'logit' if isinstance(self.loss_func, BCELoss) else 'rank'
 
-    # --- what changes the catalogue
-
-    item_features = None  # `ItemFeatures` without rows: what new items are read with
-
-    def add_items(self,
-        items, # table of new items: a row each, with the columns that the features were made of
-        vectors=None # for blocks of vectors that came by id: their source for the new ids, as in `ItemFeatures.from_df`
-    ):
-        """Further items, known by their features alone, which `recommend`, `predict` and `similar_items` then have; returns the learner.
-
-        The model learns nothing: the features go through what it has. Loaders keep their rows; the optimiser starts anew if training goes on.
-        """
-        if self.item_features is None or not hasattr(self.model, 'add_items'):
-            raise TypeError(f'{type(self.model).__name__} knows items by their ratings alone, so it can say nothing about new ones. Models that read features can: content_learner, gated_learner, two_tower_learner')
-        new = self.item_features.transform(items, vectors, self.catalog.names['item'] if self.catalog.names['item'] in items else None)
-        catalog = self.catalog.with_items(new.ids, items)
-        self.model.add_items(new.blocks)
-        self.dls, self.opt = self.dls.with_catalog(catalog), None
-        return self
+    def _take_catalog(self, catalog): self.dls, self.opt = self.dls.with_catalog(catalog), None
 
     # --- what a person asks
 

@@ -20,9 +20,11 @@ class ModelScorer(Scorer):
     def __init__(self,
         model, # `nn.Module` with `forward(users, items) -> scores`; `score_items(users)`, `vectors(side)` and `biases(side)` are used where it has them
         catalog, # `Catalog`
-        scale:str='rating' # what a score means, as in `Scorer`
+        scale:str='rating', # what a score means, as in `Scorer`
+        item_features=None # `ItemFeatures` without rows, which tell what `add_items` reads
     ):
         self.model, self.catalog, self.scale = model, catalog, scale
+        if item_features is not None: self.item_features = item_features
 
     def __repr__(self): return f'{type(self).__name__}({type(self.model).__name__}, {self.scale}, {self.catalog})'
 
@@ -35,6 +37,26 @@ class ModelScorer(Scorer):
         "bool (n,): users or items with training rows, or with features that the model reads."
         known = self.catalog.known(side)
         return known | self.model.has_features(side).cpu().numpy() if hasattr(self.model, 'has_features') else known
+
+    item_features = None
+
+    def add_items(self,
+        items, # table of new items: a row each, with the columns that the features were made of
+        vectors=None # for blocks of vectors that came by id: their source for the new ids, as in `ItemFeatures.from_df`
+    ):
+        """Further items, known by their features alone, which `recommend`, `predict` and `similar_items` then have; returns the scorer.
+
+        The model learns nothing: the features go through what it has. Of a learner, loaders keep their rows, and the optimiser starts anew if training goes on.
+        """
+        if self.item_features is None or not hasattr(self.model, 'add_items'):
+            raise TypeError(f'{type(self.model).__name__} knows items by their ratings alone, so it can say nothing about new ones. Models that read features can: content_learner, gated_learner, two_tower_learner')
+        new = self.item_features.transform(items, vectors, self.catalog.names['item'] if self.catalog.names['item'] in items else None)
+        catalog = self.catalog.with_items(new.ids, items)
+        self.model.add_items(new.blocks)
+        self._take_catalog(catalog)
+        return self
+
+    def _take_catalog(self, catalog): self.catalog = catalog
 
     @contextmanager
     def _inference(self):

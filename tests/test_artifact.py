@@ -102,6 +102,38 @@ def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
     assert any('interactions.users' in o for o in artifact._safetensors('load_file')(next((tmp_path/'True').glob('tensors-*'))).keys())
 
 
+class Encoder:
+    "Texts to vectors, as sentence-transformers does."
+    def encode(self, texts): return np.array([[len(o), o.count('a'), 1.] for o in texts])
+
+
+def test_new_items_join_a_loaded_recommender(table, tmp_path):
+    "Features of every kind travel as fitted; only an encoder of the user's own does not, and its vectors can be given."
+    ratings, items = table
+    items = items.assign(even=items.item % 2 == 0, vector=[[float(i % 3), 1.] for i in items.item])
+    new = items.iloc[:8].assign(item=np.arange(5000, 5008))
+    kinds = dict(text='title', multilabel='genres', category={'decade': 'genres'}, flag='even', numeric='year', vectors='vector')
+    dls = RecDataLoaders.from_df(ratings, item_df=items, valid_pct=.1, seed=0)
+    idls = RecDataLoaders.from_df(ratings, item_df=items, valid_pct=.1, seed=0, target='implicit', threshold=3.5, n_neg=0)
+    feats = ItemFeatures.from_df(items, min_df=1, **kinds)
+    for i, learn in enumerate((content_learner(dls, feats, n_factors=4, hidden=8), gated_learner(dls, feats, n_factors=4), two_tower_learner(idls, item_features=feats, n_factors=4, layers=(8,)))):
+        loaded = load_recommender(save_recommender(learn, tmp_path/str(i)))
+        assert len(loaded.item_features) == 0 and loaded.item_features['title'].width == feats['title'].width
+        assert loaded.add_items(new) is loaded and loaded.catalog.n_items == learn.dls.n_items + 8
+        learn.add_items(new)
+        pair = torch.zeros(8, dtype=torch.long), torch.arange(8) + dls.n_items
+        assert torch.allclose(loaded.score(*pair), learn.score(*pair), atol=1e-6) and loaded.predict(ratings.user.iloc[0], 5003) == pytest.approx(learn.predict(ratings.user.iloc[0], 5003), abs=1e-5)
+        recs = loaded.recommend(ratings.user.iloc[0], 3, exclude_seen=False, candidates=[5000, 5001, 5002])
+        assert set(recs.item) == {5000, 5001, 5002} and 'cold' not in recs and recs.title.notna().all()
+    own = ItemFeatures.from_df(items, text='title', text_encoder=Encoder())
+    learn = content_learner(dls, own, n_factors=4, hidden=8)
+    loaded = load_recommender(save_recommender(learn, tmp_path/'own'))
+    with pytest.raises(ValueError, match='went through a Encoder, which a saved recommender does not hold'): loaded.add_items(new)
+    loaded.add_items(new[['item']], vectors={'title': dict(zip(new['item'], Encoder().encode(list(new.title))))})
+    learn.add_items(new)
+    assert torch.allclose(loaded.score(*pair), learn.score(*pair), atol=1e-6)
+
+
 def test_loads_without_fastai_and_plots(rated, tmp_path):
     learn = trained(collab_learner(rated, n_factors=5))
     save_recommender(Blend([learn, Popularity().fit(rated)]), tmp_path)

@@ -166,7 +166,7 @@ def test_cold_items_from_features(clicks, items):
     even, odd = (learn.score(torch.tensor([u]), torch.tensor([58])).item() for u in (10, 11))
     assert even > odd
     top = learn.recommend(range(10, 30, 2), k=30)
-    assert (top.item == 58).sum() >= 5 and top.cold[top.item == 58].all()
+    assert (top.item == 58).sum() >= 5 and 'cold' not in top  # its features are known
     learn.index('exact')
     assert learn.recommend(range(10, 30, 2), k=30).item.tolist() == top.item.tolist()
     blind = quick(two_tower_learner(loaders(clicks), n_factors=8), 8)
@@ -178,8 +178,8 @@ def test_user_features_and_new_rows_of_features_that_are_missing(clicks, items):
     set_seed(0)
     users = pd.DataFrame(dict(user=np.arange(120), team=[f't{u % 2}' for u in range(120)]))
     learn = quick(two_tower_learner(loaders(clicks), UserFeatures.from_df(users, category='team'), ItemFeatures.from_df(items, category='kind'), n_factors=8, id_dropout=.3), 8)
-    top = learn.recommend([0], k=8, cold='mean')  # user 0 is cold, and of the even team
-    assert (top.item % 2 == 0).all() and top.cold.all()
+    top = learn.recommend([0], k=8)  # user 0 has no training row, and is of the even team
+    assert (top.item % 2 == 0).all() and 'cold' not in top and top.score.notna().all()
     with pytest.warns(UserWarning, match='have no row in the features'): two_tower_learner(loaders(clicks), item_features=ItemFeatures.from_df(items.iloc[:50], category='kind'))
 
 

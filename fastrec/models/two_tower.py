@@ -87,6 +87,11 @@ class TwoTower(nn.Module):
         "Scores of the whole catalogue: every item encoded once, then one matrix product."
         return self.user_vectors(users) @ self.vectors('item').T
 
+    def has_features(self, side:str)->torch.Tensor:
+        "bool (n,): which users or items have any features."
+        tower = self.item_tower if side == 'item' else self.user_tower
+        return torch.zeros(tower.ids.num_embeddings, dtype=torch.bool) if tower.features is None else tower.features.present.any(1)
+
     def add_items(self, blocks:dict):
         "Further items, by their features alone; their codes come after those there are."
         if self.item_tower.features is None: raise TypeError('this item tower knows items by their ids alone, so it can say nothing about new ones. Make it with item_features=')
