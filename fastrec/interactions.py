@@ -13,7 +13,7 @@ _KNOWN_NAMES = dict(
     user=['userid', 'user', 'uid', 'customerid', 'customer', 'visitorid', 'reviewerid', 'memberid'],
     item=['itemid', 'item', 'iid', 'movieid', 'productid', 'asin', 'isbn', 'bookid', 'trackid', 'artistid', 'articleid', 'songid',
           'movie', 'product', 'book', 'track', 'artist', 'article', 'song'],
-    rating=['rating', 'ratings', 'stars', 'score', 'bookrating'],
+    rating=['rating', 'ratings', 'stars', 'score', 'overall', 'bookrating'],
     time=['time', 'timestamp', 'ts', 'datetime', 'date', 'unixreviewtime', 'ratedat'])
 CHUNK = 2**21  # rows that go through a conversion at a time, so that what it needs beside them stays small
 _DUPLICATES = ('error', 'last', 'first', 'mean')
@@ -149,6 +149,9 @@ def _find_columns(df, given):
         for role in ('rating', 'time'):
             if found[role] is None and rest: found[role] = rest.pop(0)
     found = {role: None if name is False else name for role, name in found.items()}
+    if found['item'] is None:  # user_id, joke_id, rating: one other id
+        others = [c for c in df.columns if c not in found.values() and _norm(c).endswith('id')]
+        if len(others) == 1: found['item'] = others[0]
     for role in ('user', 'item'):
         if found[role] is None:
             raise ValueError(f"which column holds the {role}s? Pass {role}_name=, one of: {_some(df.columns, 20)}")
@@ -164,6 +167,7 @@ def _ids(df, name, side, vocab):
     kind = _kind(col)
     if kind.startswith('mixed'):
         types = pd.Series([type(o).__name__ for o in col.head(1_000_000)])
+        if types.nunique() == 1: raise ValueError(f"column {name!r} holds {types[0]} objects such as {col.iloc[0]!r}; {side} ids are numbers, strings, dates or bytes. Make them strings: `df[{name!r}] = df[{name!r}].astype(str)`")
         examples = ', '.join(f'{t} such as {col.iloc[types[types == t].index[0]]!r}' for t in types.unique())
         raise ValueError(f"column {name!r} mixes types ({examples}), so 1 and '1' would be two {side}s. Make them one: `df[{name!r}] = df[{name!r}].astype(str)`")
     if kind == 'floating':

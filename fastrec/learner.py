@@ -310,7 +310,10 @@ class RecLearner(Learner, ModelScorer):
         rows = self.dls[ds_idx] if dl is None else dl
         if self.dls.n_inp == 1 and isinstance(getattr(rows, 'dataset', None), UserDataset) and (size := 4 * len(rows.dataset) * self.dls.n_items) > PREDS_BUDGET:
             raise MemoryError(f'get_preds would return {len(rows.dataset):,} users x {self.dls.n_items:,} items twice (scores and targets), {2*size/2**30:.0f} GiB. Use learn.recommend(users), or learn.score_items(users) in chunks')
-        return super().get_preds(ds_idx, rows.pairs() if isinstance(rows, InBatchDL) else dl, **kwargs)
+        if isinstance(rows, InBatchDL): dl = rows.pairs()
+        if getattr(rows, 'n', None) != 1: return super().get_preds(ds_idx, dl, **kwargs)
+        kwargs['reorder'] = False  # fastcore's `detuplify` makes a scalar of the predictions of one pair, which cannot be reordered
+        return type(res := super().get_preds(ds_idx, dl, **kwargs))(o[None] if isinstance(o, torch.Tensor) and not o.dim() else o for o in res)
 
     # --- Scorer
 

@@ -112,7 +112,7 @@ class Scorer:
         item=None, # id
         cold:str='mean' # a user or item that the model knows nothing of is predicted as the average one ('mean', with a warning), or 'raise' a `KeyError`
     )->float:
-        "Predicted score of one pair: `predict(user, item)` or `predict((user, item))`, ids as in the table."
+        "Prediction for one pair, ids as in the table: `predict(user, item)` or `predict((user, item))`. A rating, or a probability where scores are logits (as in `get_preds`), else the score."
         if cold not in ('mean', 'raise'): raise ValueError(f"cold={cold!r}: 'mean' or 'raise'")
         if item is None:
             if not isinstance(user, (tuple, list)) or len(user) != 2: raise TypeError(f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))')
@@ -122,7 +122,8 @@ class Scorer:
             if self.informed(side)[code[0]]: continue
             if cold == 'raise': raise KeyError(f"{side} {id_!r} has no training row. cold='mean' predicts it as the average {side}" + ("; fold_in(ratings) takes in what a new user has rated" if side == 'user' else ''))
             warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
-        return self.score(*map(torch.from_numpy, codes)).item()
+        score = self.score(*map(torch.from_numpy, codes))
+        return (score.sigmoid() if self.scale == 'logit' else score).item()
 
     def similar_items(self, item, k:int=10)->pd.DataFrame:
         "The `k` nearest items by cosine of their vectors; `item` is an id, a title, or a part of a title that matches one."

@@ -174,7 +174,8 @@ def test_verbs(trained, synthetic):
     trained.show_results(max_n=2)
     assert type(trained.model).__name__ in trained.summary()
     user, item = 'u03', 507
-    assert trained.predict(user, item) == pytest.approx(trained.score_items(torch.tensor([3]))[0, 7].item(), abs=1e-4)
+    score = trained.score_items(torch.tensor([3]))[0, 7]
+    assert trained.predict(user, item) == pytest.approx((score.sigmoid() if trained.scale == 'logit' else score).item(), abs=1e-4)
     trained.export()
     loaded = load_learner(trained.path/'export.pkl')
     pd.testing.assert_frame_equal(loaded.recommend(user, 5, exclude_seen=False), trained.recommend(user, 5, exclude_seen=False), rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 "Vocab and Interactions.from_df: the one checked door through which ids and columns come in."
 import re
+import uuid
 
 import numpy as np
 import pandas as pd
@@ -341,6 +342,18 @@ def test_missing_columns():
         Interactions.from_df(pd.DataFrame(dict(a=[1, 2])))
     with pytest.raises(ValueError, match="need at least a user and an item column, got: 'a', 'rating'"):
         Interactions.from_df(pd.DataFrame(dict(a=[1], rating=[2])))
+
+
+def test_the_only_other_id_is_the_item():
+    df = table().rename(columns=dict(item='joke_id'))
+    assert Interactions.from_df(df).names['item'] == 'joke_id'
+    with pytest.raises(ValueError, match="which column holds the items"): Interactions.from_df(df.assign(session_id=1))
+
+
+def test_ids_of_a_type_of_their_own():
+    df = table()
+    df['user'] = [uuid.UUID(int=i) for i in range(len(df))]
+    with pytest.raises(ValueError, match=r"column 'user' holds UUID objects such as UUID\('0.*astype\(str\)"): Interactions.from_df(df)
 
 
 @pytest.mark.parametrize('role', ['user', 'item'])

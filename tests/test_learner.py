@@ -92,6 +92,16 @@ def test_get_preds_keeps_the_order(learn):
     assert torch.equal(learn.get_preds(dl=shuffled)[1], torch.from_numpy(inter.ratings[split.train]))
 
 
+@pytest.mark.parametrize('target', ['rating', 'liked', 'implicit'])
+def test_predictions_of_one_pair(synthetic, target):
+    dls = RecDataLoaders.from_df(synthetic[0], target=target, valid_pct=.2, seed=0)
+    learn = collab_learner(dls, n_factors=4)
+    pair = synthetic[0].loc[[5], ['user', 'item']]
+    preds, target = learn.get_preds(dl=dls.test_dl(pair))
+    assert preds.shape == (1,) and target is None and preds.item() == pytest.approx(learn.predict(*pair.iloc[0]), abs=1e-5)
+    assert len(learn.get_preds(dl=dls.test_dl(pair), with_input=True)) == 3
+
+
 def test_get_preds_of_a_test_dl(learn, synthetic):
     df = synthetic[0].sample(50, random_state=0)
     preds, targ = learn.get_preds(dl=learn.dls.test_dl(df))
