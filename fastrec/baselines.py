@@ -73,12 +73,15 @@ class Popularity(Scorer):
 
 
 class _ItemWeights(Scorer):
-    "Scores of what a user has, times a matrix of item-item weights: s_u = x_u W, x_u the weights of the user's training positives."
+    """Scores of what a user has, times a matrix of item-item weights: s_u = x_u W, x_u 1 at the user's training positives.
+
+    Every positive counts once: counts of plays or repeated clicks have long tails, in which a few rows would drown the rest.
+    """
     scale, reads_history = 'rank', True
 
     def score_items(self, users):
         "Scores of all items: codes (B,) -> (B, n_items)."
-        x = self.catalog.positives[np.asarray(users)]
+        x = _once(self.catalog.positives[np.asarray(users)])
         s = x @ self.weights
         return torch.from_numpy(np.asarray(s.todense() if hasattr(s, 'todense') else s, dtype=np.float32))
 
@@ -104,7 +107,7 @@ class ItemKNN(_ItemWeights):
     def fit(self, dls):
         "Learn from the training positives of `dls`; returns self."
         self.catalog = dls.catalog
-        x = _positives(dls).tocsc()
+        x = _once(_positives(dls)).tocsc()
         common = (x.T @ x).tocsr()
         norms = np.sqrt(common.diagonal())
         common.setdiag(0)
@@ -125,7 +128,7 @@ class EASE(_ItemWeights):
     def fit(self, dls):
         "Learn from the training positives of `dls`; returns self."
         self.catalog = dls.catalog
-        x = _positives(dls)
+        x = _once(_positives(dls))
         n = x.shape[1]
         gram = (x.T @ x).toarray().astype(np.float64 if n <= 8192 else np.float32)
         gram[np.arange(n), np.arange(n)] += self.l2
@@ -170,8 +173,12 @@ def _positives(dls):
     "Training positives (n_users, n_items), float32 CSR: weights of implicit feedback, 1 for each row of a rating table."
     dls.catalog.require_history()
     x = dls.catalog.positives
-    if dls.catalog.interactions.weights is None: x = csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape)
-    return x
+    return _once(x) if dls.catalog.interactions.weights is None else x
+
+
+def _once(x):
+    "CSR `x` with 1 for every entry."
+    return csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape)
 
 
 def _top_per_row(matrix, k):

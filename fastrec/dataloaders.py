@@ -370,7 +370,7 @@ class RecDataLoaders(DataLoaders):
         duplicates:str='error', # repeated user-item pairs of ratings: 'error', 'first', 'last' or 'mean'
         target:str='rating', # 'rating': predict it; 'liked': 1 if it reaches the user's own mean over the training rows, else 0; 'implicit': rank what users choose, where repeats add up
         threshold:float=None, # 'implicit': ratings from it on are positives; the other rows count as seen
-        weighted:bool=False, # 'implicit': a row counts as much as its rating says (play counts), not once
+        weighted:bool=False, # 'implicit': a row counts as much as its rating says (play counts; with a long tail, train on their logarithm), not once
         n_neg:int=4, # 'implicit': negatives drawn for each positive; 0: the other items of the batch are the negatives; None: a row is a user, and the objective is over the whole catalogue
         alpha:float=0., # 'implicit': negatives are drawn in proportion to popularity^alpha (0: uniformly)
         bs:int=None, # batch size; by default a power of two that leaves about 300 steps an epoch (25 where a row is a user)

@@ -362,6 +362,14 @@ def test_ease_against_its_definition(idls):
     assert base.score(torch.tensor([3, 5, 3]), torch.tensor([1, 2, 9])).tolist() == pytest.approx([(x[3] @ base.weights)[1], (x[5] @ base.weights)[2], (x[3] @ base.weights)[9]], abs=1e-4)
 
 
+def test_counts_do_not_drown_the_item_models(clicks, items):
+    once, counted = (loaders(clicks.assign(rating=rating), items, weighted=weighted) for rating, weighted in ((1., False), (10. ** (np.arange(len(clicks)) % 5), True)))
+    assert counted.catalog.positives.data.max() >= 1e4
+    for scorer in (EASE(20.), ItemKNN(5, 3.)):
+        a, b = (scorer.fit(dls).score_items(torch.arange(6)) for dls in (once, counted))
+        assert a.abs().max() > 0 and torch.allclose(a, b, atol=1e-5)
+
+
 def test_item_knn_against_its_definition(idls):
     x = idls.catalog.positives.toarray().astype(float)
     common = x.T @ x
