@@ -10,7 +10,7 @@ from fastrec.all import *
 
 torch.set_num_threads(1)
 GIVEN, HELD = (1, 5, 30), 10
-MODELS = {'collab, y_range': lambda dls: collab_learner(dls, y_range=(dls.y_bounds[0] - .5, dls.y_bounds[1] + .5)), 'collab': collab_learner, 'mlp': mlp_learner}
+MODELS = {'collab, y_range': lambda dls: collab_learner(dls, y_range=(dls.y_bounds[0] - .5, dls.y_bounds[1] + .5)), 'collab': collab_learner, 'mlp': mlp_learner, 'svdpp': svdpp_learner}
 
 
 def fit(make, dls, seed):
@@ -50,7 +50,7 @@ def rows_of(name, ratings, seed):
             again_dls = RecDataLoaders.from_df(both, splitter=(np.arange(cut), np.arange(cut, len(both))))
             again = fit(make, again_dls, seed)
             res.append(dict(data=name, seed=seed, model=model, given=n, users=given.user.nunique(), average=score(learn.fold_in(given, noise=1e12), test), biases=score(BiasOnly().fit(again_dls), test),
-                            ridge=np.nan if model == 'mlp' else score(plain_ridge(learn, given), test), folded=score(folded, test), again=score(again, test), ms=min(times)))
+                            ridge=np.nan if model in ('mlp', 'svdpp') else score(plain_ridge(learn, given), test), folded=score(folded, test), again=score(again, test), ms=min(times)))
         print(name, seed, model, flush=True)
     return res
 
@@ -77,7 +77,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--ml100k', help='folder of ml-100k')
     parser.add_argument('--ls', help='folder of ml-latest-small')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[1])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
     parser.add_argument('--out')
     args = parser.parse_args()
     data = {'ML-100K': movielens('100k', need(args.ml100k, '--ml100k', 'the folder ml-100k'))[0], 'ml-latest-small': movielens('latest-small', need(args.ls, '--ls', 'the folder ml-latest-small'))[0]}

@@ -153,7 +153,7 @@ class GateCallback(Callback):
     "Divides the training of a `GatedHybrid` in two: a share `held` of the pairs trains its gate, until `pct` of the steps are done; then the gate stays and all pairs train the pathways."
     run_valid = False
 
-    def __init__(self, held:float=.2, pct:float=.6):
+    def __init__(self, held:float=.1, pct:float=.6):
         if not 0 < held < 1 or not 0 < pct <= 1: raise ValueError(f'held={held}, pct={pct}: a share of the pairs between 0 and 1, and a share of the steps up to 1')
         self.held, self.pct = held, pct
 

@@ -51,8 +51,8 @@ def fold_in(
     against the whole catalogue, which counts as the sampled negatives do; where scores only rank, softmax over the catalogue (see `SoftmaxLoss`).
 
     - A score that is a dot product plus biases (`DotBias`, `SVDpp`, `Content`, ...: found out by comparing scores): ridge regression on the item vectors, in closed form; where there is a `y_range` or a
-      cross-entropy, a few Newton steps, each of which is one. The result is a `DotBias`. Users of `SVDpp` start from the sum over what they have.
-    - Other models with tables of users: L-BFGS on the new rows, everything else fixed.
+      cross-entropy, a few Newton steps, each of which is one. The result is a `DotBias`. Users of `SVDpp` start from the sum over what they have, weighted by what they rated.
+    - Other models with tables of users: the method of Gauss and Newton on the new rows, everything else fixed.
     - Scorers that read histories (`EASE`, `ItemKNN`) take the new user's.
 
     In place of a fixed ridge the prior is estimated, since a ridge has to be chosen: half the noise makes up for vectors that training has shrunk (benchmarks/fold_in.py compares).
@@ -201,24 +201,28 @@ def _fold_dot(scorer, catalog, objective):
     "A `DotBias` of the new users; None if the model is no dot product."
     if (parts := _dot_parts(scorer)) is None: return None
     users, items, mean, y_range = (o.double() if isinstance(o, torch.Tensor) else o for o in parts)
-    known = torch.from_numpy(scorer.catalog.known('user'))
-    history = getattr(scorer.model, 'history_factors', None)  # of SVD++: the prior is about what the sum leaves open
+    known, sums = torch.from_numpy(scorer.catalog.known('user')), hasattr(scorer.model, 'history_terms')  # of SVD++: the prior is about what the sum over the history leaves open
     own = users.clone()
-    if history is not None: own[:, 1:] = scorer.model.user_factors.weight.detach().double().cpu()
+    if sums: own[:, 1:] = scorer.model.user_factors.weight.detach().double().cpu()
     m, precision = _prior(own[known])
     learned = torch.from_numpy(scorer.informed('item'))
     rows, unlearned = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64), 0
     for user in range(catalog.n_users):
         at, y, w = objective.rows(catalog, user)
-        had = torch.from_numpy(catalog.seen[user].indices.astype(np.int64))
-        start = m.clone()
-        if history is not None: start[1:] += history.weight.detach().double().cpu()[had].sum(0) * len(had) ** -.5
         if at is not None:
             unlearned += int((~learned[at]).sum())
             at, y, w = (o[learned[at]] for o in (at, y, w))  # the vector of a cold item says nothing about it
         q = items if at is None else items[at]
-        z = torch.cat([torch.ones(len(q), 1, dtype=torch.float64), q[:, 1:]], 1)
-        rows[user] = _newton(objective, mean + q[:, 0], z, y.double(), w.double(), start, precision, y_range)
+        z, o, start = torch.cat([torch.ones(len(q), 1, dtype=torch.float64), q[:, 1:]], 1), mean + q[:, 0], m.clone()
+        if sums:
+            had, terms = _sums_of(scorer.model, catalog, user)
+            start[1:] += terms.sum(0)
+            if getattr(scorer.model, 'leave_one_out', False):  # a rating that is in the sum would tell of itself
+                row = torch.full((catalog.n_items,), -1)
+                row[had] = torch.arange(len(had))
+                row = row if at is None else row[at]
+                o = o - torch.where(row >= 0, (terms[row] * q[:, 1:]).sum(1), 0.)
+        rows[user] = _newton(objective, _Linear(o, z), y.double(), w.double(), start, precision, y_range)
     if unlearned: warn(f'{unlearned:,} of the ratings are of items without training rows, which say nothing about the user', stacklevel=4)
     with torch.random.fork_rng(devices=[]): res = DotBias(catalog.n_users, catalog.n_items, users.shape[1] - 1, y_range)  # whose first values nobody asked for
     with torch.no_grad():
@@ -228,20 +232,53 @@ def _fold_dot(scorer, catalog, objective):
     return res.to(next(scorer.model.parameters()).device)
 
 
-def _newton(objective, o, z, y, w, m, precision, y_range, n_steps=20):
-    "The row x that minimises the objective, by Newton's method with halved steps; for squares without `y_range` the first is exact."
-    value = lambda x: objective.value(squash(o + z @ x, y_range), y, w) + (x - m) @ precision @ (x - m) / 2
+def _sums_of(model, catalog, user):
+    "-> codes (n,) of what a new user has, and what each adds to the user's vector, (n, d)."
+    part = catalog.positives[user]
+    had = torch.from_numpy(part.indices.astype(np.int64))
+    device = model.history_factors.weight.device
+    return had, model.history_terms(had.to(device), torch.from_numpy(part.data).to(device)).double().cpu()
+
+
+class _Linear:
+    "Scores o + z x of a row x, and their derivatives by it."
+    def __init__(self, o, z): self.o, self.z = o, z
+    def scores(self, x): return self.o + self.z @ x
+    def slopes(self, x): return self.scores(x), self.z
+
+
+def _newton(objective, f, y, w, m, precision, y_range, n_steps=20, tol=1e-9):
+    "The row x that minimises the objective of scores f(x), by Newton's method (of Gauss and Newton where f is not linear) with halved steps; for squares of a linear f without `y_range` the first is exact."
+    value = lambda x: objective.value(squash(f.scores(x), y_range), y, w) + (x - m) @ precision @ (x - m) / 2
     x, best = m, value(m)
     for _ in range(n_steps):
-        g, h = objective.newton(o + z @ x, y, w, z, y_range)
+        t, z = f.slopes(x)
+        g, h = objective.newton(t, y, w, z, y_range)
         step = torch.linalg.solve(h + precision, g + precision @ (x - m))
         size, new = 1., value(x - step)
         while new > best and size > 1e-3: size, new = size / 2, value(x - size / 2 * step)
         if not new < best: break
-        done = best - new < 1e-9 * (1 + best.abs())
+        done = best - new < tol * (1 + best.abs())
         x, best = x - size * step, new
         if done: break
     return x
+
+
+class _OfTables:
+    """Scores of a model for one user and items (n,) as a function of the user's row x (d,), and their derivatives.
+
+    Each item gets a user of its own with the same row, so that one backward pass of the sum gives all derivatives."""
+    def __init__(self, model, tables, widths, items): self.model, self.tables, self.widths, self.items, self.users = model, tables, widths, items, torch.arange(len(items), device=items.device)
+
+    def _of(self, x): return torch.func.functional_call(self.model, dict(zip(self.tables, x.expand(len(self.users), -1).split(self.widths, 1) if x.dim() == 1 else x.split(self.widths, 1))), (self.users, self.items))
+
+    def scores(self, x): return self._of(x)
+
+    def slopes(self, x):
+        with torch.enable_grad():
+            rows = x.expand(len(self.users), -1).clone().requires_grad_()
+            scores = self._of(rows)
+            return scores.detach(), torch.autograd.grad(scores.sum(), rows)[0]
 
 
 def _fold_tables(scorer, catalog, objective):
@@ -266,23 +303,10 @@ def _fold_tables(scorer, catalog, objective):
         parent, _, child = at.rpartition('.')
         setattr(res.get_submodule(parent), child, table)
     res.eval()
-    weights = {f'{at}.weight': None for at in tables}
     everything = torch.arange(catalog.n_items, device=m.device)
     for user in range(catalog.n_users):
         at, y, w = (None if o is None else o.to(m.device) for o in objective.rows(catalog, user))
-        items = everything if at is None else at
-        users = torch.zeros(len(items), dtype=torch.int64, device=m.device)
-        x = m.clone().requires_grad_()
-        lbfgs = torch.optim.LBFGS([x], max_iter=25, history_size=10, line_search_fn='strong_wolfe')
-        def closure():
-            lbfgs.zero_grad()
-            with torch.enable_grad():
-                scores = torch.func.functional_call(res, dict(zip(weights, x[None].split(widths, 1))), (users, items))
-                loss = objective.value(scores, y, w) + (x - m) @ precision @ (x - m) / 2
-            x.grad, = torch.autograd.grad(loss, x)
-            return loss
-        with torch.enable_grad(): lbfgs.step(closure)
-        new[user] = x.detach()
+        new[user] = _newton(objective, _OfTables(res, [f'{o}.weight' for o in tables], widths, everything if at is None else at), y, w, m, precision, None, tol=1e-6)
     with torch.no_grad():
         for at, part in zip(tables, new.split(widths, 1)): res.get_submodule(at).weight.copy_(part)
     return res

@@ -13,7 +13,7 @@ ROUNDS = 8  # of drawing again before the rows that are left are drawn one by on
 class NegativeSampler:
     """Draws items that a user has no row for, without repeats within a draw, uniformly or in proportion to popularity^alpha.
 
-    Items that nobody has a row for are never drawn: of a new item nothing says that it is not wanted, and a model that reads features would learn so from what its features have in common with others.
+    Items that nobody has a row for are not drawn, unless a user has too few others left: of a new item nothing says that it is not wanted, and a model that reads features would learn so of what it has in common with others.
     Items are drawn freely and those seen or repeated are drawn again; rows for which that does not succeed soon (users who have seen nearly
     everything) are drawn exactly, from what is left. Deviation from word2vec's sampler (Mikolov et al. 2013; alpha=0.75), whose popularity
     weighting this is: seen items are never drawn.
@@ -31,7 +31,7 @@ class NegativeSampler:
             self.bits, self.keys = torch.from_numpy(bits), None
         else: self.bits, self.keys = None, keys.unique()
         counts = np.bincount(seen.indices, minlength=self.n_items)
-        weights = counts.astype(np.float64) ** alpha if alpha else (counts > 0).astype(np.float64)
+        weights = counts.astype(np.float64) ** alpha if alpha else np.ones(self.n_items)
         self.items = None if alpha or (counts > 0).all() else torch.from_numpy(np.flatnonzero(counts))
         self.probabilities = torch.from_numpy(weights / weights.sum())
         self.keep, self.alias = _alias(self.probabilities.numpy()) if alpha else (None, None)
@@ -43,7 +43,7 @@ class NegativeSampler:
         return self
 
     def left(self)->np.ndarray:
-        "How many items could be drawn for each user, (n_users,)."
+        "How many items each user has not seen (and could be drawn), (n_users,)."
         drawable = (self.probabilities > 0).numpy()
         return int(drawable.sum()) - np.add.reduceat(np.append(drawable[self.seen.indices], 0).astype(np.int64), self.seen.indptr[:-1]) * (np.diff(self.seen.indptr) > 0)
 
@@ -76,6 +76,7 @@ class NegativeSampler:
     def _exact(self, user, n, generator):
         weights = self.probabilities.clone()
         weights[torch.from_numpy(self.seen.indices[self.seen.indptr[user]:self.seen.indptr[user+1]].astype(np.int64))] = 0
+        if self.items is not None and (had := torch.zeros_like(weights).index_copy_(0, self.items.cpu(), weights[self.items.cpu()])).count_nonzero() >= n: weights = had
         left = int((weights > 0).sum())
         if left < n: raise ValueError(f'{n} negatives asked for, but a user has only {left} items left that could be drawn. Take a smaller n_neg, or leave out users who have seen nearly everything')
         device = torch.device('cpu') if generator is None else generator.device

@@ -35,7 +35,7 @@ def test_is_seen_and_left():
     assert torch.equal(sampler.is_seen(users, items).view(20, 50), torch.from_numpy(seen.toarray() > 0))
     assert sampler.left().tolist() == (50 - np.diff(seen.indptr)).tolist()
     empty = csr_matrix(np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0]], dtype=np.float32))
-    assert NegativeSampler(empty).left().tolist() == [2, 0, 2]
+    assert NegativeSampler(empty).left().tolist() == [3, 1, 3]
 
 
 @pytest.mark.parametrize('alpha', [0., .5])
@@ -46,6 +46,9 @@ def test_items_that_nobody_has_are_not_drawn(alpha):
     has = np.flatnonzero(np.bincount(seen.indices, minlength=50))
     items = NegativeSampler(seen, alpha).sample(torch.arange(20).repeat(200), 3, torch.Generator().manual_seed(0))
     assert set(has) == set(items.unique().tolist()) and 4 not in has
+    if not alpha: # who has all the others
+        everything = csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], dtype=np.float32))
+        assert NegativeSampler(everything).sample(torch.tensor([0, 1]), 1).tolist() == [[2], [1]]
 
 
 def test_one_item_left_is_found():

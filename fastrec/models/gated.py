@@ -173,7 +173,7 @@ class GatedHybrid(Hybrid):
     """
     def __init__(self, *args,
         gate_width:int=8, # length of W p_u
-        held:float=.2, # share of the pairs that trains the gate
+        held:float=.1, # share of the pairs that trains the gate
         shrinkage:float=8., # ratings at which the id starts with about as much weight as all features
         **kwargs
     ):
