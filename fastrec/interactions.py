@@ -3,6 +3,8 @@
 Everything behind this module works on codes; everything a user sees is decoded again with a `Vocab`."""
 from __future__ import annotations
 
+from warnings import warn
+
 import numpy as np
 import pandas as pd
 
@@ -197,6 +199,16 @@ def _check_ratings(df, name, y_range):
     return ratings
 
 
+def _warn_of_tail(weights):
+    "Warn if a hundredth of the positives has most of the weight."
+    values = weights[weights > 0]
+    n = -(-len(values) // 100)
+    top = np.partition(values, len(values) - n)[-n:]
+    if len(values) >= 100 and (share := top.sum(dtype=np.float64) / values.sum(dtype=np.float64)) > .5:
+        warn(f'1% of the positives have {share:.0%} of the weight (up to {top.max():,.0f}, the median is {np.median(values):,.0f}): a model learns little of the rest. Weights are a confidence: '
+             "give the logarithm of the counts, `df['weight'] = np.log1p(counts)` with rating_name='weight' and weighted=True, or let each pair count once, `df.drop_duplicates([user, item])`", stacklevel=4)
+
+
 def _check_times(df, name):
     "Times of column `name`, numbers or naive datetimes, after the checks."
     col = df[name]
@@ -307,10 +319,12 @@ class Interactions:
             weights = np.where(self.ratings >= threshold, weights, 0).astype(np.float32)
             if not weights.any(): raise ValueError(f'no rating reaches threshold={threshold:g}: they run from {self.ratings.min():g} to {self.ratings.max():g}')
         if (by_pair := self._by_pair()) is None:
+            if weighted: _warn_of_tail(weights)
             return Interactions(self.users, self.items, self.ratings, self.times, self.vocab, self.names, self.rows, weights, self.no_times, options)
         order, starts = by_pair
         last = np.append(starts[1:], len(self)) - 1
         summed = np.add.reduceat(weights[order].astype(np.float64), starts).astype(np.float32)
+        _warn_of_tail(summed)
         keep = order[last]
         at = np.argsort(keep)
         rows = keep[at]

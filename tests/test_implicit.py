@@ -1,6 +1,8 @@
 "Implicit feedback from table to evaluation: positives, weights, loaders, protocols, baselines, metrics in the training table."
 import copy
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -362,6 +364,17 @@ def test_ease_against_its_definition(idls):
     assert base.score(torch.tensor([3, 5, 3]), torch.tensor([1, 2, 9])).tolist() == pytest.approx([(x[3] @ base.weights)[1], (x[5] @ base.weights)[2], (x[3] @ base.weights)[9]], abs=1e-4)
 
 
+def test_counts_with_a_long_tail_are_warned_of(clicks, items):
+    counts = clicks.assign(rating=1.)
+    counts.loc[counts.index[:5], 'rating'] = 1000.
+    with pytest.warns(UserWarning, match=r"1% of the positives have 8\d% of the weight \(up to 1,000, the median is 1\).*np.log1p"): loaders(counts, items, weighted=True)
+    with pytest.warns(UserWarning, match='drop_duplicates'): loaders(counts.loc[counts.index.repeat(counts.rating.astype(int))], items)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*of the weight')
+        loaders(counts.assign(rating=np.log1p(counts.rating)), items, weighted=True)
+
+
+@pytest.mark.filterwarnings('ignore:1%')
 def test_counts_do_not_drown_the_item_models(clicks, items):
     once, counted = (loaders(clicks.assign(rating=rating), items, weighted=weighted) for rating, weighted in ((1., False), (10. ** (np.arange(len(clicks)) % 5), True)))
     assert counted.catalog.positives.data.max() >= 1e4
