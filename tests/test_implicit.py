@@ -1,6 +1,5 @@
 "Implicit feedback from table to evaluation: positives, weights, loaders, protocols, baselines, metrics in the training table."
 import copy
-
 import warnings
 
 import numpy as np
