@@ -49,6 +49,7 @@ __all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_
 
 COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
 PREDS_BUDGET = 2**30  # bytes of scores
+PER_ROW = 16  # see `_default_opt`
 _CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
 _PER_BATCH, _RENEW = frozenset(_inner_loop), ('before_fit', 'before_train', 'before_validate')
 _DIRECT = frozenset(o for o in vars(event) if not o.startswith('_')) - {'after_create', 'after_fit'}  # after_fit sets `run` back, too
@@ -85,7 +86,7 @@ class RecLearner(Learner, ModelScorer):
         ranking = [m for m in metrics if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
         columns = _columns(dls, [m for m in metrics if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
-        super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, _default_opt(model, self._per_row) if opt_func is None else opt_func,
+        super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, _default_opt(dls, model, self._per_row) if opt_func is None else opt_func,
                          splitter=partial(decay_groups, per_row=self._per_row) if splitter is None else splitter, metrics=columns,
                          cbs=L(cbs) + ([own] if ranking else []), **kwargs)
 
@@ -351,12 +352,18 @@ def _check(dls):
                         "for fastai's own DataLoaders there is `fastai.collab.collab_learner`")
 
 
-def _default_opt(model, per_row):
-    "`FusedAdam`, or for large tables `LazyAdam`, and says so. (Over the whole catalogue, where every row counts at every step, `FusedAdam`.)"
+def _default_opt(dls, model, per_row):
+    """`FusedAdam`, or `LazyAdam` where tables are large and a batch looks up little of them; says which where there are large ones.
+
+    A value of a row looked up costs `LazyAdam` what `PER_ROW` values of the table cost the fused kernel (benchmarks/growth.py). Over the whole catalogue every row counts at every step: `FusedAdam`.
+    """
     large = [m for m in model.modules() if isinstance(m, EmbeddingTable) and m.weight.numel() >= LARGE]
     if not large or not per_row: return FusedAdam
-    print(f"opt_func=LazyAdam: tables of {', '.join(f'{m.num_embeddings:,} x {m.embedding_dim}' for m in large)} are updated at the rows of each batch, the rest by a fused kernel (opt_func=FusedAdam: everything is)")
-    return LazyAdam
+    looked_up = sum(m.embedding_dim * dls.train.bs * (dls.train.width if m.num_embeddings == dls.n_items else 1) for m in large)
+    lazy, tables = PER_ROW * looked_up < sum(m.weight.numel() for m in large), ', '.join(f'{m.num_embeddings:,} x {m.embedding_dim}' for m in large)
+    if lazy: print(f'opt_func=LazyAdam: tables of {tables} are updated at the rows of each batch, the rest by a fused kernel (opt_func=FusedAdam: everything is)')
+    else: print(f'opt_func=FusedAdam: tables of {tables} are large, but at batch size {dls.train.bs:,} updating all of them costs less than picking the rows of a batch (opt_func=LazyAdam: rows are picked)')
+    return LazyAdam if lazy else FusedAdam
 
 
 def _default_loss(dls):

@@ -106,24 +106,22 @@ class TableAdam(torch.optim.Optimizer):
             state['sum'].index_copy_(0, rows, total)
             p.index_copy_(0, rows, value.addcdiv_(grads, total.sqrt_().add_(eps)[:, None], value=-lr))
             return
-        if 'last' not in state:
-            self._start(p, state)
+        if 'held' not in state:
             state['step'] = torch.zeros((), dtype=torch.int32)  # on the CPU: it is counted here
-            state['last'] = torch.zeros(len(p), dtype=torch.int32, device=p.device)  # the step up to which a row is
-            state['rate'] = torch.zeros(len(p), dtype=p.dtype, device=p.device)  # the step size with which its moments move it on
+            # both moments of a row, the step up to which it is, and the step size with which its moments move it on, side by side: one place in memory to go to
+            state['held'] = torch.zeros(len(p), 2 * p.shape[1] + 2, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
         state['step'] += 1
         step = int(state['step'])
         rate = lr / (1 - beta1 ** step) * (1 - beta2 ** step) ** .5
-        avg, sq = (state[k].index_select(0, rows) for k in ('exp_avg', 'exp_avg_sq'))
-        missed = (step - 1 - state['last'].index_select(0, rows)).to(p.dtype)[:, None]
-        self._coast(value, avg, sq, missed, state['rate'].index_select(0, rows)[:, None], group)
+        held = state['held'].index_select(0, rows)
+        value, grads = value.to(held.dtype), grads.to(held.dtype)
+        avg, sq, last, last_rate = (o.contiguous() for o in held.split((p.shape[1], p.shape[1], 1, 1), 1))  # kernels are slow on strided rows
+        self._coast(value, avg, sq, step - 1 - last, last_rate, group)
         avg.lerp_(grads, 1 - beta1)
         sq.mul_(beta2).addcmul_(grads, grads, value=1 - beta2)
         value.addcdiv_(avg, sq.sqrt().add_(eps * (1 - beta2 ** step) ** .5), value=-rate)
-        for k, v in (('exp_avg', avg), ('exp_avg_sq', sq)): state[k].index_copy_(0, rows, v)
-        state['last'].index_fill_(0, rows, step)
-        state['rate'].index_fill_(0, rows, rate)
-        p.index_copy_(0, rows, value)
+        state['held'].index_copy_(0, rows, torch.cat([avg, sq, last.fill_(step), last_rate.fill_(rate)], 1))
+        p.index_copy_(0, rows, value.to(p.dtype))
 
     def _coast(self, value, avg, sq, missed, rate, group):
         """Move rows (k, d), in place, as dense Adam would have in `missed` steps (k, 1) without a gradient.
@@ -141,11 +139,13 @@ class TableAdam(torch.optim.Optimizer):
         "Bring the rows of large tables to where dense Adam would have them now: before they are read, e.g. once an epoch; it reads the whole tables."
         for group in self.param_groups:
             for p in group['params']:
-                if 'last' not in (state := self.state.get(p, {})): continue
+                if 'held' not in (state := self.state.get(p, {})): continue
                 step = int(state['step'])
-                for part in zip(*(o.split(2**18) for o in (p, state['exp_avg'], state['exp_avg_sq'], state['last'], state['rate']))):
-                    value, avg, sq, last, rate = part
-                    self._coast(value, avg, sq, (step - last).to(p.dtype)[:, None], rate[:, None], group)
+                for rows, held in zip(p.split(2**18), state['held'].split(2**18)):
+                    avg, sq, last, rate = held.split((p.shape[1], p.shape[1], 1, 1), 1)
+                    value = rows.to(held.dtype)
+                    self._coast(value, avg, sq, step - last, rate, group)
+                    if value is not rows: rows.copy_(value)
                     last.fill_(step)
 
     def _summed(self, p, rows, grads):
@@ -159,7 +159,7 @@ class TableAdam(torch.optim.Optimizer):
         at = torch.arange(len(rows), dtype=torch.int32, device=p.device)
         slots.index_copy_(0, rows, at)
         slot = slots.index_select(0, rows)
-        total = torch.zeros_like(grads).index_add_(0, slot, grads)
+        total = torch.zeros_like(grads).index_add_(0, slot.long(), grads)  # by int32 it takes up to 20 times as long
         if p.device.type != 'cpu': return rows, total.index_select(0, slot)
         first = (slot == at).nonzero().squeeze(1)
         return (rows, total) if len(first) == len(rows) else (rows.index_select(0, first), total.index_select(0, first))

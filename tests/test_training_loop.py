@@ -155,7 +155,7 @@ def test_lazy_adam_catches_up_with_adam():
     assert torch.allclose(p[1], q[1], atol=1e-6) and not torch.allclose(p[0], q[0], atol=1e-3)
     a.settle()
     assert torch.allclose(p, q, atol=2e-3)
-    for k in ('exp_avg', 'exp_avg_sq'): assert torch.allclose(a.state[p][k], b.state[q][k], atol=1e-6)
+    for k, moments in zip(('exp_avg', 'exp_avg_sq'), a.state[p]['held'].split(2, 1)): assert torch.allclose(moments, b.state[q][k], atol=1e-6)
     before = p.detach().clone()
     a.settle()
     assert torch.equal(p, before)
@@ -240,8 +240,13 @@ def test_large_tables_are_updated_by_rows_unless_told_otherwise(dls, monkeypatch
     assert 'by touched rows' not in repr(train(dls).opt)
     capsys.readouterr()
     monkeypatch.setattr('fastrec.learner.LARGE', 100)
+    tables = (dls.n_users + dls.n_items) * 50 + dls.n_users + dls.n_items  # values; a batch looks up 2 * bs * 51
+    monkeypatch.setattr('fastrec.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * .99)
     learn = collab_learner(dls)
-    assert learn.opt_func is LazyAdam and 'LazyAdam' in capsys.readouterr().out
+    assert learn.opt_func is LazyAdam and 'opt_func=LazyAdam: tables of' in capsys.readouterr().out
+    monkeypatch.setattr('fastrec.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * 1.01)
+    learn = collab_learner(dls)
+    assert learn.opt_func is FusedAdam and 'opt_func=FusedAdam: tables of' in (out := capsys.readouterr().out) and f'batch size {dls.train.bs:,}' in out
     assert collab_learner(dls, opt_func=FusedAdam).opt_func is FusedAdam and not capsys.readouterr().out
 
 
