@@ -28,6 +28,9 @@ clean:
 .venv-peers/.installed: benchmarks/peers-requirements.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	# its setup.py builds the old way only; the benchmarks do without it where that fails
+	-.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check 'setuptools<80' wheel 'pip<25'
+	-.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-use-pep517 --no-build-isolation lightfm==1.17
 	touch $@
 
 .venv-recbole/.installed: benchmarks/peers-recbole-requirements.txt
@@ -38,4 +41,5 @@ clean:
 peers: .venv-peers/.installed .venv-recbole/.installed
 
 benchmarks: $(VENV)/.installed peers
+	-$(PY) -m pip install --quiet --disable-pip-version-check --no-deps fbgemm-gpu-cpu==1.9.0
 	$(PY) benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

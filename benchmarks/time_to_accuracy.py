@@ -152,18 +152,25 @@ def run(side, train, held, seed, pythons, versions):
     return res['runs']
 
 
-def measure(name, sides, data, seeds, pythons, only):
-    "-> side -> seed -> runs, and versions. `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out."
-    res, versions = {}, set()
+def measure(name, sides, data, seeds, pythons, only, cache):
+    "-> side -> seed -> runs, and versions. `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out. `cache`: a file of finished runs to go on from, or None."
+    res, versions, done = {}, set(), json.loads(cache.read_text()) if cache and cache.exists() else {}
     for seed in seeds:
         train, held = data(seed)
         for side, spec in sides.items():
             if only and not any(o in side for o in only): continue
-            try: runs = run(spec, train, held, seed, pythons, versions)
-            except Exception as e:
-                print(f'{name}, {side}, seed {seed} failed: {e}', file=sys.stderr, flush=True)
-                continue
-            if runs is None: continue
+            key = json.dumps([name, side, seed, spec[1]])
+            if key not in done:
+                used = set()
+                try: runs = run(spec, train, held, seed, pythons, used)
+                except Exception as e:
+                    print(f'{name}, {side}, seed {seed} failed: {e}', file=sys.stderr, flush=True)
+                    continue
+                if runs is None: continue
+                done[key] = dict(runs=runs, versions=list(used))
+                if cache: cache.write_text(json.dumps(done))
+            runs = done[key]['runs']
+            versions.update(done[key]['versions'])
             res.setdefault(side, {})[seed] = runs
             print(f'{name} seed {seed} {side}: ' + '; '.join(' '.join(f'{t:.1f}s {v:.4f}' for t, v in r) for r in runs), file=sys.stderr, flush=True)
     return res, versions
@@ -251,6 +258,7 @@ def main():
     parser.add_argument('--only', nargs='+', help='parts of names of the sides to run')
     parser.add_argument('--select', metavar='LS', help='figures to choose settings by: on ml-latest-small, whose folder this is, and on training items of ML-1M')
     parser.add_argument('--settings', type=json.loads, help='with --only: JSON list of settings to try in the place of those here')
+    parser.add_argument('--cache', help='file that finished runs go to, and from which a run that was broken off goes on')
     parser.add_argument('--out', help='Markdown file to write; the plot goes beside it')
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -263,14 +271,14 @@ def main():
     parts, panels, versions = [], [], set()
     if args.select or args.ml100k:
         ratings, _ = movielens('latest-small' if args.select else '100k', need(args.select or args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"))
-        results, used = measure('ratings', changed(RATINGS), split_ratings(ratings), [7] if args.select else args.seeds, pythons, args.only)
+        results, used = measure('ratings', changed(RATINGS), split_ratings(ratings), [7] if args.select else args.seeds, pythons, args.only, args.cache and Path(args.cache))
         versions |= used
         if results:
             parts.append(f"## Ratings: CPU seconds to an RMSE on {'ml-latest-small' if args.select else 'ML-100K'}, random 80/20\n\n" + times_table(results, RMSE, True))
             panels.append(('ML-100K ratings, 80/20: best RMSE so far', 'RMSE', results, RMSE, True))
     if args.ml1m:
         data = split_clicks(need(args.ml1m, '--ml1m', 'the folder of the NCF files'), bool(args.select))
-        results, used = measure('clicks', changed(CLICKS), data, args.seeds, pythons, args.only)
+        results, used = measure('clicks', changed(CLICKS), data, args.seeds, pythons, args.only, args.cache and Path(args.cache))
         versions |= used
         if results:
             parts.append(f"## Clicks: CPU seconds to an NDCG@10 over the whole catalogue of ML-1M, {'one further training item' if args.select else 'the last item'} of each user\n\n" + times_table(results, NDCG, False))
