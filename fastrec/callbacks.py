@@ -13,6 +13,7 @@ from . import metrics
 from .dataloaders import auto_batch_size
 from .evaluate import evaluate_users, labelled
 from .metrics import as_metrics
+from .recommend import standing
 
 __all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst', 'GateCallback']
 
@@ -22,8 +23,7 @@ DRAIN = 4096  # steps whose losses may wait on the device
 class RatingMetric(Metric):
     """`rmse` or `mae` over a whole validation set, as a column of the training table.
 
-    Sums are kept in float64 (MPS: float32). With `rows='warm'` or `'cold'` only pairs whose user and item both have training
-    rows count, or only the others.
+    Sums are kept in float64 (MPS: float32). With `rows` a group of `standing` ('warm', 'features', 'cold') only its pairs count.
     """
     def __init__(self, func, rows:str='all'): self.func, self.rows = func, rows
 
@@ -37,9 +37,8 @@ class RatingMetric(Metric):
         if errors.device.type != 'mps': errors = errors.double()  # which MPS has not
         values = errors.square() if self.func is metrics.rmse else errors.abs()
         if self.rows != 'all':
-            known = {side: torch.from_numpy(learn.dls.catalog.known(side)).to(values.device) for side in ('user', 'item')}
-            warm = known['user'][learn.xb[0]] & known['item'][learn.xb[1]]
-            mask = warm if self.rows == 'warm' else ~warm
+            groups = standing(learn, learn.dls.catalog, *(o.cpu().numpy() for o in learn.xb[:2]))
+            mask = torch.from_numpy(groups.get(self.rows, groups['all'] & (len(groups) == 1 and self.rows == 'warm'))).to(values.device)
             values, n = values * mask, mask.sum()
         else: n = torch.tensor(values.numel(), device=values.device)
         # in distributed training `to_detach` averages over the processes, both alike, so that their ratio is that of all rows

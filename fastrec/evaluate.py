@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from . import metrics as _metrics
 from .interactions import _some
 from .metrics import Labelled, LabelMetric, ListMetric, RankingMetric, Ranks, TopK, as_metrics
-from .recommend import MEMORY_BUDGET, _seen_matrix, cold_mask, mask_seen
+from .recommend import MEMORY_BUDGET, _seen_matrix, mask_seen, standing
 from .sampling import NegativeSampler
 from .splits import KFoldSplitter
 
@@ -34,9 +34,9 @@ def evaluate(
     by:str=None, # ranking by group of users: 'history' (how many training rows they have) or 'popularity' (of their held-out items), in quarters
     **kwargs # of `evaluate_users`: relevant, n_candidates, candidates, users, vectors, seed
 )->pd.DataFrame:
-    """Means over held-out rows (errors) or over users (ranking, labels): a row each for all, and, if there are any, the warm and the cold (without training row).
+    """Means over held-out rows (errors) or over users (ranking, labels): a row each for all, and, if some are without training rows, for those who have them ('warm'), those of whom the model knows but features ('features'), and the rest ('cold').
 
-    Columns: how many rows or users, and one per metric. Index: all, warm, cold. Users whose held-out rows are all liked, or none, have no value of a label metric; `one_class`
+    Columns: how many rows or users, and one per metric. Users whose held-out rows are all liked, or none, have no value of a label metric; `one_class`
     counts them.
     """
     catalog = (dls or scorer).catalog
@@ -44,9 +44,8 @@ def evaluate(
     if any(isinstance(m, (RankingMetric, LabelMetric)) for m in metrics):
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         if by is not None: return _by_group(per_user, catalog, by, split)
-        cold = ~catalog.known('user')[catalog.vocab['user'].encode(per_user.index)]
-        groups = dict(all=np.ones_like(cold), warm=~cold, cold=cold) if cold.any() else dict(all=~cold)
-        res = pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values() if m.any()], index=[g for g, m in groups.items() if m.any()])
+        groups = standing(scorer, catalog, catalog.vocab['user'].encode(per_user.index))
+        res = pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values()], index=list(groups))
         for name, value in per_user.attrs['overall'].items(): res[name] = pd.Series({'all': value})
         if 'one_class' in per_user.attrs: res.insert(1, 'one_class', pd.Series({'all': per_user.attrs['one_class']}))
         return res
@@ -57,10 +56,8 @@ def evaluate(
     users, items = inter.users[rows].astype(np.int64), inter.items[rows].astype(np.int64)
     scores = scorer.score(torch.from_numpy(users), torch.from_numpy(items)).cpu()
     target = torch.from_numpy(inter.ratings[rows])
-    cold = torch.from_numpy(cold_mask(catalog, users, items))
-    groups = dict(all=torch.ones_like(cold), warm=~cold, cold=cold) if cold.any() else dict(all=~cold)
-    return pd.DataFrame([dict(rows=int(m.sum()), **{f.__name__: f(scores[m], target[m]).item() for f in metrics}) for m in groups.values() if m.any()],
-                        index=[g for g, m in groups.items() if m.any()])
+    groups = standing(scorer, catalog, users, items)
+    return pd.DataFrame([dict(rows=int(m.sum()), **{f.__name__: f(scores[m], target[m]).item() for f in metrics}) for m in groups.values()], index=list(groups))
 
 
 def _default_metrics(catalog, scorer):

@@ -42,12 +42,12 @@ from .models.neumf import GMF, MLP, NeuMF
 from .models.svdpp import SVDpp
 from .models.two_tower import TwoTower
 from .optimizers import FusedAdam, LARGE, LazyAdam, one_cycle
-from .recommend import Scorer, cold_mask
+from .recommend import Scorer, standing
 from .scoring import ModelScorer
 
 __all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner', 'two_tower_learner', 'ensemble_learner', 'content_learner', 'gated_learner']
 
-COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown warm and cold apart
+COLD_SHARE = 0.01  # from this share of cold validation rows on, errors are shown apart
 PREDS_BUDGET = 2**30  # bytes of scores
 PER_ROW = 16  # see `_default_opt`
 _CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException, CancelTrainException, CancelValidException)
@@ -85,7 +85,7 @@ class RecLearner(Learner, ModelScorer):
         metrics = as_metrics(metrics)
         ranking = [m for m in metrics if isinstance(m, RankingMetric)]
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
-        columns = _columns(dls, [m for m in metrics if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
+        columns = _columns(dls, ModelScorer(model, dls.catalog), [m for m in metrics if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
         super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, _default_opt(dls, model, self._per_row) if opt_func is None else opt_func,
                          splitter=partial(decay_groups, per_row=self._per_row) if splitter is None else splitter, metrics=columns,
                          cbs=L(cbs) + ([own] if ranking else []), **kwargs)
@@ -378,12 +378,12 @@ def _takes_logits(loss_func):
     return not isinstance(loss, (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss)) and loss not in (F.mse_loss, F.l1_loss, F.huber_loss, F.binary_cross_entropy)
 
 
-def _columns(dls, metrics):
-    "fastai metrics for the training table: errors over the whole valid set, warm and cold apart where that matters."
+def _columns(dls, scorer, metrics):
+    "fastai metrics for the training table: errors over the whole valid set, and by `standing` where that matters."
     split = dls.catalog.split
     inter = dls.catalog.require_history()
-    cold = cold_mask(dls.catalog, inter.users[split.valid], inter.items[split.valid]).mean()
-    groups = ('all', 'warm', 'cold') if COLD_SHARE <= cold < 1 else ('all',)
+    groups = standing(scorer, dls.catalog, inter.users[split.valid], inter.items[split.valid])
+    if not COLD_SHARE <= 1 - groups.get('warm', groups['all']).mean() < 1: groups = ('all',)
     ours = lambda m: m in (_metrics.rmse, _metrics.mae)
     if dls.target == 'implicit' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')
     if dls.target == 'liked' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders ask what is liked: metrics=[roc_auc_score(), f1_score()]')

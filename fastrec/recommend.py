@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from .interactions import _some, column_of
 
-__all__ = ['Scorer', 'recommend', 'cold_mask']
+__all__ = ['Scorer', 'recommend', 'standing', 'cold_mask']
 
 COLD_POLICIES = ('popular', 'mean', 'raise')
 INDEX_USERS = 4096  # users at a time that an index is asked for
@@ -309,6 +309,14 @@ def recommend_users(scorer, items, k=10, exclude_seen=True, users=None, seen=Non
     if catalog.title_name is not None: df.insert(1, 'title', catalog.titles(at[b]))
     if not known_items.all(): df['cold'] = ~known_items[b]
     return df
+
+
+def standing(scorer, catalog, users=None, items=None)->dict:
+    """What is known of pairs of codes (n,), or of users alone: group -> bool (n,), of those that there are: 'all'; 'warm', with training rows; 'features', of whom one has none and the scorer reads
+    the features; 'cold', of whom one is unknown to the scorer. Where all are warm, 'all' alone."""
+    warm, informed = (np.logical_and.reduce([o(side)[codes] for side, codes in (('user', users), ('item', items)) if codes is not None]) for o in (catalog.known, lambda side: catalog.known(side) | scorer.informed(side)))
+    groups = dict(all=np.ones_like(warm), warm=warm, features=informed & ~warm, cold=~informed)
+    return {k: m for k, m in groups.items() if m.any() and (k == 'all' or not warm.all())}
 
 
 def cold_mask(catalog, users, items)->np.ndarray:

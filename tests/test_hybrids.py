@@ -239,6 +239,25 @@ def test_user_features_speak_for_users_without_ratings(table, feats):
     assert errors['with'] < .97 * errors['without']
 
 
+def test_errors_of_items_known_by_features_stand_apart(table, feats):
+    "Held out are some rows of known items, all rows of items with features, and all rows of items without."
+    ratings, items, _ = table
+    some = feats.align(items['item'][items['item'] % 10 != 4])
+    late = ratings['item'] % 10
+    valid = late.isin([3, 4]) | (np.arange(len(ratings)) % 20 == 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        dls = RecDataLoaders.from_df(ratings, splitter=(np.flatnonzero(~valid), np.flatnonzero(valid)), bs=256)
+        learn = quiet(content_learner(dls, some, n_factors=4, hidden=0, metrics=rmse))
+    assert learn.metrics.attrgot('name') == ['rmse', 'rmse_warm', 'rmse_features', 'rmse_cold']
+    learn.fit(1, 1e-2)
+    res = evaluate(learn)
+    assert res.rows.to_dict() == dict(all=valid.sum(), warm=(valid & ~late.isin([3, 4])).sum(), features=(late == 3).sum(), cold=(late == 4).sum())
+    assert list(learn.recorder.values[-1][2:]) == pytest.approx(res.rmse.tolist(), rel=1e-4)
+    other = quiet(collab_learner(dls, n_factors=4, metrics=rmse))
+    assert list(evaluate(other).index) == ['all', 'warm', 'cold'] and other.metrics.attrgot('name') == ['rmse', 'rmse_warm', 'rmse_cold']
+
+
 def test_a_catalog_with_further_items(dls, table):
     catalog = dls.catalog.with_items([5001, 5000], pd.DataFrame(dict(item=[5000, 5001], title=['a', 'b'], other=[1, 2])))
     n = dls.n_items
