@@ -145,6 +145,11 @@ class Ensemble(Scorer):
             for part, m in zip(parts, self.members): part[mine] = self._comparable(m.score_items(users[j]).float().cpu())[at[mine] - j[0], items[mine]]
         return torch.stack(parts)
 
+    def score_rows(self, interactions, rows):
+        "Mean scores of rows of `interactions`, each in its context as far as members read it: int array (n,) -> (n,)."
+        if self.scale == 'rank': return super().score_rows(interactions, rows)
+        return torch.stack([m.score_rows(interactions, rows).float().cpu() for m in self.members]).mean(0)
+
     def score(self, users, items):
         "Mean scores of pairs of codes: (n,), (n,) -> (n,)."
         return self.member_scores(users, items).mean(0)

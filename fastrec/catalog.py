@@ -49,7 +49,7 @@ class Catalog:
     """
     def __init__(self, interactions:Interactions, split:Split, item_df=None, user_df=None, title_name:str=None, liked:bool=False):
         self.interactions, self.split = interactions, split
-        self.vocab, self.names = interactions.vocab, interactions.names
+        self.vocab, self.names, self.context_of = interactions.vocab, interactions.names, interactions.context_of
         self.item_df = _align(item_df, self.vocab['item'], interactions.names['item'], 'item')
         self.user_df = _align(user_df, self.vocab['user'], interactions.names['user'], 'user')
         if title_name is not None and (item_df is None or title_name not in item_df.columns): raise ValueError(f'no column {title_name!r} (title_name) in item_df')
@@ -109,6 +109,14 @@ class Catalog:
         inter = self.require_history()
         values = next((o for o in (inter.weights, inter.ratings) if o is not None), np.ones(len(inter), np.float32))
         return csr_matrix((values[rows], (inter.users[rows], inter.items[rows])), shape=(self.n_users, self.n_items))
+
+    @property
+    def times(self):
+        "The time of each training row as the context has it, int64 CSR (n_users, n_items) of the structure of `seen`; None if it is no part of the context."
+        inter = self.require_history()
+        if self.context_of is None or self.context_of.time_column is None: return None
+        rows = self.split.train
+        return csr_matrix((inter.context[rows, self.context_of.time_column], (inter.users[rows], inter.items[rows])), shape=(self.n_users, self.n_items))
 
     @cached_property
     def positives(self):

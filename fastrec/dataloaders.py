@@ -27,15 +27,13 @@ FEW_STEPS = 20
 
 
 class InteractionDataset:
-    """Columns of interactions, `(users, items[, target])`, and which rows of them belong to this part.
+    """Columns of interactions, `(users, items[, context][, target[, weight]])`, and which rows of them belong to this part.
 
     The list `columns` is shared between the parts of a split, so a move to another device happens once and in place; `rows` (int64, or
-    None: all) selects.
+    None: all) selects. With context (`n_inp=3`) there is a column int64 (n, C) of it, see `Context`.
     """
-    n_inp = 2
-
-    def __init__(self, columns, rows, catalog):
-        self.columns, self.rows, self.catalog = columns, rows, catalog
+    def __init__(self, columns, rows, catalog, n_inp:int=2):
+        self.columns, self.rows, self.catalog, self.n_inp = columns, rows, catalog, n_inp
 
     def __len__(self): return len(self.columns[0]) if self.rows is None else len(self.rows)
 
@@ -50,7 +48,7 @@ class InteractionDataset:
         "The rows of this part whose user or item is in the bool masks (n_users,), (n_items,)."
         rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
         u, i = (torch.as_tensor(m, device=self.device)[o[rows].long()] for m, o in zip((users, items), self.columns))
-        return type(self)(self.columns, rows[u | i], self.catalog)
+        return type(self)(self.columns, rows[u | i], self.catalog, self.n_inp)
 
     @property
     def device(self): return self.columns[0].device
@@ -63,16 +61,17 @@ class InteractionDataset:
 
     def new_empty(self):
         "No rows (in fresh storage, so that nothing travels with a pickle) and a catalog without history."
-        return InteractionDataset([o.new_empty(0) for o in self.columns], None, self.catalog.without_history())
+        return InteractionDataset([o.new_empty(0) for o in self.columns], None, self.catalog.without_history(), self.n_inp)
 
     def with_catalog(self, catalog):
         "The same rows under a catalog that knows further items."
-        return InteractionDataset(self.columns, self.rows, catalog)
+        return InteractionDataset(self.columns, self.rows, catalog, self.n_inp)
 
     @property
     def items(self)->pd.DataFrame:
         "The rows as a table of ids; fastai's `Interpretation` asks for it."
-        return decode(self.catalog, *self[torch.arange(len(self), device=self.device)])
+        users, items, *rest = self[torch.arange(len(self), device=self.device)]
+        return decode(self.catalog, users, items, *rest[self.n_inp - 2:self.n_inp - 1])
 
 
 def decode(catalog, users, items, target=None, target_name:str='rating', **more)->pd.DataFrame:
@@ -117,7 +116,7 @@ class InteractionDL(TfmdDL):
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{**dict(seed=self.seed), **kwargs})
 
-    def _one_pass(self): self._n_inp, self._types = self.dataset.n_inp, {tuple: [torch.Tensor]*3}
+    def _one_pass(self): self._n_inp, self._types = self.dataset.n_inp, {tuple: [torch.Tensor] * max(3, len(self.dataset.columns)) if self.dataset.n_inp != 1 else [torch.Tensor] * 3}
 
     def generator(self, device):
         "None: torch's own; with a `seed` a generator of this loader."
@@ -163,8 +162,9 @@ class InteractionDL(TfmdDL):
 
     def decode_batch(self, b, max_n:int=9, **more)->pd.DataFrame:
         "The first rows of a batch with ids and titles."
-        catalog = self.dataset.catalog
-        return decode(catalog, *(o[:max_n] for o in b), target_name='rating' if catalog.thresholds is None else 'liked', **{k: v[:max_n] for k, v in more.items()})
+        catalog, n_inp = self.dataset.catalog, self.dataset.n_inp
+        df = decode(catalog, *(o[:max_n] for o in (*b[:2], *b[n_inp:n_inp + 1])), target_name='rating' if catalog.thresholds is None else 'liked', **{k: v[:max_n] for k, v in more.items()})
+        return df if n_inp == 2 else pd.concat([df, catalog.context_of.decode(b[2][:max_n].cpu().numpy())], axis=1)
 
     def show_batch(self, b=None, max_n:int=9, show:bool=True, **kwargs):
         "Show the first `max_n` rows of a batch as a table of ids and titles (or return it with `show=False`)."
@@ -371,6 +371,8 @@ class RecDataLoaders(DataLoaders):
         target:str='rating', # 'rating': predict it; 'liked': 1 if it reaches the user's own mean over the training rows, else 0; 'implicit': rank what users choose, where repeats add up
         threshold:float=None, # 'implicit': ratings from it on are positives; the other rows count as seen
         weighted:bool=False, # 'implicit': a row counts as much as its rating says (play counts; with a long tail, train on their logarithm), not once
+        context=None, # columns of what belongs to the interaction itself (its time, a device, a weekday), for ratings: batches have it as third input, and `svdpp_learner` and `collab_learner` read it (see `Context`)
+        weight_name:str=None, # column of what each rating counts in the loss (recent ones, rare ones more), from 0 up; errors such as rmse count all rows alike
         n_neg:int=4, # 'implicit': negatives drawn for each positive; 0: the other items of the batch are the negatives; None: a row is a user, and the objective is over the whole catalogue
         alpha:float=0., # 'implicit': negatives are drawn in proportion to popularity^alpha (0: uniformly)
         bs:int=None, # batch size; by default a power of two that leaves about 300 steps an epoch (25 where a row is a user)
@@ -380,8 +382,11 @@ class RecDataLoaders(DataLoaders):
         "`RecDataLoaders` of a table; columns not named are found by their usual names, else by position (user, item, rating, time)."
         if target not in ('rating', 'liked', 'implicit'): raise ValueError(f"target={target!r}: choose 'rating', 'liked' or 'implicit'")
         if target != 'implicit' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
-        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates, own=df.attrs.get('own', False))
-        if target == 'implicit': inter = inter.implicit(threshold, weighted)
+        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates, own=df.attrs.get('own', False), context=context, weight_name=weight_name)
+        if target == 'implicit':
+            if weight_name is not None: raise ValueError("weight_name= is for ratings; of implicit feedback weighted=True makes the rating column the weight of a row")
+            if context is not None: raise ValueError("context= is for ratings: what was not chosen has none. Leave it out, or learn target='rating' or 'liked'")
+            inter = inter.implicit(threshold, weighted)
         by = f'random rows: valid_pct={valid_pct:g}, seed={seed}' if splitter is None else describe_splitter(splitter)
         split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
         res = cls.from_interactions(inter, split, liked=target == 'liked', item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
@@ -491,7 +496,7 @@ class RecDataLoaders(DataLoaders):
         with_labels:bool=False, # take targets from the table's rating column
         bs:int=None, **kwargs # (fastai passes rm_type_tfms, num_workers and process, which mean nothing here)
     ):
-        "A loader of pairs to predict, in the order given; unknown ids raise a `KeyError`."
+        "A loader of pairs to predict, in the order given; unknown ids raise a `KeyError`. Of context that the table has no column of, nothing is given."
         catalog, names = self.catalog, self.catalog.names
         if not isinstance(test_items, pd.DataFrame):
             pairs = list(test_items)
@@ -501,10 +506,11 @@ class RecDataLoaders(DataLoaders):
         codes = [catalog.vocab[side].encode(test_items[column_of(test_items, side, names)]) for side in ('user', 'item')]
         if n := int(cold_mask(catalog, *codes).sum()): warn(f'{n:,} of {len(codes[0]):,} pairs have a user or an item without training rows: unless the model reads their features, they are predicted as the average one', stacklevel=2)
         tensors = [torch.from_numpy(o) for o in codes]
+        if self.n_inp == 3: tensors.append(torch.from_numpy(catalog.context_of.encode(test_items)))
         if with_labels:
             ratings = test_items[column_of(test_items, 'rating', names)].to_numpy()
             tensors.append(torch.tensor(ratings if catalog.thresholds is None else ratings >= catalog.thresholds[codes[0]], dtype=torch.float32))
-        dataset = InteractionDataset(tensors, None, catalog)
+        dataset = InteractionDataset(tensors, None, catalog, 3 if self.n_inp == 3 else 2)
         return InteractionDL(dataset, bs=bs or max(self.valid.bs, 4096), device=self.device)
 
 
@@ -552,8 +558,8 @@ def _parts(split): return [o for o in split if o is not None]
 def _rating_loaders(catalog, bs):
     inter = catalog.interactions
     target = inter.ratings if catalog.thresholds is None else catalog.liked(slice(None)).astype(np.float32)
-    columns = [torch.from_numpy(o) for o in (inter.users, inter.items, target)]
-    return [InteractionDL(InteractionDataset(columns, torch.from_numpy(rows), catalog), bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0)
+    columns = [torch.from_numpy(o) for o in (inter.users, inter.items, inter.context, target, inter.row_weights) if o is not None]
+    return [InteractionDL(InteractionDataset(columns, torch.from_numpy(rows), catalog, 2 if inter.context is None else 3), bs=bs if i == 0 else max(bs, 4096), shuffle=i == 0)
             for i, rows in enumerate(_parts(catalog.split))]
 
 

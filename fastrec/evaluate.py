@@ -54,7 +54,7 @@ def evaluate(
     if split != 'train': check_leakage(scorer, catalog, rows)
     if scorer.scale != 'rating': raise ValueError(f'{type(scorer).__name__} scores on the scale {scorer.scale!r}, not as ratings: its errors would mean nothing. Rank with it: metrics=[hr(10), ndcg(10)]')
     users, items = inter.users[rows].astype(np.int64), inter.items[rows].astype(np.int64)
-    scores = scorer.score(torch.from_numpy(users), torch.from_numpy(items)).cpu()
+    scores = scorer.score_rows(inter, rows).cpu()
     target = torch.from_numpy(inter.ratings[rows])
     groups = standing(scorer, catalog, users, items)
     return pd.DataFrame([dict(rows=int(m.sum()), **{f.__name__: f(scores[m], target[m]).item() for f in metrics}) for m in groups.values()], index=list(groups))
@@ -130,7 +130,7 @@ def label_held_out(scorer, dls=None, split='valid', users=None, seed=0):
     codes = _chosen(catalog, inter, rows, users, seed)
     if users is not None: rows = rows[np.isin(inter.users[rows], codes)]
     pairs = [torch.from_numpy(o[rows].astype(np.int64)) for o in (inter.users, inter.items)]
-    scores = scorer.score(*pairs).float().cpu()
+    scores = scorer.score_rows(inter, rows).float().cpu()
     if torch.isnan(scores).any(): raise ValueError(f'{type(scorer).__name__} gave scores that are not numbers: did training diverge?')
     return codes, labelled(scorer, catalog, pairs[0], scores, torch.from_numpy(catalog.liked(rows)))
 

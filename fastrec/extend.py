@@ -33,7 +33,8 @@ def extend_interactions(
     columns = {role: column_of(df, role, inter.names) if has else False for role, has in there.items()}
     vocab = {side: v.extended(df[columns[side]]) for side, v in inter.vocab.items()}
     implicit = inter.weights is not None
-    new = Interactions.from_df(df, **{f'{role}_name': name for role, name in columns.items()}, duplicates='keep' if implicit else 'last', user_vocab=vocab['user'], item_vocab=vocab['item'])
+    new = Interactions.from_df(df, **{f'{role}_name': name for role, name in columns.items()}, duplicates='keep' if implicit else 'last', user_vocab=vocab['user'], item_vocab=vocab['item'], context=inter.context_of,
+                                 weight_name=None if inter.row_weights is None else inter.names['weight'])
     if implicit: new = new.implicit(**inter.options)
     pair = lambda o: o.users.astype(np.int64) * len(vocab['item']) + o.items
     old_pairs, new_pairs = pair(inter), pair(new)
@@ -51,7 +52,7 @@ def extend_interactions(
     stays = held | ~np.isin(old_pairs, new_pairs[keep])
     both = lambda a, b: None if a is None else np.concatenate([a[stays], b[keep]])
     res = Interactions(both(inter.users, new.users), both(inter.items, new.items), both(inter.ratings, new.ratings), both(inter.times, new.times), vocab, inter.names,
-                       weights=both(inter.weights, weights), no_times=inter.no_times, options=inter.options)
+                       weights=both(inter.weights, weights), no_times=inter.no_times, options=inter.options, context=both(inter.context, new.context), context_of=inter.context_of, row_weights=both(inter.row_weights, new.row_weights))
     moved = np.cumsum(stays) - 1  # where a row that stays is now
     fresh = int(stays.sum()) + np.random.default_rng(seed).permutation(len(keep))
     n = int(round(valid_pct * len(keep)))
@@ -63,7 +64,7 @@ def extend_model(model:nn.Module, catalog):
     """-> (model for the users and items of `catalog`, {parameter name: bool (rows,)} of the rows that are new).
 
     The first rows and all other weights are those of `model`, to the bit. New rows, and rows that had no training data before and now have, start at the mean of the known ones.
-    The new model is made from `model.config()`; a `history` in it becomes the training positives of `catalog`, feature blocks get rows that are absent.
+    The new model is made from `model.config()`; a `history` in it becomes the training positives of `catalog` (and `times` their times), feature blocks get rows that are absent.
     What it knows of the data (which rows are known, how many training rows items have) is as `catalog` says.
     """
     cls = type(model)
@@ -74,6 +75,7 @@ def extend_model(model:nn.Module, catalog):
     config = {k: _padded(v, sizes['user' if k.startswith('user') else 'item']) for k, v in model.config().items()}
     config.update(n_users=catalog.n_users, n_items=catalog.n_items, **{k: v for k, v in offered.items() if k in takes})
     if 'history' in config: config['history'] = catalog.positives
+    if config.get('times') is not None: config['times'] = catalog.times
     with torch.random.fork_rng(devices=[]): res = cls(**config)
     res.to(next(model.parameters()).device)
     old, state, new_rows = model.state_dict(), res.state_dict(), {}

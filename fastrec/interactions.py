@@ -8,7 +8,7 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 
-__all__ = ['Vocab', 'Interactions']
+__all__ = ['Vocab', 'Interactions', 'Context']
 
 # Column names looked for, in this order, when none is given (ids before names); compared without case, '_' and '-'.
 _KNOWN_NAMES = dict(
@@ -221,6 +221,15 @@ def _check_times(df, name):
     return col.to_numpy(copy=True)
 
 
+def _check_weights(df, name):
+    "float32 weights of column `name`, after the checks."
+    if name not in df.columns: raise ValueError(f'no column {name!r} (weight_name=) in the table. Its columns are: {_some(df.columns, 20)}')
+    weights = pd.to_numeric(df[name], errors='coerce').to_numpy(dtype=np.float32, na_value=np.nan)
+    if (bad := ~np.isfinite(weights) | (weights < 0)).any(): raise ValueError(f'{int(bad.sum()):,} of {len(df):,} weights in column {name!r} are negative, missing or no numbers, e.g. {_some(df[name][bad], 3)}: a weight says how much a rating counts in the loss, from 0 up')
+    if not weights.any(): raise ValueError(f'all weights in column {name!r} are 0: nothing would be learned')
+    return weights
+
+
 def check_y_range(lo:float, hi:float, y_range, name:str='rating'):
     "`ValueError` unless ratings from `lo` to `hi` lie within `y_range` (None: any)."
     if y_range is None: return
@@ -230,6 +239,106 @@ def check_y_range(lo:float, hi:float, y_range, name:str='rating'):
                          f"Give a range that holds them, a little wider since a sigmoid never reaches its ends: y_range=({lo-.5:g}, {hi+.5:g})")
 
 
+MANY, BINS = 50, 20  # a column of numbers with more values than that becomes that many bins
+TICKS = 2**30  # that fractions of time are counted in, from the first to the last of the table
+
+
+class Context:
+    """Columns of what belongs to an interaction itself and to neither side (device, weekday, time), as whole numbers.
+
+    `names` of the columns. `levels` of each: for categories their values, for numbers of many values the edges of bins of about equal numbers of rows; None for the time. `encode` gives
+    the level, from 1 on, and 0 for what is unknown, missing or not given; of the time the seconds (of datetimes) or its own unit, and -1 if it is not given.
+    """
+    TIME = -1  # no time
+
+    def __init__(self, names, levels, time=None): self.names, self.levels, self.time = list(names), list(levels), time
+
+    @classmethod
+    def fit(cls, df, columns, names=None):
+        "The context of a table: `columns` is a column or a list of them; that which plays the time (`names['time']`) is read as such."
+        columns = [columns] if isinstance(columns, str) or not hasattr(columns, '__iter__') else list(columns)
+        if not columns: raise ValueError('context= takes a column or a list of them')
+        if gone := [c for c in columns if c not in df.columns]: raise ValueError(f'no column {_some(gone)} (context=) in the table. Its columns are: {_some(df.columns, 20)}')
+        names = names or {}
+        if taken := [c for c in columns if c in (names.get('user'), names.get('item'), names.get('rating'))]: raise ValueError(f'context={_some(taken)}: that column is the user, the item or the rating already')
+        if len(set(columns)) < len(columns): raise ValueError(f'context={columns}: a column twice')
+        res, levels = cls(columns, []), []
+        for name in columns:
+            if name == names.get('time') or pd.api.types.is_datetime64_any_dtype(df[name].dtype):
+                if res.time is not None: raise ValueError(f'context={columns}: two of them are times. Of a second one give what matters as a column, e.g. `df[column].dt.dayofweek`')
+                times = _check_times(df, name)
+                kind = 'datetime' if times.dtype.kind == 'M' else 'number'
+                low, high = (0, 0) if kind == 'datetime' else (times.min(), times.max())
+                res.time = dict(kind=kind, start=float(low), scale=TICKS / max(float(high - low), 1e-9)) if kind == 'number' and times.dtype.kind == 'f' else dict(kind=kind, start=0., scale=1.)
+                levels.append(None)
+            else: levels.append(_levels(df[name], name))
+        res.levels = levels
+        return res
+
+    @property
+    def sizes(self)->list:
+        "How many codes each column has; 0 for the time."
+        return [0 if o is None else len(o) + 1 + isinstance(o, np.ndarray) for o in self.levels]
+
+    @property
+    def time_column(self):
+        "Position of the time, or None."
+        return next((i for i, o in enumerate(self.levels) if o is None), None)
+
+    def encode(self, df)->np.ndarray:
+        "int64 (n, columns); columns that `df` lacks count as not given."
+        res = np.zeros((len(df), len(self.names)), np.int64)
+        for c, (name, levels) in enumerate(zip(self.names, self.levels)):
+            if levels is None: res[:, c] = self._ticks(df[name]) if name in df else self.TIME
+            elif name not in df: continue
+            elif isinstance(levels, np.ndarray):
+                x = pd.to_numeric(df[name], errors='coerce').to_numpy(dtype=np.float64, na_value=np.nan)
+                res[:, c] = np.where(np.isnan(x), 0, np.searchsorted(levels, x, side='right') + 1)
+            else: res[:, c] = levels.get_indexer(_plain(df[name]).array) + 1
+        return res
+
+    def _ticks(self, values):
+        x = pd.Series(values)
+        missing = x.isna().to_numpy()
+        if not pd.api.types.is_numeric_dtype(x.dtype) or self.time['kind'] == 'datetime':
+            try: x = pd.to_datetime(x)
+            except (ValueError, TypeError) as e: raise ValueError(f'times such as {_some(pd.Series(values).dropna(), 1)} are neither numbers nor datetimes') from e
+            if getattr(x.dtype, 'tz', None) is not None: x = x.dt.tz_convert(None)
+            x = x.to_numpy().astype('datetime64[s]').astype(np.int64)  # of a table of numbers: seconds since 1970
+            if self.time['scale'] == 1: return np.where(missing, self.TIME, x)
+        ticks = (np.asarray(x, dtype=np.float64) - self.time['start']) * self.time['scale']
+        return np.where(missing | ~np.isfinite(ticks), self.TIME, np.nan_to_num(ticks)).astype(np.int64)
+
+    def of(self, values:dict)->np.ndarray:
+        "int64 (columns,) of one situation: column -> value; the rest is not given."
+        if unknown := [o for o in values if o not in self.names]: raise KeyError(f'no context is called {_some(unknown)}: there are {_some(self.names, 20)}')
+        return self.encode(pd.DataFrame({k: [v] for k, v in values.items()}, index=[0]))[0]
+
+    def decode(self, codes)->pd.DataFrame:
+        "Codes (n, columns) as a table to look at: values, bins as intervals, times in seconds or their own unit."
+        res = {}
+        for name, levels, c in zip(self.names, self.levels, codes.T):
+            if levels is None: res[name] = np.where(c == self.TIME, np.nan, c / self.time['scale'] + self.time['start'])
+            elif isinstance(levels, np.ndarray):
+                edges = [-np.inf, *levels, np.inf]
+                res[name] = [None if o == 0 else f'[{edges[o-1]:.4g}, {edges[o]:.4g})' for o in c]
+            else: res[name] = pd.Series([None if o == 0 else levels[o - 1] for o in c], dtype=object)
+        return pd.DataFrame(res)
+
+    def __repr__(self): return f"Context({', '.join(n if l is None else f'{n} {s - 1} levels' for n, l, s in zip(self.names, self.levels, self.sizes))})"
+
+
+def _levels(column, name):
+    "Values of a column of context, or edges of bins."
+    values = _plain(column.dropna())
+    if not len(values): raise ValueError(f'column {name!r} (context=) has no value at all')
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype) and values.nunique() > MANY:
+        return np.unique(np.quantile(values.to_numpy(dtype=np.float64), np.linspace(0, 1, BINS + 1)[1:-1]))
+    try: levels = pd.Index(values.unique()).sort_values()
+    except TypeError as e: raise ValueError(f'column {name!r} (context=) mixes types: make them one, `df[{name!r}] = df[{name!r}].astype(str)`') from e
+    return levels
+
+
 class Interactions:
     """Who did what to what: integer codes, ratings and times as arrays of one length.
 
@@ -237,13 +346,16 @@ class Interactions:
     `{'user': Vocab, 'item': Vocab}`, `names` the column of each role in the table it came from. `rows` are the positions in that
     table (None: all of them, in order), `no_times` why a time column that was found could not be used. The table itself is not kept.
 
+    `context`, int64 (rows, columns) or None, is what belongs to the interaction itself, as `context_of` (a `Context`) encodes it; `row_weights`, float32 or None, what a rating counts in the loss.
+
     Implicit feedback (`implicit()`) has `weights`, float32: how much a row counts as a positive; 0 for one that was seen but is none. `options` are those of `implicit()`.
     """
-    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None, no_times=None, options=None):
+    def __init__(self, users, items, ratings, times, vocab, names=None, rows=None, weights=None, no_times=None, options=None, context=None, context_of=None, row_weights=None):
         self.users, self.items, self.ratings, self.times = users, items, ratings, times
+        self.context, self.context_of, self.row_weights = context, context_of, row_weights
         self.vocab, self.rows, self.weights, self.no_times, self.options = vocab, rows, weights, no_times, options
         self.names = names or dict(user='user', item='item', rating='rating', time='time')
-        for name in ('items', 'ratings', 'times'):
+        for name in ('items', 'ratings', 'times', 'context', 'row_weights'):
             a = getattr(self, name)
             if a is not None and len(a) != len(users): raise ValueError(f'{name} has {len(a):,} rows, users has {len(users):,}')
 
@@ -258,7 +370,9 @@ class Interactions:
         y_range:tuple=None, # ratings must lie in it
         user_vocab:Vocab=None, # known users; by default those of the table
         item_vocab:Vocab=None, # known items; by default those of the table
-        own:bool=False # the table is nobody else's: give up each column when it is converted
+        own:bool=False, # the table is nobody else's: give up each column when it is converted
+        context=None, # columns of what belongs to the interaction itself (see `Context`), or the `Context` of an earlier table
+        weight_name:str=None # column of what each rating counts in the loss, from 0 up; by default all count the same
     ):
         "`Interactions` of a table, checked: every problem is a `ValueError` that says what to do."
         if not isinstance(df, pd.DataFrame): raise TypeError(f'expected a DataFrame with one row per interaction, got {type(df).__name__}')
@@ -267,6 +381,9 @@ class Interactions:
         names = _find_columns(df, dict(user=user_name, item=item_name, rating=rating_name, time=time_name))
         if repeated := {a for a in names.values() if a is not None and list(names.values()).count(a) > 1}:
             raise ValueError(f'column {_some(repeated)} is asked to play two roles: {names}')
+        if context is not None and not isinstance(context, Context): context = Context.fit(df, context, names)
+        encoded, row_weights = None if context is None else context.encode(df), None if weight_name is None else _check_weights(df, weight_name)
+        if weight_name is not None: names['weight'] = weight_name
         done = lambda role: df.pop(names[role]) if own and names[role] is not None else None
         user_vocab, users = _ids(df, names['user'], 'user', user_vocab)
         done('user')
@@ -284,7 +401,7 @@ class Interactions:
                 if time_name is not None: raise
                 names['time'], no_times = None, str(e)  # nobody asked for this column: it matters only if a splitter wants times
         done('time')
-        res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names, no_times=no_times)
+        res = cls(users, items, ratings, times, dict(user=user_vocab, item=item_vocab), names, no_times=no_times, context=encoded, context_of=context, row_weights=row_weights)
         return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
 
     def _merge_duplicates(self, policy):
@@ -303,7 +420,9 @@ class Interactions:
             ratings[keep] = np.add.reduceat(self.ratings[order].astype(np.float64), starts) / (ends - starts)
         by_row = np.sort(keep)
         return Interactions(self.users[by_row], self.items[by_row], None if ratings is None else ratings[by_row],
-                            None if self.times is None else self.times[by_row], self.vocab, self.names, by_row, no_times=self.no_times)
+                            None if self.times is None else self.times[by_row], self.vocab, self.names, by_row, no_times=self.no_times,
+                            context=None if self.context is None else self.context[by_row], context_of=self.context_of,
+                            row_weights=None if self.row_weights is None else self.row_weights[by_row])
 
     def implicit(self,
         threshold:float=None, # ratings from it on are positives (None: every row is)

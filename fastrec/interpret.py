@@ -232,8 +232,9 @@ class RecInterpretation(Interpretation):
     def _predicted(self, idx=None):
         dataset = self.dl.dataset
         idx = torch.arange(len(dataset)) if idx is None else idx.cpu()
-        users, items, target = (o.cpu() for o in dataset[idx.to(dataset.device)])
-        return decode(self.catalog, users, items, target, prediction=self.learn.score(users, items))
+        columns, n = [o.cpu() for o in dataset[idx.to(dataset.device)]], dataset.n_inp
+        users, items, *context, target = columns[:n + 1]
+        return decode(self.catalog, users, items, target, prediction=self.learn.score(users, items, *context))
 
     def worst_users(self, k:int=10, min_rows:int=5)->pd.DataFrame:
         "The `k` users with the largest error among those with `min_rows` rows in the part interpreted: user, rows, rmse, bias (mean of prediction - rating), mean_rating."

@@ -31,7 +31,7 @@ from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
 from .features import Features
 from .interactions import check_y_range, column_of
-from .losses import BCELoss, InBatchSoftmaxLoss, SoftmaxLoss
+from .losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SoftmaxLoss
 from .metrics import LabelMetric, RankingMetric, as_metrics
 from .models.blocks import FeatureLinear
 from .models.content import Content
@@ -80,7 +80,8 @@ class RecLearner(Learner, ModelScorer):
     @delegates(Learner.__init__)
     def __init__(self, dls, model, loss_func=None, opt_func=None, metrics=None, splitter=None, cbs=None, **kwargs):
         _check(dls)
-        self.first_epoch, self._new, self.fits, self._heard, self._per_row, self._layer_groups = None, None, [], {}, dls.n_inp == 2, splitter is not None
+        _check_weighted(dls, loss_func)
+        self.first_epoch, self._new, self.fits, self._heard, self._per_row, self._layer_groups = None, None, [], {}, dls.n_inp != 1, splitter is not None
         if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
         metrics = as_metrics(metrics)
         ranking = [m for m in metrics if isinstance(m, RankingMetric)]
@@ -367,9 +368,17 @@ def _default_opt(dls, model, per_row):
 
 
 def _default_loss(dls):
-    if dls.target == 'rating': return nn.MSELoss()
+    if dls.target == 'rating': return nn.MSELoss() if dls.catalog.interactions is None or dls.catalog.interactions.row_weights is None else MSELoss()
     if isinstance(dls.train, InBatchDL): return InBatchSoftmaxLoss(dls.catalog.counts['item'])
-    return BCELoss() if dls.n_inp == 2 else SoftmaxLoss()
+    return SoftmaxLoss() if dls.n_inp == 1 else BCELoss()
+
+
+def _check_weighted(dls, loss_func):
+    inter = dls.catalog.interactions
+    if loss_func is None or inter is None or inter.row_weights is None: return
+    takes = inspect.signature(getattr(loss_func, 'forward', loss_func)).parameters.values()
+    if sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in takes) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in takes):
+        raise TypeError(f'{loss_func!r} takes no weights, which these loaders have (weight_name=): leave loss_func out, or give one that is called as loss(scores, target, weight), such as fastrec.losses.MSELoss()')
 
 
 def _takes_logits(loss_func):
@@ -450,8 +459,8 @@ def collab_learner(
     "A learner for matrix factorisation with biases (`DotBias`)."
     if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
         raise TypeError(f"collab_learner is the dot-product model and takes no {', '.join(sorted(fastais))}: for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`")
-    model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), **kwargs)
+    model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, context_sizes=_context_sizes(dls), **options)
+    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), context=True, **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -470,11 +479,16 @@ def svdpp_learner(
     own_decay:float=None, # L2 of the vectors that are a user's or an item's own, as a multiple of `wd`; by default 80 for ratings, else 1
     history_decay:float=None, # L2 of the vectors that are summed, as a multiple of `wd`; by default 10 for ratings, else 0
     residual_decay:float=None, # L2 of the vectors in sums weighted by residuals, as a multiple of `wd`; by default 30
+    user_features=None, # `UserFeatures`, if anything is known of users
+    item_features=None, # `ItemFeatures`: items without training rows are scored by them
+    feature_decay:float=None, # L2 of what features add, as a multiple of `wd`; by default 10 for ratings, else 1
+    bias_decay:float=None, # L2 of biases, as a multiple of `wd`; by default 20 for ratings with features, else 0
     **kwargs
 )->RecLearner:
     """A learner for `SVDpp`: vectors that add what a user has, and who has an item, in the training rows.
 
     Of ratings the most accurate model here: `RecDataLoaders.from_df(ratings, bs=2048)` and `fit_one_cycle(15, 5e-3)`. In training a rating is predicted as if it were not in the histories.
+    Loaders with `context=` have levels of it, and with the time among it the user's mood at the time (see `Mood`), which takes more off the error than anything else where ratings between others are to be filled in.
     With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of its own for each user: the strongest ranker here.
     """
     _check(dls)
@@ -492,9 +506,14 @@ def svdpp_learner(
         if opt_func is None: opt_func = FusedAdam  # sums touch every row at every step
         if wd is None: wd = .02 * dls.catalog.interactions.ratings[dls.catalog.split.train].var().item()
     norm = .4 if dls.target == 'implicit' else .5
-    sums = dict(norm=norm, item_side=item_side, residuals=residuals, leave_one_out=of_ratings if leave_one_out is None else leave_one_out, own_decay=own_decay, history_decay=history_decay, residual_decay=residual_decay)
+    blocks = {f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks for side, f in (('user', user_features), ('item', item_features))}
+    if feature_decay is None: feature_decay = 10. if of_ratings else 1.
+    if bias_decay is None: bias_decay = 20. if of_ratings and (user_features is not None or item_features is not None) else 0.
+    sums = dict(**blocks, feature_decay=feature_decay, bias_decay=bias_decay, context_sizes=_context_sizes(dls), times=dls.catalog.times, norm=norm, item_side=item_side, residuals=residuals, leave_one_out=of_ratings if leave_one_out is None else leave_one_out, own_decay=own_decay, history_decay=history_decay, residual_decay=residual_decay)
     model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, **sums, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .4, .01), **kwargs)
+    learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .4, .01), context=True, **kwargs)
+    if item_features is not None: learn.item_features = item_features.without_rows()
+    return learn
 
 
 @delegates(RecLearner.__init__)
@@ -644,6 +663,9 @@ def gated_learner(
     return learn
 
 
+def _context_sizes(dls): return [] if dls.catalog.context_of is None else dls.catalog.context_of.sizes
+
+
 def _aligned(dls, features, side):
     "Features with a row per code."
     if not isinstance(features, Features) or features.side != side:
@@ -673,11 +695,12 @@ def ensemble_learner(
     return Ensemble(members, seed)
 
 
-def _build(dls, model, y_range, loss_func, opt_func, metrics, wd, defaults, pairs_only=None, implicit_only=False, **kwargs):
+def _build(dls, model, y_range, loss_func, opt_func, metrics, wd, defaults, pairs_only=None, implicit_only=False, context=False, **kwargs):
     "What the builders share: `model` is made with what the data say, `wd` by default by what the loaders are made for (ratings, negatives, whole catalogue)."
     _check(dls)
+    if dls.n_inp == 3 and not context: raise ValueError(f'these loaders have context ({dls.catalog.context_of}), which this model does not read: make them without context=, or take svdpp_learner or collab_learner')
     if implicit_only and dls.target != 'implicit':
         raise ValueError(f"{pairs_only} ranks implicit feedback, and these loaders hold ratings. Make them with RecDataLoaders.from_df(..., target='implicit', threshold=), or predict ratings with collab_learner or mlp_learner")
     if pairs_only and dls.n_inp == 1: raise ValueError(f'{pairs_only} scores pairs, and these loaders (n_neg=None) give a whole catalogue per user. Make them with n_neg=4, or take collab_learner or svdpp_learner')
-    if wd is None: wd = defaults[{'rating': 0, 'liked': 3}.get(dls.target, 1 if dls.n_inp == 2 else 2)]
+    if wd is None: wd = defaults[{'rating': 0, 'liked': 3}.get(dls.target, 2 if dls.n_inp == 1 else 1)]
     return rec_learner(dls, model(**_rating_options(dls, y_range, loss_func)), loss_func, opt_func, metrics, wd=wd, **kwargs)

@@ -1,4 +1,4 @@
-"""Losses for implicit feedback and for labels. `loss(scores, target[, weight])`; with `reduction='none'` one value per row.
+"""Losses for implicit feedback and for labels, and of ratings that count differently. `loss(scores, target[, weight])`; with `reduction='none'` one value per row.
 
 Sampled losses take scores (B, 1 + n_neg) with the positive in column 0, as `target` says (1 there, 0 elsewhere). Whole-catalogue losses take
 scores and target (B, n_items), the target holding the user's positives. `weight` (B,) is the confidence of a row."""
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ['BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'InBatchSoftmaxLoss', 'SoftmaxLoss']
+__all__ = ['MSELoss', 'BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'InBatchSoftmaxLoss', 'SoftmaxLoss']
 
 
 class RankingLoss(nn.Module):
@@ -32,6 +32,15 @@ class RankingLoss(nn.Module):
         if self.reduction == 'none': return rows
         if self.reduction == 'sum': return rows.sum()
         return rows.mean() if weight is None else rows.sum() / weight.sum()
+
+
+class MSELoss(RankingLoss):
+    "Squared error of ratings (B,), which may have weights."
+    pairs = True
+
+    def rows(self, scores, target):
+        "Value of each row: (B,)."
+        return (scores - target).square()
 
 
 class BCELoss(RankingLoss):

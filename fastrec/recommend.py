@@ -40,6 +40,10 @@ class Scorer:
         "Scores of pairs of codes: (n,), (n,) -> float tensor (n,)."
         raise NotImplementedError
 
+    def score_rows(self, interactions, rows):
+        "Scores of rows of `interactions` (int array (n,)) -> (n,): of their pairs, by scorers that read it in the context that each row has."
+        return self.score(*(torch.from_numpy(o[rows].astype(np.int64)) for o in (interactions.users, interactions.items)))
+
     def score_items(self, users):
         "Scores of all items for codes of users: (B,) -> float tensor (B, n_items), which the caller may change."
         raise NotImplementedError

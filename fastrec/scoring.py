@@ -21,10 +21,36 @@ class ModelScorer(Scorer):
         model, # `nn.Module` with `forward(users, items) -> scores`; `score_items(users)`, `vectors(side)` and `biases(side)` are used where it has them
         catalog, # `Catalog`
         scale:str='rating', # what a score means, as in `Scorer`
-        item_features=None # `ItemFeatures` without rows, which tell what `add_items` reads
+        item_features=None, # `ItemFeatures` without rows, which tell what `add_items` reads
+        context:torch.Tensor=None # int64 (columns,): the situation that it is asked in, see `in_context`
     ):
-        self.model, self.catalog, self.scale = model, catalog, scale
+        self.model, self.catalog, self.scale, self.context = model, catalog, scale, context
         if item_features is not None: self.item_features = item_features
+
+    context = None
+
+    def in_context(self, values:dict)->ModelScorer:
+        """A scorer for one situation, for models that read `context=`: `learn.in_context(dict(device='phone', time=893286638)).recommend(196)`.
+
+        What is not named is not given: of a column it is the mean of its levels, and without a time nobody is in a mood. So it is with the learner itself, but for rows of a table that has the
+        columns (`evaluate`, `get_preds`), each of which is scored in the context that it has.
+        """
+        if not self.reads_context: raise TypeError(f'{type(self.model).__name__} reads no context. Make the loaders with context=[columns], and the learner by svdpp_learner or collab_learner')
+        return ModelScorer(self.model, self.catalog, self.scale, self.item_features, torch.from_numpy(self.catalog.context_of.of(values)))
+
+    @property
+    def reads_context(self)->bool:
+        "Has the model a third input, the context of an interaction?"
+        return bool(getattr(self.model, 'context_sizes', ())) and self.catalog.context_of is not None
+
+    def score_rows(self, interactions, rows):
+        "Scores of rows of `interactions`, each in its context: int array (n,) -> (n,)."
+        context = torch.from_numpy(interactions.context[rows]) if self.reads_context and interactions.context is not None else None
+        return self.score(*(torch.from_numpy(o[rows].astype(np.int64)) for o in (interactions.users, interactions.items)), context)
+
+    def _given(self, n, device, context=None): # further arguments of the model
+        if context is None: context = None if self.context is None else self.context.expand(n, -1)
+        return () if context is None else (context.to(device),)
 
     def __repr__(self): return f'{type(self).__name__}({type(self.model).__name__}, {self.scale}, {self.catalog})'
 
@@ -68,10 +94,11 @@ class ModelScorer(Scorer):
         finally:
             for m in training: m.training = True
 
-    def score(self, users, items):
-        "Scores of pairs of codes: (n,), (n,) -> (n,)."
+    def score(self, users, items, context=None):
+        "Scores of pairs of codes: (n,), (n,)[, context (n, columns)] -> (n,)."
         with self._inference() as device:
-            scores = torch.cat([self.model(u.to(device), i.to(device)) for u, i in zip(users.split(PAIRS), items.split(PAIRS))] or [torch.zeros(0)])
+            parts = zip(users.split(PAIRS), items.split(PAIRS), [None] * len(users) if context is None else context.split(PAIRS))
+            scores = torch.cat([self.model(u.to(device), i.to(device), *self._given(len(u), device, c)) for u, i, c in parts] or [torch.zeros(0)])
         cold = None if self.knows_cold else cold_mask(self.catalog, users.cpu().numpy(), items.cpu().numpy())
         if cold is not None and cold.any(): scores[torch.from_numpy(cold).to(scores.device)] = self._average()
         return scores
@@ -81,7 +108,7 @@ class ModelScorer(Scorer):
         if not hasattr(self.model, 'score_items'): # a model of the user's own
             items = torch.arange(self.catalog.n_items)
             return torch.stack([self.score(u.expand(len(items)), items) for u in users])
-        with self._inference() as device: scores = self.model.score_items(users.to(device))
+        with self._inference() as device: scores = self.model.score_items(users.to(device), *self._given(len(users), device))
         if not self.knows_cold:
             for side, at in (('user', ~self.catalog.known('user')[users.cpu().numpy()]), ('item', ~self.catalog.known('item'))):
                 if at.any(): scores[torch.from_numpy(at).to(scores.device) if side == 'user' else (slice(None), torch.from_numpy(at).to(scores.device))] = self._average()
@@ -100,7 +127,7 @@ class ModelScorer(Scorer):
         if home(type(self), 'score_items') is not ModelScorer or home(type(self.model), 'rank_items') is not home(type(self.model), 'score_items'): return None
         if not hasattr(self.model, 'rank_items'): return None
         def rank(users):
-            with self._inference() as device: return self.model.rank_items(users.to(device))
+            with self._inference() as device: return self.model.rank_items(users.to(device), *self._given(len(users), device))
         return rank
 
     def vectors(self, side:str='item')->torch.Tensor:

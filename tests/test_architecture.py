@@ -20,7 +20,7 @@ sampling
 recommend
 rerank
 dataloaders
-models.embedding models.blocks models.dot models.svdpp models.neumf models.content models.gated models.two_tower models
+models.embedding models.blocks models.context models.dot models.svdpp models.neumf models.content models.gated models.two_tower models
 scoring coldstart extend
 losses optimizers metrics
 baselines blend

@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .context import Levels
 from .embedding import EmbeddingTable, rows_grad, squash, unsquash
 
 __all__ = ['DotBias']
@@ -62,6 +63,8 @@ class DotBias(nn.Module):
     Koren, Bell, Volinsky, 'Matrix Factorization Techniques for Recommender Systems', Computer 2009, eq. 4; the sigmoid and the order of
     initialisation follow fastai's `EmbeddingDotBias`. Deviation from both: the mean is a parameter of its own that starts at the mean
     rating, so biases start, and are regularised, around zero.
+
+    With context (`context_sizes`) each level of each column has a vector, which is added to the user's, and a bias.
     """
     def __init__(self,
         n_users:int, n_items:int, n_factors:int=50,
@@ -70,7 +73,8 @@ class DotBias(nn.Module):
         known_users:torch.Tensor=None, # bool (n_users,): users with training rows (None: all)
         known_items:torch.Tensor=None, # bool (n_items,): items with training rows (None: all)
         std:float=0.01, # factors start as N(0, std)
-        bias_decay:float=0. # weight decay of the biases as a share of that of the factors
+        bias_decay:float=0., # weight decay of the biases as a share of that of the factors
+        context_sizes:list=() # levels of each column of context (see `Levels`); 0: a column that is not read
     ):
         super().__init__()
         self.y_range = None if y_range is None else tuple(float(o) for o in y_range)
@@ -79,9 +83,15 @@ class DotBias(nn.Module):
         self.user_biases = EmbeddingTable(n_users, 1, known_users, 0, bias_decay)
         self.item_biases = EmbeddingTable(n_items, 1, known_items, 0, bias_decay)
         self.mean = nn.Parameter(torch.tensor(0. if mean is None else unsquash(mean, self.y_range)))
+        self.context_sizes = list(context_sizes)
+        self.levels = Levels(self.context_sizes, n_factors) if any(self.context_sizes) else None
 
-    def forward(self, users, items=None): # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs; without items (B, n_items)
-        if items is None: return self.score_items(users)
+    def forward(self, users, items=None, context=None): # (B,), (B,) or (B, C) or (1, C)[, context (B, columns), with items (B,)] -> scores, shape of the pairs; without items (B, n_items)
+        if items is None: return self.score_items(users, context)
+        if self.levels is not None:
+            more, bias = self._of_context(users, context)
+            x = ((self.user_vectors(users) + more) * self.item_factors(items)).sum(-1) + self.user_biases(users).squeeze(-1) + self.item_biases(items).squeeze(-1)
+            return squash(x + bias + self.mean, self.y_range)
         if self.training and self._plain(users, items, tables := self.tables): return self._pair_scores(users, items, tables)
         p, q = self.user_vectors(users), self.item_factors(items)
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
@@ -92,7 +102,7 @@ class DotBias(nn.Module):
     def config(self)->dict:
         "Arguments that make a model of this shape; the rest is in its state."
         return dict(n_users=self.user_factors.num_embeddings, n_items=self.item_factors.num_embeddings, n_factors=self.item_factors.embedding_dim,
-                    y_range=self.y_range, bias_decay=self.user_biases.decay)
+                    y_range=self.y_range, bias_decay=self.user_biases.decay, context_sizes=self.context_sizes)
 
     @property
     def tables(self)->tuple:
@@ -119,22 +129,34 @@ class DotBias(nn.Module):
         "What is multiplied with item factors for `users`."
         return self.user_factors(users)
 
-    def score_items(self, users): # (B,) -> (B, n_items)
-        "Scores of the whole catalogue by one matrix product."
-        x = self.user_vectors(users) @ self.item_factors.weight.T
-        return squash(x + self.user_biases(users) + self.item_biases.weight.T + self.mean, self.y_range)
+    def _of_context(self, users, context): # -> (B, n_factors), (B,), to be added to the users'; without context that of level 0
+        return self.levels(torch.zeros(len(users), len(self.context_sizes), dtype=torch.long, device=users.device) if context is None else context)
 
-    def rank_items(self, users): # (B,) -> (B, n_items)
+    def score_items(self, users, context=None): # (B,)[, (B, columns)] -> (B, n_items)
+        "Scores of the whole catalogue by one matrix product."
+        p, b = self.user_vectors(users), self.user_biases(users)
+        if self.levels is not None:
+            more, bias = self._of_context(users, context)
+            p, b = p + more, b + bias[:, None]
+        return squash(p @ self.item_factors.weight.T + b + self.item_biases.weight.T + self.mean, self.y_range)
+
+    def rank_items(self, users, context=None): # (B,)[, (B, columns)] -> (B, n_items)
         "What orders each user's items as `score_items` does: without the user's bias, the mean and the sigmoid, which leave the order alone."
-        return torch.addmm(self.item_biases.weight.view(1, -1), self.user_vectors(users), self.item_factors.weight.T)
+        p = self.user_vectors(users)
+        if self.levels is not None: p = p + self._of_context(users, context)[0]
+        return torch.addmm(self.item_biases.weight.view(1, -1), p, self.item_factors.weight.T)
 
     def vectors(self, side:str)->torch.Tensor:
         "Detached factors, (n, n_factors), of 'user' or 'item'."
-        return (self.item_factors if side == 'item' else self.user_factors).weight.detach()
+        return (self.item_factors if side == 'item' else self.user_factors).weight.detach() + self._neutral(side)[0]
 
     def biases(self, side:str)->torch.Tensor:
         "Detached biases, (n,), of 'user' or 'item'."
-        return (self.item_biases if side == 'item' else self.user_biases).weight.detach().squeeze(-1)
+        return (self.item_biases if side == 'item' else self.user_biases).weight.detach().squeeze(-1) + self._neutral(side)[1]
+
+    def _neutral(self, side): # what users have of a context that is not given: vector, bias
+        if self.levels is None or side == 'item': return 0., 0.
+        with torch.no_grad(): return tuple(o[0] for o in self._of_context(torch.zeros(1, dtype=torch.long, device=self.mean.device), None))
 
     def explain(self, user:int, item:int)->dict:
         "Parts that add up to the score before the sigmoid: mean, user and item bias (floats) and the product of each factor, (n_factors,)."

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 
+from .blocks import FeatureLinear, unique_rows
+from .context import Mood
 from .dot import DotBias
 from .embedding import EmbeddingTable, squash
 
 __all__ = ['SVDpp']
 
-SHARE = dict(user=15.3, item=4.25)  # makes the count^-1/2 of a row 1 on average over the ratings of ml-latest-small, where the decays were chosen; tables with more ratings a row get less
+POWER, SHARE = .75, dict(user=44., item=6.2)  # makes the count^-POWER of a row 1 on average over the ratings of ml-latest-small, where the decays were chosen; tables with more ratings a row get less
 FEW = 8  # a product with the whole history costs less per entry than picking entries, by about this factor
 
 
@@ -64,8 +66,11 @@ class SVDpp(DotBias):
       one in its input learns from it what it cannot use.
     - In training a share `dropout` of each history is left out at random (what stays is scaled up), as in a denoising autoencoder (Liang et al. 2018).
     - The L2 per observed row is taken of the sums p_u + ... and q_i + ..., and besides, times `own_decay`, of p_u and q_i alone times `history_decay`, of z_u and y_i, and, times `residual_decay`, of z'_u and y'_i. In these
-      a row counts its number of ratings^-1/2, times `SHARE`: between a term per rating (ALS-WR) and one per user or item, as a Gaussian prior has.
+      a row counts its number of ratings^-3/4, times `SHARE`: between a term per rating (ALS-WR) and one per user or item, as a Gaussian prior has.
     - A cold user or item has the mean of the known p or q, and an empty sum.
+    - Side features are further factors, as in a factorisation machine (Rendle 2010): with `item_blocks` q_i and b_i add W x_i, x the item's feature row, with `user_blocks` p_u and b_u. Their L2 is that of p and q,
+      times `feature_decay` in the place of `own_decay`, and the biases of one's own, which otherwise have none, have it times `bias_decay`. A cold item is scored by its features.
+    - Context (see `Levels`): vectors and biases of the levels of its columns, on the user's side; with `times` the user's `Mood` at the time.
 
     The sums are made for the whole table by one sparse product, or for the users and items of the batch where they have but a small part of it. The history is held as CSR both
     ways (`indptr, indices` by user, `item_indptr, item_indices`); it is no part of the state.
@@ -83,6 +88,11 @@ class SVDpp(DotBias):
         own_decay:float=1., # L2 of p and q, as a multiple of that of the sums
         history_decay:float=0., # L2 of y and z, the same
         residual_decay:float=0., # L2 of y' and z', the same
+        user_blocks:dict=None, # name -> `Block` of user features, rows in the order of codes
+        item_blocks:dict=None, # the same of items
+        feature_decay:float=1., # L2 of what features add, as a multiple of that of the sums
+        bias_decay:float=0., # L2 of biases, the same
+        times=None, # scipy CSR of the structure of `history`: when each rating was, int64; then one column of the context, of size 0, is the time
         **kwargs # of `DotBias`
     ):
         super().__init__(n_users, n_items, n_factors, std=std, **kwargs)
@@ -94,22 +104,28 @@ class SVDpp(DotBias):
         if item_side: self.rater_factors = of_users()  # z
         if item_side and residuals: self.rater_residual_factors = of_users()  # z'
         self.user_factors.decay = self.item_factors.decay = own_decay
+        self.bias_decay, self.feature_decay = bias_decay, feature_decay
+        self.user_features, self.item_features = (None if b is None else FeatureLinear(b, n_factors + 1, t.known, std) for b, t in ((user_blocks, self.user_factors), (item_blocks, self.item_factors)))
         history = history.tocsr().sorted_indices()
         values = residuals_of(history) if residuals else np.ones(history.nnz, np.float32)
+        self.mood = None if times is None else Mood(times.tocsr().sorted_indices(), values if residuals else residuals_of(history))
+        if times is not None and (times.nnz != history.nnz or 0 not in self.context_sizes): raise ValueError('times have to be those of the history, and their column in context_sizes a 0')
+        if times is not None: self.register_buffer('times', torch.from_numpy(times.tocsr().sorted_indices().data.astype(np.int64)), persistent=False)
         by_user = csr_matrix((values, history.indices, history.indptr), shape=history.shape)
         for prefix, matrix in (('', by_user), ('item_', by_user.T.tocsr())):
             for name in ('indptr', 'indices'): self.register_buffer(prefix + name, torch.from_numpy(getattr(matrix, name).astype(np.int32)), persistent=False)
             if residuals: self.register_buffer(prefix + 'residual', torch.from_numpy(matrix.data), persistent=False)
         self.register_buffer('ones', torch.ones(history.nnz), persistent=False)
-        if residuals: self.register_buffer('ratings', torch.from_numpy(history.data.astype(np.float32)), persistent=False)
+        if residuals or times is not None: self.register_buffer('ratings', torch.from_numpy(history.data.astype(np.float32)), persistent=False)
         if leave_one_out:
             rows = np.repeat(np.arange(n_users, dtype=np.int64), np.diff(history.indptr))
             self.register_buffer('pairs', torch.from_numpy(rows * n_items + history.indices), persistent=False)  # sorted
 
     def config(self)->dict:
         "Arguments that make a model of this shape; the history is one of them."
-        history = csr_matrix(((self.ratings if self.residuals else self.ones).cpu().numpy(), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
-        return dict(super().config(), history=history, dropout=self.dropout, norm=self.norm, item_side=self.item_side, residuals=self.residuals, leave_one_out=self.leave_one_out,
+        matrix = lambda values: csr_matrix((values.cpu().numpy(), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
+        blocks = {f'{side}_blocks': None if (layer := self._layer(side)) is None else layer.blocks() for side in ('user', 'item')}
+        return dict(super().config(), history=matrix(self.ratings if hasattr(self, 'ratings') else self.ones), times=None if self.mood is None else matrix(self.times), bias_decay=self.bias_decay, feature_decay=self.feature_decay, **blocks, dropout=self.dropout, norm=self.norm, item_side=self.item_side, residuals=self.residuals, leave_one_out=self.leave_one_out,
                     own_decay=self.user_factors.decay, history_decay=self.history_decay, residual_decay=self.residual_decay)
 
     def train(self, mode:bool=True):
@@ -127,6 +143,10 @@ class SVDpp(DotBias):
         elif self.residuals and self.item_side: yield self.rater_residual_factors, self.item_residual, self.residual
 
     def _own(self, side): return self.user_factors if side == 'user' else self.item_factors
+
+    def _own_biases(self, side): return self.user_biases if side == 'user' else self.item_biases
+
+    def _layer(self, side): return self.user_features if side == 'user' else self.item_features
 
     def _has_sums(self, side): return side == 'user' or self.item_side
 
@@ -178,23 +198,33 @@ class SVDpp(DotBias):
         if self.dropout or FEW * int(n[rows].sum()) < len(self.indices): return F.embedding(inverse, self._some_sums(side, rows))
         return F.embedding(codes, self._all_sums(side))
 
-    def _whole(self, side): # (n, k): the vectors of all users or items; kept while they are only read
-        own = self._own(side)
-        version = *(o._version for o in (own.weight, *(t.weight for t, *_ in self._terms(side)))), own.weight.device
+    def _whole(self, side): # (n, k), (n, 1): the vectors and biases of all users or items; kept while they are only read
+        own, bias, layer = self._own(side), self._own_biases(side), self._layer(side)
+        version = *(o._version for o in (own.weight, bias.weight, *(t.weight for t, *_ in self._terms(side)), *(() if layer is None else layer.parameters()))), own.weight.device
         if not torch.is_grad_enabled() and not self.training and side in self._sums and self._sums[side][0] == version: return self._sums[side][1]
-        x = own.weight + self._all_sums(side) * own.known[:, None] if self._has_sums(side) else own.weight
-        if not torch.is_grad_enabled() and not self.training: self._sums[side] = version, x
-        return x
+        x, b = own.weight + self._all_sums(side) * own.known[:, None] if self._has_sums(side) else own.weight, bias.weight
+        if layer is not None:
+            more = layer()
+            x, b = x + more[:, :-1], b + more[:, -1:]
+        if not torch.is_grad_enabled() and not self.training: self._sums[side] = version, (x, b)
+        return x, b
 
-    def _vectors_of(self, side, codes): # (...) -> (..., k)
-        if not self.training: return F.embedding(codes, self._whole(side))
-        own = self._own(side)
-        x = F.embedding(codes, own.weight)
-        self._penalise(x, own, self._shares(side)[codes])
-        return x + self._sums_of(side, codes) if self._has_sums(side) else x
+    def _rows_of(self, side, codes): # (...) -> vectors (..., k), biases (..., 1)
+        own, bias, layer = self._own(side), self._own_biases(side), self._layer(side)
+        if not self.training:
+            x, b = self._whole(side)
+            return F.embedding(codes, x), F.embedding(codes, b)
+        x, b, share = F.embedding(codes, own.weight), bias(codes), self._shares(side)[codes]
+        self._penalise(x, own, share)
+        if self.bias_decay: self._penalise(b, self.history_factors, share * self.bias_decay)
+        if self._has_sums(side): x = x + self._sums_of(side, codes)
+        if layer is None: return x, b
+        more = unique_rows(layer, codes)
+        if self.feature_decay: self._penalise(more, self.history_factors, share * self.feature_decay)
+        return x + more[..., :-1], b + more[..., -1:]
 
     def _shares(self, side): # (n,): what a row's L2 counts for each of its ratings
-        return SHARE[side] * self.counts(side).clamp(min=1).float().rsqrt()
+        return SHARE[side] * self.counts(side).clamp(min=1).float() ** -POWER
 
     def _penalise(self, rows, table, share=None): # rows (..., k), share (...)
         if not (table.l2 and self.training): return
@@ -204,18 +234,23 @@ class SVDpp(DotBias):
 
     # --- what `DotBias` has
 
-    def forward(self, users, items=None): # as in `DotBias`
-        if items is None: return self.score_items(users)
-        p, q = self.user_vectors(users), self.item_vectors(items)
+    def forward(self, users, items=None, context=None): # as in `DotBias`
+        if items is None: return self.score_items(users, context)
+        (p, bu), (q, bi) = self._rows_of('user', users), self._rows_of('item', items)
         if self.training:
             if self.leave_one_out and items.dim() == 1: p, q = self._without_each_other(users, items, p, q)
             self._penalise(p, self.history_factors)
             if self.item_side: self._penalise(q, self.rater_factors)
             self._penalise_history(users, items)
-        bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
+        if self.levels is not None:
+            more, bias = self._of_context(users, context)
+            p, bu = p + more, bu + bias[:, None]
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
-        return squash((p * q).sum(-1) + bu + bi + self.mean, self.y_range)
+        x = (p * q).sum(-1) + bu + bi.squeeze(-1) + self.mean
+        return squash(x if self.mood is None or context is None else x + self.mood(users, items, self._times(context)), self.y_range)
+
+    def _times(self, context): return context[:, self.context_sizes.index(0)]
 
     def _penalise_history(self, users, items):
         for side, codes in (('user', items), ('item', users)):
@@ -237,24 +272,50 @@ class SVDpp(DotBias):
                 else: q = q - own
         return p, q
 
-    def user_vectors(self, users): return self._vectors_of('user', users)
+    def user_vectors(self, users): return self._rows_of('user', users)[0]
 
     def item_vectors(self, items): # (...) -> (..., n_factors)
         "What is multiplied with user vectors for `items`."
-        return self._vectors_of('item', items)
+        return self._rows_of('item', items)[0]
 
-    def score_items(self, users):
-        x = self.user_vectors(users) @ self._whole('item').T
-        return squash(x + self.user_biases(users) + self.item_biases.weight.T + self.mean, self.y_range)
+    def score_items(self, users, context=None):
+        (p, bu), (q, bi) = self._rows_of('user', users), self._whole('item')
+        if self.levels is not None:
+            more, bias = self._of_context(users, context)
+            p, bu = p + more, bu + bias[:, None]
+        x = p @ q.T + bu + bi.T + self.mean
+        return squash(x if self.mood is None or context is None else x + self.mood.all_items(users, self._times(context), len(q)), self.y_range)
 
     def vectors(self, side:str)->torch.Tensor:
-        "Detached vectors, (n, n_factors), of 'user' or 'item', history included."
-        with torch.no_grad(): return self._whole(side).detach()
+        "Detached vectors, (n, n_factors), of 'user' or 'item', history and features included; of users those without context."
+        with torch.no_grad(): return self._whole(side)[0].detach() + self._neutral(side)[0]
+
+    def biases(self, side:str)->torch.Tensor:
+        "Detached biases, (n,), of 'user' or 'item', features included."
+        with torch.no_grad(): return self._whole(side)[1].detach().squeeze(-1) + self._neutral(side)[1]
+
+    def has_features(self, side:str)->torch.Tensor:
+        "bool (n,): which users or items have any features."
+        layer = self._layer(side)
+        return torch.zeros(self._own(side).num_embeddings, dtype=torch.bool) if layer is None else layer.present.any(1)
+
+    def add_items(self, blocks:dict):
+        "Further items, by their features alone; their codes come after those there are."
+        if self.item_features is None: raise TypeError('this model knows items by their ratings alone, so it can say nothing about new ones. Make it with item_features=')
+        n, rows = len(next(iter(blocks.values()))), torch.repeat_interleave(torch.arange(len(self.indptr) - 1, device=self.indptr.device), self.counts('user').long())
+        self.item_features.add_rows(blocks)
+        for table in {id(t): t for t in (self.item_factors, self.item_biases, *(t for t, *_ in self._terms('user')))}.values(): table.add_rows(n)
+        self.item_indptr = torch.cat([self.item_indptr, self.item_indptr[-1:].expand(n)])
+        if self.leave_one_out: self.pairs = rows * self.item_factors.num_embeddings + self.indices
+        self._sums = {}
 
     def without_history(self)->DotBias:
-        "The same scores from a `DotBias` whose vectors are computed once and for all: what can be given away."
-        res = DotBias(len(self.indptr) - 1, self.item_factors.num_embeddings, self.item_factors.embedding_dim, self.y_range, known_users=self.user_factors.known, known_items=self.item_factors.known)
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith(('history_factors', 'rater_factors', 'residual_factors', 'rater_residual_factors'))}
-        res.load_state_dict({**state, 'user_factors.weight': self.vectors('user'), 'item_factors.weight': self.vectors('item')})
-        for table in (res.user_factors, res.item_factors): table.known.fill_(True)  # cold rows are computed, too
+        "The same scores from a `DotBias` whose vectors are computed once and for all: what can be given away. Moods, which are histories, it has not."
+        res = DotBias(len(self.indptr) - 1, self.item_factors.num_embeddings, self.item_factors.embedding_dim, self.y_range, known_users=self.user_factors.known, known_items=self.item_factors.known, context_sizes=self.context_sizes)
+        for table in self.tables: table.fill_cold()
+        state, computed = self.state_dict(), {}
+        with torch.no_grad():
+            for side in ('user', 'item'): computed[f'{side}_factors.weight'], computed[f'{side}_biases.weight'] = self._whole(side)
+        res.load_state_dict({k: computed.get(k, state[k]) for k in res.state_dict()})
+        for table in res.tables: table.known.fill_(True)  # cold rows are computed, too
         return res.to(self.indptr.device).train(self.training)
