@@ -481,8 +481,8 @@ def svdpp_learner(
     residual_decay:float=None, # L2 of the vectors in sums weighted by residuals, as a multiple of `wd`; by default 30
     user_features=None, # `UserFeatures`, if anything is known of users
     item_features=None, # `ItemFeatures`: items without training rows are scored by them
-    feature_decay:float=None, # L2 of what features add, as a multiple of `wd`; by default 10 for ratings, else 1
-    bias_decay:float=None, # L2 of biases, as a multiple of `wd`; by default 20 for ratings with features, else 0
+    feature_decay:float=1., # L2 of what features add, as a multiple of `wd`
+    bias_decay:float=None, # L2 of biases, as a multiple of `wd`; by default 5 for ratings with features, else 0
     **kwargs
 )->RecLearner:
     """A learner for `SVDpp`: vectors that add what a user has, and who has an item, in the training rows.
@@ -507,8 +507,7 @@ def svdpp_learner(
         if wd is None: wd = .02 * dls.catalog.interactions.ratings[dls.catalog.split.train].var().item()
     norm = .4 if dls.target == 'implicit' else .5
     blocks = {f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks for side, f in (('user', user_features), ('item', item_features))}
-    if feature_decay is None: feature_decay = 10. if of_ratings else 1.
-    if bias_decay is None: bias_decay = 20. if of_ratings and (user_features is not None or item_features is not None) else 0.
+    if bias_decay is None: bias_decay = 5. if of_ratings and (user_features is not None or item_features is not None) else 0.
     sums = dict(**blocks, feature_decay=feature_decay, bias_decay=bias_decay, context_sizes=_context_sizes(dls), times=dls.catalog.times, norm=norm, item_side=item_side, residuals=residuals, leave_one_out=of_ratings if leave_one_out is None else leave_one_out, own_decay=own_decay, history_decay=history_decay, residual_decay=residual_decay)
     model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, **sums, **options)
     learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .4, .01), context=True, **kwargs)

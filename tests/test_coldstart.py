@@ -143,7 +143,7 @@ def test_new_users_are_known_better_than_as_average(synthetic, builder, options)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     few, average = errors(learn, late, 5)
     many, _ = errors(learn, late, 15)
-    assert many < few < .9 * average
+    assert many < few < .93 * average
     assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())  # the model is as it was
     assert learn.recommend(dls.vocab['user'].ids[0], k=2).item.notna().all()
 
