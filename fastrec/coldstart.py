@@ -203,7 +203,7 @@ def _fold_dot(scorer, catalog, objective):
     users, items, mean, y_range = (o.double() if isinstance(o, torch.Tensor) else o for o in parts)
     known, sums = torch.from_numpy(scorer.catalog.known('user')), hasattr(scorer.model, 'history_terms')  # of SVD++: the prior is about what the sum over the history leaves open
     own = users.clone()
-    if sums: own[:, 1:] = scorer.model.user_factors.weight.detach().double().cpu()
+    if sums: own[:, 1:] = scorer.model.own_vectors().double().cpu()
     m, precision = _prior(own[known])
     learned = torch.from_numpy(scorer.informed('item'))
     rows, unlearned = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64), 0

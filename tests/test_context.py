@@ -250,6 +250,7 @@ def test_features_of_models_have_as_many_rows():
 def test_fold_in_is_out_of_context(learn):
     new = learn.fold_in({1: 5., 2: 4., 3: 5.})
     assert np.isfinite(new.predict(7)) and len(new.recommend(k=4)) == 4
+    with pytest.raises(TypeError, match='reads no context'): new.in_context(dict(device='tv'))
 
 
 def test_ensembles_score_rows_in_context(moody):

@@ -294,6 +294,11 @@ class SVDpp(DotBias):
         "Detached biases, (n,), of 'user' or 'item', features included."
         with torch.no_grad(): return self._whole(side)[1].detach().squeeze(-1) + self._neutral(side)[1]
 
+    @torch.no_grad()
+    def own_vectors(self)->torch.Tensor:
+        "What users have beside the sums over their histories: own vectors and those of their features, (n_users, n_factors)."
+        return self.user_factors.weight + (0. if self.user_features is None else self.user_features()[:, :-1]) + self._neutral('user')[0]
+
     def has_features(self, side:str)->torch.Tensor:
         "bool (n,): which users or items have any features."
         layer = self._layer(side)
@@ -308,6 +313,7 @@ class SVDpp(DotBias):
         self.item_indptr = torch.cat([self.item_indptr, self.item_indptr[-1:].expand(n)])
         if self.leave_one_out: self.pairs = rows * self.item_factors.num_embeddings + self.indices
         self._sums = {}
+        self.__dict__.pop('_base', None)
 
     def without_history(self)->DotBias:
         "The same scores from a `DotBias` whose vectors are computed once and for all: what can be given away. Moods, which are histories, it has not."
