@@ -106,7 +106,7 @@ class RankingCallback(Callback):
     def after_validate(self):
         "Rank, unless this is `lr_find` or `get_preds`."
         learn = self.learn
-        if hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds'): return
+        if hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or not len(learn.dls.catalog.split.valid): return
         due = (learn.epoch + 1) % self.every == 0 or learn.epoch + 1 == learn.n_epoch
         if not due: self.ranking_values = {m.name: float('nan') for m in self.ranking_metrics}
         else:

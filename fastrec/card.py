@@ -28,7 +28,7 @@ class Card(dict):
         for name, section in self.items():
             if name == 'made': continue
             lines += [f'## {name.capitalize()}', '']
-            if name == 'metrics': lines += [section['about'], '', *_table(section['rows'])]
+            if name == 'metrics': lines += [section['about'], '', *(_table(section['rows']) if section['rows'] else [])]
             elif name == 'training': lines += _table(section) if section else ['Not trained.']
             else: lines += [f'- {k.replace("_", " ")}: {v if name == "seeds" else _short(v)}' for k, v in section.items() if v is not None]
             lines.append('')
@@ -64,11 +64,11 @@ def model_card(
     inter = catalog.require_history()
     part = getattr(catalog.split, split, None)
     if part is None: raise ValueError(f'there is no {split!r} part in the split')
-    baselines = _baselines(dls) if baselines is None else baselines
+    baselines = {} if not len(part) else _baselines(dls) if baselines is None else baselines
     model = getattr(scorer, 'model', None)
     name = type(scorer if model is None else model).__name__
     rows = {name: scorer, **baselines}
-    figures = pd.concat({o: evaluate(s, dls, metrics, k=k, split=split, **kwargs) for o, s in rows.items()}, names=['model', 'users or rows'])
+    figures = pd.DataFrame() if not len(part) else pd.concat({o: evaluate(s, dls, metrics, k=k, split=split, **kwargs) for o, s in rows.items()}, names=['model', 'users or rows'])
     loss, opt = getattr(scorer, 'loss_func', None), getattr(scorer, 'opt_func', None)
     times = None if inter.times is None else pd.Series(inter.times)
     when = lambda o: str(pd.Timestamp(o)) if np.issubdtype(inter.times.dtype, np.datetime64) else o.item()
@@ -80,10 +80,10 @@ def model_card(
                   ratings=None if inter.ratings is None else f'{inter.ratings.min():g} to {inter.ratings.max():g}, mean {inter.ratings.mean():.4f}', positives=inter.options,
                   times=None if times is None else f'{when(times.min())} to {when(times.max())}', columns=inter.names, fingerprint=catalog.fingerprint()),
         split=dict(made_by=getattr(dls, 'split_by', None), **{o: len(p) for o, p in zip(catalog.split._fields, catalog.split) if p is not None},
-                   cold_rows=f'{_cold(catalog, part):.1%} of {split} have a user or an item without training rows', fingerprint=catalog.fingerprint('split')),
+                   cold_rows=None if not len(part) else f'{_cold(catalog, part):.1%} of {split} have a user or an item without training rows', fingerprint=catalog.fingerprint('split')),
         seeds=dict(torch=torch.initial_seed(), order_of_rows=getattr(dls.train, 'seed', None)),
         training=[dict(o) for o in getattr(scorer, 'fits', [])],
-        metrics=dict(split=split, about=f'On the {split} part ({len(part):,} rows)' + (', which the choice of settings may have seen.' if split == 'valid' else '.'), rows=figures.reset_index().to_dict('records')),
+        metrics=dict(split=split, about='No rows are held out: all are for training, and there are no figures.' if not len(part) else f'On the {split} part ({len(part):,} rows)' + (', which the choice of settings may have seen.' if split == 'valid' else '.'), rows=figures.reset_index().to_dict('records') if len(part) else []),
         versions=dict({o: sys.modules[o].__version__ for o in _LIBRARIES if o in sys.modules}, python=platform.python_version(), platform=platform.platform(),
                       device=str(next(model.parameters()).device) if model is not None else 'cpu', threads=torch.get_num_threads()))))
 

@@ -55,7 +55,7 @@ def _parser():
     p.add_argument('--wd', type=float, help='weight decay (default: the model\'s own)')
     p.add_argument('--items', metavar='FILE', help='metadata of items: a column of ids, and e.g. title, year, genres')
     p.add_argument('--split', choices=['random', 'time', 'last'], default='random', help='held-out rows: random, those after one moment, or the last of each user (default: random)')
-    p.add_argument('--valid-pct', type=float, default=.1, help='share of rows held out, random or by time (default: 0.1)')
+    p.add_argument('--valid-pct', type=float, default=.1, help='share of rows held out, random or by time (default: 0.1); 0 trains on every row, once the settings are chosen')
     p.add_argument('--duplicates', choices=['error', 'first', 'last', 'mean'], default='error', help='ratings: what to do with repeated pairs of user and item (default: error)')
     p.add_argument('--seed', type=int, default=42, help='of the split and of training (default: 42)')
     p.add_argument('--history', action='store_true', help='save who has what, too (personal data), so that `recommend` can leave it out without --seen')
@@ -120,6 +120,7 @@ def _train(args):
 def _train_on(fr, args, name, ratings, items):
     _, epochs, lr = MODELS[name]
     fr.set_seed(args.seed)
+    if not args.valid_pct and args.split != 'random': raise ValueError(f'--valid-pct 0 holds nothing out, and --split {args.split} says what to hold out: leave one of them out')
     splitter = dict(random=None, time=lambda: fr.TimeSplitter(args.valid_pct), last=lambda: fr.LeaveLastSplitter(1, seed=args.seed))[args.split]
     columns = {f'{role}_name': getattr(args, f'{role}_name') for role in ('user', 'item', 'rating', 'time')}
     options = dict(target='implicit', threshold=args.threshold, n_neg=4 if name in ('gmf', 'neumf') else None) if args.target == 'implicit' else dict(duplicates=args.duplicates)
@@ -134,7 +135,7 @@ def _train_on(fr, args, name, ratings, items):
             given['y_range'] = (low - (high - low) / 8, high + (high - low) / 8)
         scorer = getattr(fr, f'{name}_learner')(dls, metrics=[fr.rmse, fr.mae] if args.target == 'rating' else [fr.hr(10), fr.ndcg(10)], **given)
         with scorer.no_bar():
-            scorer.logger = lambda row: print('  '.join(f'{o:>10}' if not isinstance(o, float) else f'{o:10.4f}' for o in row), flush=True)
+            scorer.logger = lambda row: print('  '.join(f'{o:10.4f}' if isinstance(o, float) else f"{'' if o is None else o:>10}" for o in row), flush=True)
             scorer.logger(['epoch', 'train_loss', 'valid_loss', *(m.name for m in scorer.metrics), 'time'])
             scorer.fit_one_cycle(args.epochs or epochs, args.lr or lr, cbs=fr.ResumeCallback(out/'training') if args.resume else None)
     card = fr.model_card(scorer, dls)

@@ -18,7 +18,7 @@ from .catalog import Catalog
 from .interactions import CHUNK, Interactions, _some, column_of
 from .recommend import cold_mask
 from .sampling import NegativeSampler
-from .splits import LARGE, Split, describe_splitter, make_split, split_summary
+from .splits import LARGE, Split, describe_splitter, everything, make_split, split_summary
 
 __all__ = ['InteractionDataset', 'InteractionDL', 'NegativesDL', 'InBatchDL', 'UserDL', 'RecDataLoaders']
 
@@ -143,6 +143,7 @@ class InteractionDL(TfmdDL):
         idx = samps if isinstance(samps, torch.Tensor) else torch.as_tensor(np.fromiter(samps, np.int64))
         idx = idx.to(dataset.device)
         if self.drop_last: idx = idx[:len(idx) // self.bs * self.bs]
+        if not len(idx): return
         for chunk in idx.split(max(1, CHUNK_ROWS // self.width // self.bs) * self.bs):
             yield from zip(*(o.split(self.bs) for o in self.columns_of(dataset[chunk])))
 
@@ -357,7 +358,7 @@ class RecDataLoaders(DataLoaders):
     @classmethod
     def from_df(cls,
         df:pd.DataFrame, # one row per interaction
-        valid_pct:float=0.2, # share of rows in valid, if no splitter is given
+        valid_pct:float=0.2, # share of rows in valid, if no splitter is given; 0: all rows are for training, as for the last fit before a model is used
         seed:int=None, # of that random split
         splitter=None, # a splitter (fastai's or ours), the name of a column, or two or three index arrays
         item_df:pd.DataFrame=None, # what is known of items: a column of ids, and e.g. title, year, genres
@@ -387,7 +388,7 @@ class RecDataLoaders(DataLoaders):
             if weight_name is not None: raise ValueError("weight_name= is for ratings; of implicit feedback weighted=True makes the rating column the weight of a row")
             if context is not None: raise ValueError("context= is for ratings: what was not chosen has none. Leave it out, or learn target='rating' or 'liked'")
             inter = inter.implicit(threshold, weighted)
-        by = f'random rows: valid_pct={valid_pct:g}, seed={seed}' if splitter is None else describe_splitter(splitter)
+        by = f'random rows: valid_pct={valid_pct:g}, seed={seed}' if splitter is None and valid_pct else 'all rows for training' if splitter is None else describe_splitter(splitter)
         split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
         res = cls.from_interactions(inter, split, liked=target == 'liked', item_df=item_df, user_df=user_df, title_name=title_name, n_neg=n_neg, alpha=alpha, bs=bs, path=path, device=device)
         res.split_by = by
@@ -576,9 +577,9 @@ def _negatives_loaders(catalog, bs, n_neg, alpha):
     for i, rows in enumerate(_parts(catalog.split)):
         sampler = NegativeSampler(catalog.seen if i == 0 else catalog.matrix(_seen_until(catalog.split, i)), alpha)
         positives = inter.positive(rows)
-        if not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
+        if len(rows) and not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
         left = sampler.left()[np.unique(inter.users[positives])]
-        if left.min() < n_neg:
+        if len(left) and left.min() < n_neg:
             raise ValueError(f'n_neg={n_neg} negatives cannot be drawn for {int((left < n_neg).sum()):,} users, who leave as few as {left.min()} of {catalog.n_items:,} items unseen. Take n_neg={max(int(left.min()), 1)} or less, '
                              'drop those users, or n_neg=None for an objective over the whole catalogue')
         loaders.append(NegativesDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), sampler, n_neg, neg_seed=None if i == 0 else i,
@@ -593,7 +594,7 @@ def _in_batch_loaders(catalog, bs):
     if (inter.weights[inter.positive()] != 1).any(): columns.append(torch.from_numpy(inter.weights))
     for i, rows in enumerate(_parts(catalog.split)):
         positives = inter.positive(rows)
-        if not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
+        if len(rows) and not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
         seen = catalog.seen if i == 0 else catalog.matrix(_seen_until(catalog.split, i))
         loaders.append(InBatchDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), seen, bs=bs, shuffle=i == 0))
     return loaders
@@ -615,7 +616,8 @@ def _positions(mask):
 
 
 def _default_splitter(valid_pct, seed):
-    if not 0 < valid_pct < 1: raise ValueError(f'valid_pct={valid_pct}: a share between 0 and 1')
+    if valid_pct == 0: return everything
+    if not 0 < valid_pct < 1: raise ValueError(f'valid_pct={valid_pct}: a share between 0 and 1, or 0 to train on every row')
     def split(inter):
         order = np.arange(len(inter), dtype=np.int32 if len(inter) < 2**31 else np.int64)
         np.random.default_rng(seed).shuffle(order)

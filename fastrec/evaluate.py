@@ -22,6 +22,7 @@ def _held_out(catalog, split):
     inter = catalog.require_history()
     rows = getattr(catalog.split, split, None)
     if rows is None: raise ValueError(f"there is no {split!r} part: the split has {[o for o in catalog.split._fields if getattr(catalog.split, o) is not None]}")
+    if not len(rows): raise ValueError('no rows are held out (valid_pct=0), so there is nothing to evaluate on: choose settings on loaders that hold some out, then train on all')
     return inter, rows
 
 

@@ -118,6 +118,9 @@ class RecLearner(Learner, ModelScorer):
         self._heard = {}
         super().add_cb(_LEAN.get(cb, cb) if isinstance(cb, type) else cb)
         cb = self.cbs[-1]
+        if isinstance(cb, TrackerCallback) and cb.monitor != 'train_loss' and self.catalog.split is not None and not len(self.catalog.split.valid):
+            super().remove_cb(cb)
+            raise ValueError(f"{type(cb).__name__} watches {cb.monitor!r}, and no rows are held out (valid_pct=0): leave it out, or hold rows out")
         if isinstance(cb, TrackerCallback) and _metrics.lower_is_better(cb.monitor) and cb.comp is np.greater:
             cb.comp, cb.min_delta = np.less, -cb.min_delta  # fastai guesses from the name: 'loss' or 'error' in it, else more is better
         return self
@@ -392,7 +395,7 @@ def _columns(dls, scorer, metrics):
     split = dls.catalog.split
     inter = dls.catalog.require_history()
     groups = standing(scorer, dls.catalog, inter.users[split.valid], inter.items[split.valid])
-    if not COLD_SHARE <= 1 - groups.get('warm', groups['all']).mean() < 1: groups = ('all',)
+    if not len(split.valid) or not COLD_SHARE <= 1 - groups.get('warm', groups['all']).mean() < 1: groups = ('all',)
     ours = lambda m: m in (_metrics.rmse, _metrics.mae)
     if dls.target == 'implicit' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')
     if dls.target == 'liked' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders ask what is liked: metrics=[roc_auc_score(), f1_score()]')

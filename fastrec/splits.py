@@ -119,6 +119,11 @@ class KFoldSplitter:
         return Split(np.sort(np.concatenate(folds)), valid)
 
 
+def everything(inter:Interactions)->Split:
+    "All rows are for training and none is held out, as for the last fit before a model is used."
+    return Split(np.arange(len(inter)), np.empty(0, np.int64))
+
+
 def _from_column(values, name):
     "Split by a column of booleans (True: valid) or of 'train', 'valid', 'test'."
     if values.isna().any(): raise ValueError(f'column {name!r} that says the split has missing values')
@@ -135,7 +140,7 @@ def make_split(
     splitter, # a splitter, the name of a column of `df`, or two or three index arrays into `df`
     df:pd.DataFrame=None # the table that `inter` was made from
 )->Split:
-    "The checked `Split` of `inter` that `splitter` describes: parts within the table, apart from each other, none empty."
+    "The checked `Split` of `inter` that `splitter` describes: parts within the table, apart from each other, none empty (but what `everything` holds out)."
     n, rows = len(inter), inter.rows
     if isinstance(splitter, str):
         if df is None or splitter not in df.columns: raise ValueError(f'no column {splitter!r} to split by')
@@ -160,7 +165,9 @@ def make_split(
     parts = [np.asarray(o, dtype=np.int64 if n < LARGE else np.int32) for o in split if o is not None]
     if len(parts) not in (2, 3): raise ValueError(f'a split is two or three index arrays (train, valid[, test]), got {len(parts)}')
     for name, part in zip(('train', 'valid', 'test'), parts):
-        if not len(part): raise ValueError(f'the {name} part of the split is empty ({n:,} rows in all)')
+        if not len(part):
+            if name == 'valid' and (splitter is everything or isinstance(splitter, Split)): continue
+            raise ValueError(f'the {name} part of the split is empty ({n:,} rows in all)' + ('. To train on every row: valid_pct=0' if name == 'valid' else ''))
         if part.min() < 0 or part.max() >= n: raise ValueError(f'the {name} part of the split points outside the {n:,} rows: {part.min()} to {part.max()}')
     taken = np.zeros(n, bool)
     for part in parts: taken[part] = True
@@ -194,7 +201,7 @@ def split_summary(inter:Interactions, split:Split)->str:
         q = np.quantile(counts[counts > 0], [0, .25, .5, .75, 1])
         lines.append(f'training {"rows" if inter.weights is None else "positives"} per {side}: min {q[0]:.0f}, quartiles {q[1]:.0f} / {q[2]:.0f} / {q[3]:.0f}, max {q[4]:.0f}; without any: {int((counts == 0).sum()):,}')
     for name, part in parts.items():
-        if part is None: continue
+        if part is None or not len(part): continue
         u, i = inter.users[part], inter.items[part]
         line = f'{name}: {len(part):,} rows, {len(np.unique(u)):,} users, {len(np.unique(i)):,} items'
         if name != 'train':

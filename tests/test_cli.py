@@ -68,6 +68,14 @@ def test_other_ways_in_and_out(folder, run, monkeypatch, tmp_path):
     assert code == 0 and df.user.tolist() == ['0003', '0003', '0005', '0005'] and (df.title > 'D').all(), 'each user once, and a text stays a text'
 
 
+def test_the_last_fit_takes_every_row(folder, run, tmp_path):
+    code, out, err = run('train', folder/'ratings.csv', '--valid-pct', 0, '--epochs', 1, '-o', tmp_path/'all')
+    assert code == 0 and 'No rows are held out' in out and 'valid:' not in out, err
+    assert load_recommender(tmp_path/'all').recommend([3], 2, exclude_seen=False).shape[0] == 2
+    code, out, err = run('train', folder/'ratings.csv', '--valid-pct', 0, '--split', 'time', '-o', tmp_path/'not')
+    assert code == 1 and '--valid-pct 0 holds nothing out' in err and not (tmp_path/'not').exists()
+
+
 def test_what_is_wrong_is_said(folder, run, tmp_path):
     def fails(*args, code=1):
         got, out, err = run(*args)

@@ -12,8 +12,8 @@ from fastai.callback.all import CSVLogger, EarlyStoppingCallback, ProgressCallba
 from fastai.interpret import Interpretation
 from torch import nn
 
-from fastrec.all import (BiasOnly, GlobalMean, ItemFeatures, RecDataLoaders, collab_learner, content_learner, cross_validate, evaluate, gated_learner, mae, mlp_learner,
-                         rec_learner, rmse, svdpp_learner)
+from fastrec.all import (BiasOnly, GlobalMean, ItemFeatures, RecDataLoaders, collab_learner, content_learner, cross_validate, evaluate, gated_learner, hr, mae, mlp_learner,
+                         rec_learner, rmse, roc_auc_score, svdpp_learner)
 from fastrec.learner import RecLearner
 from fastrec.models import DotBias
 from fastrec.optimizers import FusedAdam, one_cycle
@@ -537,3 +537,30 @@ def test_svdpp_item_side_can_be_left_out(dls):
     learn.fit(1, 5e-3)
     assert torch.isfinite(learn.get_preds()[0]).all()
     with pytest.raises(ValueError, match='learn from choices'): svdpp_learner(RecDataLoaders.from_df(dls.catalog.interactions.to_df(), target='implicit', seed=0), residuals=True)
+
+
+# --- the last fit, with every row
+
+@pytest.mark.parametrize('options', [dict(), dict(target='liked'), dict(target='implicit'), dict(target='implicit', n_neg=0), dict(target='implicit', n_neg=None)], ids=str)
+def test_training_on_every_row(synthetic, options):
+    df = synthetic[0]
+    dls = RecDataLoaders.from_df(df, valid_pct=0, **options)
+    assert sorted(dls.catalog.split.train) == list(range(len(df))) and not len(dls.catalog.split.valid)
+    metrics = [hr(5)] if dls.target == 'implicit' else rmse if dls.target == 'rating' else roc_auc_score()
+    learn = collab_learner(dls, n_factors=4, metrics=metrics)
+    before = learn.model.item_factors.weight.detach().clone()
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 5e-3)
+    assert not torch.equal(before, learn.model.item_factors.weight)
+    losses = learn.recorder.values[-1]
+    assert np.isfinite(losses[0]) and losses[1] is None and (losses[2] is None or np.isnan(losses[2]))
+    assert len(learn.recommend(df.user.iloc[0], 3)) == 3
+    with pytest.raises(ValueError, match='no rows are held out.*valid_pct=0'): evaluate(learn)
+    with pytest.raises(ValueError, match="SaveModelCallback watches 'valid_loss', and no rows are held out"): learn.fit(1, cbs=SaveModelCallback())
+    assert not any(isinstance(cb, SaveModelCallback) for cb in learn.cbs)
+    card = learn.card()
+    assert card['metrics']['rows'] == [] and 'No rows are held out' in card.to_markdown() and card['split']['made_by'] == 'all rows for training'
+
+
+def test_a_part_that_is_empty_by_accident(synthetic):
+    with pytest.raises(ValueError, match='valid part of the split is empty.*valid_pct=0'): RecDataLoaders.from_df(synthetic[0], splitter=(np.arange(len(synthetic[0])), []))
+    with pytest.raises(ValueError, match='valid_pct=-0.1: a share between 0 and 1, or 0'): RecDataLoaders.from_df(synthetic[0], valid_pct=-.1)
