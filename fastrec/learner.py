@@ -31,7 +31,7 @@ from .dataloaders import InBatchDL, RecDataLoaders, UserDataset
 from .extend import copy_vectors, extend_interactions, extend_model
 from .features import Features
 from .interactions import check_y_range, column_of
-from .losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SoftmaxLoss
+from .losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SoftmaxLoss, WARPLoss
 from .metrics import LabelMetric, RankingMetric, as_metrics
 from .models.blocks import FeatureLinear
 from .models.content import Content
@@ -234,6 +234,9 @@ class RecLearner(Learner, ModelScorer):
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
         self.model, params = extend_model(self._with_features(inter.vocab['item'].ids[old.n_items:], item_df), dls.catalog)
         if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # it counts items
+        elif isinstance(self.loss_func, WARPLoss): self.loss_func = WARPLoss(dls.n_items, self.loss_func.reduction)
+        elif (log_q := getattr(self.loss_func, 'log_q', None)) is not None and len(log_q) != dls.n_items:
+            warn(f'log_q of the loss is for {len(log_q):,} items, and there are {dls.n_items:,} now: set learn.loss_func = {type(self.loss_func).__name__}(log_q=...) before training goes on', stacklevel=2)
         self.dls, self.opt = dls, None
         fresh = {}
         for side in ('user', 'item'):

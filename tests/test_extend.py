@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastrec.all import (BiasOnly, Callback, EASE, EmbeddingTable, ItemFeatures, NewRowsFirst, RecDataLoaders, collab_learner, content_learner, gated_learner, load_recommender, mlp_learner, neumf_learner, rmse, save_recommender, set_seed,
-                         svdpp_learner, synthetic_ratings, two_tower_learner)
+                         SampledSoftmaxLoss, WARPLoss, svdpp_learner, synthetic_ratings, two_tower_learner)
 from fastrec.interactions import Vocab
 
 
@@ -123,6 +123,16 @@ def test_pairs_that_were_there():
     implicit.extend(new[['user', 'item']].drop(index=1))
     inter = implicit.catalog.interactions
     assert dict(zip(inter.to_df()[['user', 'item']].itertuples(index=False, name=None), inter.weights)) == {(1, 'a'): 2, (1, 'b'): 1, (2, 'a'): 1, (2, 'b'): 1, (3, 'a'): 1, (3, 'c'): 1, (9, 'a'): 1, (9, 'd'): 2}
+
+
+def test_losses_that_count_items():
+    df = pd.DataFrame([(u, 'abcdefgh'[(u + i) % 8]) for u in range(8) for i in range(3)], columns=['user', 'item'])
+    new = pd.DataFrame([(1, 'x'), (1, 'y')], columns=['user', 'item'])
+    dls = lambda: RecDataLoaders.from_df(df, target='implicit', n_neg=2, bs=4)
+    learn = collab_learner(dls(), n_factors=2, loss_func=WARPLoss(8)).extend(new)
+    assert learn.loss_func.n_items == 10 and len(learn.loss_func.harmonic) == 10
+    learn = collab_learner(dls(), n_factors=2, loss_func=SampledSoftmaxLoss(torch.zeros(8)))
+    with pytest.warns(UserWarning, match=r'log_q of the loss is for 8 items, and there are 10 now: set learn.loss_func = SampledSoftmaxLoss\(log_q'): learn.extend(new)
 
 
 def test_a_share_of_the_new_rows_is_held_out(table):
