@@ -75,10 +75,11 @@ def main():
         taste = np.asarray(dls.catalog.positives @ g_old)
         taste /= np.maximum(taste.sum(1, keepdims=True), 1e-9)
         sides = {'random': np.random.default_rng(seed).random(positives.shape), 'popularity by genre': np.tile(g_new @ popular, (len(users), 1)), 'popularity by genre, weighted by the user\'s': taste * popular @ g_new.T}
-        models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, make(old), hidden=64, id_dropout=.5, wd=.1)}
+        models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, feats := make(old), {'features': feats.names}, hidden=64)}
         if args.select:
             gated = lambda **kw: lambda: gated_learner(dls, make(old), **kw)
-            models = {f'gated {kw}': gated(**kw) for kw in (dict(id_dropout=.5, wd=.1), dict(id_dropout=.5, hidden=64, wd=.1))}
+            together = dict(pathways={'features': make(old).names}, hidden=64)
+            models.update({f'gated {kw}': gated(**kw) for kw in ({}, dict(hidden=64), dict(dropout=.4), dict(id_dropout=.4), dict(id_dropout=.4, feature_dropout=0.), {**together, 'wd': .1})})
         for name, build in models.items():
             torch.manual_seed(seed)
             start = time.process_time()

@@ -51,7 +51,8 @@ def fold_in(
     against the whole catalogue, which counts as the sampled negatives do; where scores only rank, softmax over the catalogue (see `SoftmaxLoss`).
 
     - A score that is a dot product plus biases (`DotBias`, `SVDpp`, `Content`, ...: found out by comparing scores): ridge regression on the item vectors, in closed form; where there is a `y_range` or a
-      cross-entropy, a few Newton steps, each of which is one. The result is a `DotBias`. Users of `SVDpp` start from the sum over what they have, weighted by what they rated.
+      cross-entropy, a few Newton steps, each of which is one. The result is a `DotBias`. (Of `SVDpp` the whole vectors
+      of known users, sums over histories included, are the prior: that is more accurate than the sum over a short history.)
     - Other models with tables of users: the method of Gauss and Newton on the new rows, everything else fixed.
     - Scorers that read histories (`EASE`, `ItemKNN`) take the new user's.
 
@@ -201,10 +202,7 @@ def _fold_dot(scorer, catalog, objective):
     "A `DotBias` of the new users; None if the model is no dot product."
     if (parts := _dot_parts(scorer)) is None: return None
     users, items, mean, y_range = (o.double() if isinstance(o, torch.Tensor) else o for o in parts)
-    known, sums = torch.from_numpy(scorer.catalog.known('user')), hasattr(scorer.model, 'history_terms')  # of SVD++: the prior is about what the sum over the history leaves open
-    own = users.clone()
-    if sums: own[:, 1:] = scorer.model.own_vectors().double().cpu()
-    m, precision = _prior(own[known])
+    m, precision = _prior(users[torch.from_numpy(scorer.catalog.known('user'))])
     learned = torch.from_numpy(scorer.informed('item'))
     rows, unlearned = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64), 0
     for user in range(catalog.n_users):
@@ -213,16 +211,8 @@ def _fold_dot(scorer, catalog, objective):
             unlearned += int((~learned[at]).sum())
             at, y, w = (o[learned[at]] for o in (at, y, w))  # the vector of a cold item says nothing about it
         q = items if at is None else items[at]
-        z, o, start = torch.cat([torch.ones(len(q), 1, dtype=torch.float64), q[:, 1:]], 1), mean + q[:, 0], m.clone()
-        if sums:
-            had, terms = _sums_of(scorer.model, catalog, user)
-            start[1:] += terms.sum(0)
-            if getattr(scorer.model, 'leave_one_out', False):  # a rating that is in the sum would tell of itself
-                row = torch.full((catalog.n_items,), -1)
-                row[had] = torch.arange(len(had))
-                row = row if at is None else row[at]
-                o = o - torch.where(row >= 0, (terms[row] * q[:, 1:]).sum(1), 0.)
-        rows[user] = _newton(objective, _Linear(o, z), y.double(), w.double(), start, precision, y_range)
+        z = torch.cat([torch.ones(len(q), 1, dtype=torch.float64), q[:, 1:]], 1)
+        rows[user] = _newton(objective, _Linear(mean + q[:, 0], z), y.double(), w.double(), m, precision, y_range)
     if unlearned: warn(f'{unlearned:,} of the ratings are of items without training rows, which say nothing about the user', stacklevel=4)
     with torch.random.fork_rng(devices=[]): res = DotBias(catalog.n_users, catalog.n_items, users.shape[1] - 1, y_range)  # whose first values nobody asked for
     with torch.no_grad():
@@ -230,14 +220,6 @@ def _fold_dot(scorer, catalog, objective):
         res.mean.fill_(mean)
         for table in (res.item_factors, res.item_biases): table.known.copy_(learned)
     return res.to(next(scorer.model.parameters()).device)
-
-
-def _sums_of(model, catalog, user):
-    "-> codes (n,) of what a new user has, and what each adds to the user's vector, (n, d)."
-    part = catalog.positives[user]
-    had = torch.from_numpy(part.indices.astype(np.int64))
-    device = model.history_factors.weight.device
-    return had, model.history_terms(had.to(device), torch.from_numpy(part.data).to(device)).double().cpu()
 
 
 class _Linear:

@@ -148,18 +148,6 @@ def test_new_users_are_known_better_than_as_average(synthetic, builder, options)
     assert learn.recommend(dls.vocab['user'].ids[0], k=2).item.notna().all()
 
 
-def test_a_new_user_of_svdpp_has_the_sums_that_a_known_one_with_these_rows_has(synthetic):
-    "With a prior that ratings cannot move, a known user's rows give the mean of the users' own vectors and the sums of that user; those weighted by ratings but for the rounds that biases take."
-    dls, *_ = make(synthetic)
-    ratings = dls.catalog.seen[:1]
-    rows = dict(zip(dls.vocab['item'].ids[ratings.indices], ratings.data))
-    for residuals, close in ((False, .9999), (True, .995)):
-        learn = fit(svdpp_learner, dls, 1, n_factors=5, residuals=residuals)
-        with torch.no_grad(): want = learn.model.eval().user_factors.weight.mean(0) + learn.model._all_sums('user')[0]
-        got = learn.fold_in(rows, noise=1e12).model.user_factors.weight[0]
-        assert torch.nn.functional.cosine_similarity(got, want, 0) > close
-
-
 def test_without_weight_ratings_give_the_average_user(rated):
     learn, late = rated
     folded = learn.fold_in(of_one(late), noise=1e12)

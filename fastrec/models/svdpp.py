@@ -1,7 +1,6 @@
 "Dot products of vectors that sum what users and items have in the training rows."
 from __future__ import annotations
 
-from functools import cached_property
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -31,26 +30,16 @@ class _Product(torch.autograd.Function):
     def backward(ctx, grad): return ctx.transposed @ grad.contiguous(), None, None
 
 
-DAMPING = 5., 10.  # ratings of 0 that biases of users and items are drawn to
-
-
-def damped_biases(history, damping=DAMPING, rounds:int=5):
-    "-> mean, standard deviation (of 0 ratings 1), biases of users and of items of ratings (scipy CSR). Biases are means of what is left, with `damping` ratings of 0 for users and items."
+def residuals_of(history, damping=(5., 10.), rounds:int=5):
+    "Ratings (scipy CSR) less mean and biases, over the standard deviation of the ratings: float32 (nnz,). Biases are means of what is left, with `damping` ratings of 0 for users and items."
     r, items = history.data.astype(np.float64), history.indices
     users = np.repeat(np.arange(history.shape[0]), np.diff(history.indptr))
     n_users, n_items = (np.bincount(o, minlength=m) for o, m in zip((users, items), history.shape))
-    mean, std = (r.mean(), r.std()) if len(r) else (0., 1.)
-    bu, bi, r = np.zeros(history.shape[0]), np.zeros(history.shape[1]), r - mean
+    bu, bi, r, std = np.zeros(history.shape[0]), np.zeros(history.shape[1]), r - r.mean() if len(r) else r, r.std() if len(r) else 1.
     for _ in range(rounds):
         bi = np.bincount(items, r - bu[users], len(bi)) / (n_items + damping[1])
         bu = np.bincount(users, r - bi[items], len(bu)) / (n_users + damping[0])
-    return mean, max(std, 1e-9), bu, bi
-
-
-def residuals_of(history, damping=DAMPING, rounds:int=5):
-    "Ratings (scipy CSR) less mean and biases (`damped_biases`), over the standard deviation of the ratings: float32 (nnz,)."
-    mean, std, bu, bi = damped_biases(history, damping, rounds)
-    return ((history.data.astype(np.float64) - mean - np.repeat(bu, np.diff(history.indptr)) - bi[history.indices]) / std).astype(np.float32)
+    return ((r - bu[users] - bi[items]) / max(std, 1e-9)).astype(np.float32)
 
 
 class SVDpp(DotBias):
@@ -154,22 +143,6 @@ class SVDpp(DotBias):
         "Entries in the history of each 'user' or 'item', int32 (n,)."
         indptr = self.indptr if side == 'user' else self.item_indptr
         return indptr[1:] - indptr[:-1]
-
-    @cached_property
-    def _base(self): # mean, standard deviation, item biases (n_items,) that residuals are taken from
-        mean, std, _, bi = damped_biases(self.config()['history'])
-        return mean, std, torch.from_numpy(bi)
-
-    @torch.no_grad()
-    def history_terms(self, items, ratings=None): # int64 (n,), (n,) -> (n, k)
-        "What each entry of the history of a user who is not in the table adds to the user's vector; `ratings` are read where sums are weighted by residuals."
-        res = self.history_factors.weight[items]
-        if self.residuals:
-            mean, std, bi = self._base
-            left = ratings.double().cpu() - mean - bi[items.cpu()]
-            left = (left - left.sum() / (len(left) + DAMPING[0])) / std
-            res = res + left.to(res)[:, None] * self.residual_factors.weight[items]
-        return res * self._scale(torch.tensor(len(items), device=res.device))
 
     def _scale(self, n): return n.clamp(min=1).float() ** -self.norm
 
@@ -294,11 +267,6 @@ class SVDpp(DotBias):
         "Detached biases, (n,), of 'user' or 'item', features included."
         with torch.no_grad(): return self._whole(side)[1].detach().squeeze(-1) + self._neutral(side)[1]
 
-    @torch.no_grad()
-    def own_vectors(self)->torch.Tensor:
-        "What users have beside the sums over their histories: own vectors and those of their features, (n_users, n_factors)."
-        return self.user_factors.weight + (0. if self.user_features is None else self.user_features()[:, :-1]) + self._neutral('user')[0]
-
     def has_features(self, side:str)->torch.Tensor:
         "bool (n,): which users or items have any features."
         layer = self._layer(side)
@@ -313,7 +281,6 @@ class SVDpp(DotBias):
         self.item_indptr = torch.cat([self.item_indptr, self.item_indptr[-1:].expand(n)])
         if self.leave_one_out: self.pairs = rows * self.item_factors.num_embeddings + self.indices
         self._sums = {}
-        self.__dict__.pop('_base', None)
 
     def without_history(self)->DotBias:
         "The same scores from a `DotBias` whose vectors are computed once and for all: what can be given away. Moods, which are histories, it has not."
