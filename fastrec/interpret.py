@@ -191,7 +191,8 @@ class RecInterpretation(Interpretation):
         with self.learn._inference() as device:
             at = torch.from_numpy(codes).to(device)
             step = max(1, 2**24 // (len(codes) * len(model.names)))
-            total = sum(model.gate_weights(part.to(device), at)[shares].abs().sum(0) for part in torch.from_numpy(users).split(step))
+            of = model.contributions if shares else model.gate_weights
+            total = sum(of(part.to(device), at).abs().sum(0) for part in torch.from_numpy(users).split(step))
         return self._table(codes, 'item', **dict(zip(model.names, (total / total.sum(1, keepdim=True)).cpu().numpy().T)))
 
     def plot_gates(self, shares:bool=False, n_users:int=200, axes=None):

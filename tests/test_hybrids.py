@@ -87,7 +87,7 @@ def test_gate_against_a_slow_reference(blocks):
             logits = [query @ (z[m] @ model.keys[m][:, :-1]) + z[m] @ model.keys[m][:, -1] + own[m] + model.gate_offsets[m] + model.of_counts * np.log1p(i) * (m == 0) for m in range(3)]
             e = np.array([np.exp(o.item()) * h for o, h in zip(logits, has)])
             g = e / e.sum()
-            weights, parts = model.gate_weights(torch.tensor([u]), code)
+            weights, parts = model.gate_weights(torch.tensor([u]), code), model.contributions(torch.tensor([u]), code)
             assert np.allclose(weights[0, 0], g, atol=1e-5) and np.allclose(parts[0, 0], [g[m] * (p @ z[m][:-1] + z[m][-1]).item() for m in range(3)], atol=1e-4)
             x = sum(g[m] * (p @ z[m][:-1] + z[m][-1]).item() for m in range(3)) + model.mean + model.user_biases.weight[u] + (model.item_biases.weight[i] if i != 7 else 0)
             assert model(torch.tensor([u]), code).item() == pytest.approx(x.sigmoid().item() * 5 + .5, abs=1e-5)
@@ -97,7 +97,7 @@ def test_an_item_of_which_nothing_is_known_is_the_average_item(feats):
     gone = feats.align([*feats.ids[:-1], 'nothing'])
     model = _shake(GatedHybrid(4, 150, {'genres': {'genres': gone['genres']}}, 3, known_items=torch.arange(150) < 149))
     with torch.no_grad():
-        assert model.gate_weights(torch.tensor([0]), torch.tensor([149]))[0][0, 0].tolist() == [1, 0]
+        assert model.gate_weights(torch.tensor([0]), torch.tensor([149]))[0, 0].tolist() == [1, 0]
         expected = model.user_factors.weight @ model.item_factors.weight[:149].mean(0) + model.item_biases.weight[:149].mean() + model.mean + model.user_biases.weight[:, 0]
         assert torch.allclose(model.score_items(torch.arange(4))[:, 149], expected, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_the_gate_starts_as_shrinkage(blocks):
     model = GatedHybrid(20, 150, _paths(blocks), 5, item_counts=np.arange(150), shrinkage=6.).eval()
     for p in (model.query.weight, model.keys): torch.nn.init.zeros_(p)
     codes = torch.tensor([0, 6, 120]) # with a picture
-    assert torch.allclose(model.gate_weights(torch.tensor([0]), codes)[0][0, :, 0], (1 + codes) / (7 + codes), atol=1e-5)
+    assert torch.allclose(model.gate_weights(torch.tensor([0]), codes)[0, :, 0], (1 + codes) / (7 + codes), atol=1e-5)
     with pytest.raises(ValueError, match='shrinkage=0: a number of ratings above 0'): GatedHybrid(20, 150, _paths(blocks), 5, shrinkage=0)
 
 

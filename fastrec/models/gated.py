@@ -253,9 +253,13 @@ class GatedHybrid(Hybrid):
         return torch.cat([q[:, :-1], q[:, -1:] + bias[:, None]], 1)
 
     @torch.no_grad()
-    def gate_weights(self, users, items): # (B,), (n,) -> (B, n, M), (B, n, M)
-        "Weights g_m of the pathways of `items` for `users`, and what they bring to the score before the sigmoid: g_m (p_u . z_im + c_im)."
-        rows, p = self.item_rows(items), self.user_factors(users)
-        z = self._split(rows)[0]
-        weights = torch.stack([self.gates(o.expand(len(rows), -1), rows) for o in p])
-        return weights, weights * (torch.einsum('bd,nmd->bnm', p, z[..., :-1]) + z[..., -1])
+    def gate_weights(self, users, items): # (B,), (n,) -> (B, n, M)
+        "Weights g_m of the pathways of `items` for `users`."
+        rows = self.item_rows(items)
+        return torch.stack([self.gates(o.expand(len(rows), -1), rows) for o in self.user_factors(users)])
+
+    @torch.no_grad()
+    def contributions(self, users, items): # (B,), (n,) -> (B, n, M)
+        "What the pathways of `items` bring to the scores of `users`, before the sigmoid: g_m (p_u . z_im + c_im)."
+        z = self._split(self.item_rows(items))[0]
+        return self.gate_weights(users, items) * (torch.einsum('bd,nmd->bnm', self.user_factors(users), z[..., :-1]) + z[..., -1])
