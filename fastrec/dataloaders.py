@@ -39,9 +39,9 @@ class InteractionDataset:
 
     def __getitem__(self, idx):
         "Tensors of the samples `idx` (int64 tensor): int64 codes, float32 target."
-        if self.rows is not None: idx = self.rows[idx.long()]
+        if self.rows is not None: idx = self.rows.index_select(0, idx.long())
         idx = idx.long()
-        users, items, *target = (o[idx] for o in self.columns)
+        users, items, *target = (o.index_select(0, idx) for o in self.columns)  # a quarter of the time of o[idx]
         return (users.long(), items.long(), *target)
 
     def subset(self, users, items):

@@ -122,7 +122,7 @@ class DotBias(nn.Module):
         if not any(l2): return PairScores.apply(*args, None, tables)
         scores, penalty = PairScores.apply(*args, l2, tables)
         holder = next(t for t in tables if t.l2)
-        holder.penalty = penalty if holder.penalty is None else holder.penalty + penalty
+        holder.__dict__['penalty'] = penalty if holder.penalty is None else holder.penalty + penalty  # nn.Module's setattr takes as long as the sum
         return scores
 
     def user_vectors(self, users): # (B,) -> (B, n_factors)

@@ -150,7 +150,7 @@ def pop_l2(model:nn.Module):
 def pop_penalties(tables):
     total = None
     for m in tables:
-        if m.penalty is not None: total, m.penalty = m.penalty if total is None else total + m.penalty, None
+        if m.penalty is not None: total, m.__dict__['penalty'] = m.penalty if total is None else total + m.penalty, None
     return total
 
 
