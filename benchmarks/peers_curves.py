@@ -73,7 +73,7 @@ def cornac_rank(data, seed, model, epochs=None, **options):
         else: algo = getattr(cornac.models, model)(max_iter=n, num_threads=1, seed=seed, **options)
         algo.fit(rows)
         u, i = (np.array([m[o] for o in range(k)]) for m, k in zip((rows.uid_map, rows.iid_map), data.shape))
-        if model == 'EASE': yield curve.look(lambda users: np.stack([algo.score(u[o]) for o in users])[:, i])
+        if model == 'EASE': yield curve.look(lambda users: np.stack([np.asarray(algo.score(u[o])).ravel() for o in users])[:, i])
         else: yield curve.look(lambda users: (algo.u_factors[u[users]] @ algo.i_factors[i].T) + algo.i_biases[i])
 
 
