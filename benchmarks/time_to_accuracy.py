@@ -122,18 +122,18 @@ RATINGS = {
 }
 CLICKS = {
     'fastrec EASE': (ranking_side(clicks(baseline(EASE), 4)), [dict(l2=1000.)]),
-    'fastrec svdpp_learner, softmax': (ranking_side(clicks(svdpp_learner, None)), [dict(n_factors=192, lr=5e-3, epochs=[5, 10, 30]), dict(n_factors=64, lr=5e-3, epochs=[5, 10])]),
-    'fastrec collab_learner, softmax': (ranking_side(clicks(collab_learner, None)), [dict(n_factors=64, lr=5e-3, epochs=[10, 30])]),
-    'fastrec collab_learner, BCE': (ranking_side(clicks(collab_learner, 4)), [dict(n_factors=64, lr=2e-2, epochs=[2, 5, 10, 20])]),
+    'fastrec svdpp_learner, softmax': (ranking_side(clicks(svdpp_learner, None)), [dict(n_factors=64, lr=1e-2, epochs=[3, 5, 10]), dict(n_factors=192, lr=5e-3, epochs=[10, 30])]),
+    'fastrec collab_learner, softmax': (ranking_side(clicks(collab_learner, None)), [dict(n_factors=64, lr=2e-2, epochs=[5, 10])]),
+    'fastrec collab_learner, BCE': (ranking_side(clicks(collab_learner, 4)), [dict(n_factors=64, lr=2e-2, epochs=[3, 10])]),
     'fastrec ItemKNN': (ranking_side(clicks(baseline(ItemKNN), 4)), [dict(k=200, shrink=50.)]),
     'fastrec Popularity': (ranking_side(clicks(baseline(Popularity), 4)), [{}]),
-    'implicit ALS': ('implicit', [dict(model='ALS', factors=64, regularization=30., alpha=3., epochs=[1, 2, 3, 5, 8, 12])]),
+    'implicit ALS': ('implicit', [dict(model='ALS', factors=64, regularization=30., alpha=3., epochs=[2, 3, 5, 8]), dict(model='ALS', factors=64, epochs=[2, 3, 5, 8]), dict(model='ALS', factors=192, regularization=30., alpha=3., epochs=[3, 5, 8, 12])]),
     'implicit BPR': ('implicit', [dict(model='BPR', factors=64, epochs=[5, 10, 20, 40, 80])]),
     'Cornac EASE': ('cornac_rank', [dict(model='EASE', lamb=1000., verbose=False)]),
-    'Cornac BPR': ('cornac_rank', [dict(model='BPR', k=64, learning_rate=.01, lambda_reg=.001, epochs=[10, 25, 50, 100])]),
-    'LightFM WARP': ('lightfm', [dict(loss='warp', no_components=64, epochs=[2, 5, 10, 20])]),
+    'Cornac BPR': ('cornac_rank', [dict(model='BPR', k=64, learning_rate=.05, lambda_reg=.001, epochs=[5, 10, 25, 50])]),
+    'LightFM WARP': ('lightfm', [dict(loss='warp', no_components=64, epochs=[2, 5, 10])]),
     'RecBole BPR': ('recbole', [dict(model='BPR', embedding_size=64, train_batch_size=4096, learning_rate=5e-3, epochs=[1, 2, 4, 8])]),
-    'RecBole NeuMF': ('recbole', [dict(model='NeuMF', mf_embedding_size=64, mlp_embedding_size=64, mlp_hidden_size=[128, 64], train_batch_size=4096, learning_rate=1e-3, epochs=[1, 2, 4])]),
+    'RecBole NeuMF': ('recbole', [dict(model='NeuMF', mf_embedding_size=64, mlp_embedding_size=64, mlp_hidden_size=[128, 64], train_batch_size=4096, learning_rate=1e-3, epochs=[1, 3])]),
 }
 
 
