@@ -196,13 +196,12 @@ def times_table(results, thresholds, lower):
     wins = []
     for i, t in enumerate(thresholds):
         ranked = sorted((m[i], side) for side, m in medians.items() if np.isfinite(m[i]))
-        if not ranked: wins.append(f'{t}: nobody')
+        first, ours, theirs = (next(((m, s) for m, s in ranked if of(s)), None) for of in (lambda s: True, lambda s: s.startswith('fastrec'), lambda s: not s.startswith('fastrec')))
+        if first is None: wins.append(f'{t}: no side on all seeds')
         else:
-            mine, theirs = (next(((m, s) for m, s in ranked if s.startswith('fastrec') == flag), None) for flag in (True, False))
-            who = f'**{ranked[0][1]}**' if not ranked[0][1].startswith('fastrec') else ranked[0][1]
-            ratio = f', {theirs[0]/mine[0]:.1f} times as fast as {theirs[1]}' if mine and theirs and mine < theirs else f', {mine[0]/theirs[0]:.1f} times as fast as {mine[1]}' if mine and theirs else ', alone'
-            wins.append(f'{t}: {who}{ratio}')
-    return table(['side', *map(str, thresholds), 'best'], rows) + '\n\nFastest (peers in bold):\n\n' + '\n'.join(f'- {o}' for o in wins)
+            second = theirs if first == ours else ours
+            wins.append(f"{t}: {first[1] if first == ours else f'**{first[1]}**'} {first[0]:.2f} s, " + (f"{'no peer' if first == ours else 'nothing of fastrec'} on all seeds" if second is None else f'{second[1]} {second[0]:.2f} s ({second[0] / first[0]:.1f} times)'))
+    return table(['side', *map(str, thresholds), 'best'], rows) + '\n\nFastest (a peer in bold), and the fastest of the other side:\n\n' + '\n'.join(f'- {o}' for o in wins)
 
 
 def plot(panels, path):
