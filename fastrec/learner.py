@@ -58,8 +58,8 @@ _LEAN = {TrainEvalCallback: StepCounter, CastToTensor: PlainTensors, Recorder: S
 
 
 def _exempt(model, per_row=True):
-    "ids of parameters that no optimiser decays: vectors (biases, norms, scalars, tables of biases) and, where their L2 is taken per row, embedding tables."
-    tables = {id(p) for m in model.modules() if isinstance(m, EmbeddingTable) and (per_row or m.decay == 0) for p in m.parameters()}
+    "ids of parameters that no optimiser decays: vectors (biases, norms, scalars, tables of biases) and, where their L2 is taken per row, embedding tables and layers whose model penalises what they add."
+    tables = {id(p) for m in model.modules() if isinstance(m, EmbeddingTable) and (per_row or m.decay == 0) or isinstance(m, FeatureLinear) and m.penalised and per_row for p in m.parameters()}
     return tables | {id(p) for p in model.parameters() if p.ndim < 2}
 
 

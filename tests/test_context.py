@@ -297,3 +297,14 @@ def test_weights_say_what_is_wrong(moody):
     with pytest.raises(ValueError, match="no column 'v'"): loaders(df, weight_name='v')
     with pytest.raises(ValueError, match='is for ratings'): loaders(df, weight_name='w', target='implicit')
     with pytest.raises(TypeError, match='takes no weights'): collab_learner(loaders(df, weight_name='w'), loss_func=nn.L1Loss())
+
+
+def test_the_scale_of_ratings_does_not_matter(moody):
+    df, items, _ = moody
+    preds = []
+    for scale, shift in ((1., 0.), (20., -40.)):
+        torch.manual_seed(0)
+        learn = svdpp_learner(loaders(df.assign(rating=df.rating * scale + shift), context=['time', 'device']), n_factors=4, item_features=ItemFeatures.from_df(items, category='genre'))
+        torch.manual_seed(1)
+        preds.append((quiet(learn, 3).get_preds()[0] - shift) / scale)
+    assert (preds[0] - preds[1]).abs().max() < .06 and preds[0].std() > .5

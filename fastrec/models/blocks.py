@@ -29,6 +29,7 @@ class FeatureLinear(nn.Module):
         super().__init__()
         if not blocks: raise ValueError('no feature blocks')
         self.names, self.absent, self.n_out = list(blocks), absent, n_out
+        self.penalised = False  # does the model take the L2 of the rows that come out? Then there is no weight decay of the layer
         self.kinds = [(b.kind, b.width, b.sparse) for b in blocks.values()]
         for name, buffer in self._buffers_of(blocks).items(): self.register_buffer(name, buffer, persistent=False)
         known = np.ones(len(self), bool) if known is None else np.asarray(torch.as_tensor(known).cpu())

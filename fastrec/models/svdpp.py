@@ -95,6 +95,8 @@ class SVDpp(DotBias):
         self.user_factors.decay = self.item_factors.decay = own_decay
         self.bias_decay, self.feature_decay = bias_decay, feature_decay
         self.user_features, self.item_features = (None if b is None else FeatureLinear(b, n_factors + 1, t.known, std) for b, t in ((user_blocks, self.user_factors), (item_blocks, self.item_factors)))
+        for layer in (self.user_features, self.item_features):
+            if layer is not None: layer.penalised = True
         history = history.tocsr().sorted_indices()
         values = residuals_of(history) if residuals else np.ones(history.nnz, np.float32)
         self.mood = None if times is None else Mood(times.tocsr().sorted_indices(), values if residuals else residuals_of(history))
