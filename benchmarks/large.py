@@ -1,12 +1,12 @@
-"""20 million ratings (138,493 users x 26,744 items, generated): from the table to the first batch, recommending for everybody, and the price of the import.
+"""20 million ratings (138,493 users x 26,744 items, generated): from the table to the first batch, rows that stay in their file, recommending and evaluating for everybody, and the price of the import.
 
     python benchmarks/large.py [--rows 20000000] [--out FILE.md]
 
-Seconds and peak memory (what the process holds above what it held before, the table included; Linux) from a table in memory, parquet and CSV, each in a process of its own.
-Recommending: top 10 of the whole catalogue, against a plain matrix product with topk in blocks and against `implicit.cpu.topk` on the same vectors; the sides take turns.
+Seconds and peak memory (what the process holds above what it held before, the table included; Linux) from a table in memory, parquet, CSV, and parquet that is streamed, each in a process of its own.
+Recommending and evaluating: top 10 of the whole catalogue, against a plain matrix product with topk in blocks and against `implicit.cpu.topk` on the same vectors; the sides take turns.
 """
-import argparse, subprocess, sys, tempfile, time, warnings
-from pathlib import Path
+import argparse, json, os, subprocess, sys, tempfile, time, warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -29,39 +29,74 @@ def generated(n_rows):
 def status(key): return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith(key))
 
 
-def load(kind, path):
-    "In a process of its own: prints seconds, CPU seconds, and the peak above the start in units of the raw columns."
-    import torch
-    from fastrec.all import RecDataLoaders
-    torch.set_num_threads(1)
-    start, raw = status('VmRSS'), None
-    if kind == 'table': df = pd.DataFrame({k: np.load(f'{path}.{k}.npy') for k in ('user', 'item', 'rating', 'time')})
+@contextmanager
+def measured(result):
+    "Appends to `result` seconds, CPU seconds and the peak of memory in bytes above the start of what is inside."
+    start = status('VmRSS')
     open('/proc/self/clear_refs', 'w').write('5')  # the peak from here on
     t, c = time.perf_counter(), time.process_time()
-    if kind == 'table': dls = RecDataLoaders.from_df(df, valid_pct=.1, seed=0)
-    else: dls = getattr(RecDataLoaders, f'from_{kind}')(f'{path}.{kind}', valid_pct=.1, seed=0)
-    dls.one_batch()
-    raw = len(dls.catalog.interactions) * 28
-    print(time.perf_counter() - t, time.process_time() - c, (status('VmHWM') - start) / raw)
+    yield
+    result += [time.perf_counter() - t, time.process_time() - c, status('VmHWM') - start]
 
 
-def recommending(n_users, repeats):
+def from_file(kind, path):
+    from fastrec.all import RecDataLoaders
+    if kind == 'csv': return RecDataLoaders.from_csv(f'{path}.csv', valid_pct=.1, seed=0)
+    return RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=.1, seed=0, stream=kind == 'stream')
+
+
+def load(kind, path):
+    "From the table to the first batch."
+    from fastrec.all import RecDataLoaders
+    res, before = [], status('VmRSS')
+    if kind == 'table': df = pd.DataFrame({k: np.load(f'{path}.{k}.npy') for k in ('user', 'item', 'rating', 'time')})
+    held = status('VmRSS') - before
+    with measured(res):
+        dls = RecDataLoaders.from_df(df, valid_pct=.1, seed=0) if kind == 'table' else from_file(kind, path)
+        dls.one_batch()
+    raw = 28 * len(np.load(f'{path}.user.npy', mmap_mode='r'))
+    return [res[0], res[1], (res[2] + held) / raw]
+
+
+def epochs(kind, path, repeats):
+    "CPU seconds of reading all batches, and of training on them; peak memory above the loaders."
+    from fastrec.all import collab_learner
+    dls, read, fit = from_file(kind, path), [], []
+    for _ in range(repeats):
+        with measured(one := []):
+            for _ in dls.train: pass
+        read.append(one)
+    learn = collab_learner(dls, n_factors=DIM, y_range=(.5, 5.5))
+    with learn.no_bar(), learn.no_logging(), measured(fit): learn.fit_one_cycle(1, 5e-3)
+    return [float(np.median([o[1] for o in read])), max(o[2] for o in read) / 2**20, fit[1], fit[2] / 2**20, dls.train.bs]
+
+
+def whole(path, n_users, repeats):
+    "-> rows of sides that take turns, and rows of what was done once for everybody."
     import torch
     from implicit.cpu.topk import topk
-    from fastrec.all import RecDataLoaders, collab_learner
-    torch.set_num_threads(1)
-    learn = collab_learner(RecDataLoaders.from_df(generated(2_000_000), valid_pct=.01, seed=0), n_factors=DIM, y_range=(.5, 5.5))
+    from fastrec.all import RecDataLoaders, auc, collab_learner, evaluate, hr, ndcg
+    titles = pd.DataFrame(dict(item=np.arange(1, N_ITEMS + 1), title=[f'A film of some title or other, number {i} ({1930 + i % 90})' for i in range(N_ITEMS)]))
+    dls = RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=.05, seed=0, item_df=titles)
+    learn = collab_learner(dls, n_factors=DIM, y_range=(.5, 5.5))
     generator = torch.Generator().manual_seed(0)
     for t in learn.model.tables: t.weight.data.normal_(std=.3, generator=generator)
-    users = learn.vocab['user'].ids[:n_users].to_numpy()
-    P, Q = learn.model.vectors('user')[:n_users], learn.model.vectors('item')
+    learn.model.eval()  # cold rows are filled in
+    everybody = learn.vocab['user'].ids.to_numpy()
+    held = np.unique(dls.catalog.interactions.users[dls.catalog.split.valid])
+    users, some = everybody[:n_users], everybody[np.random.default_rng(0).choice(held, n_users, replace=False)]
+    P, Q = learn.model.vectors('user'), learn.model.vectors('item')
     Qt, few = Q.T.contiguous(), learn.vocab['item'].ids[:50].to_numpy()
-    def plain(block):
-        for part in P.split(block): (part @ Qt).topk(K)
+    def plain(block, n=n_users):
+        for part in P[:n].split(block): (part @ Qt).topk(K)
+    metrics = [hr(K), ndcg(K)]
     sides = {'matrix product and topk, blocks of 128': lambda: plain(128), 'matrix product and topk, blocks of 1024': lambda: plain(1024),
-             'implicit.cpu.topk, 1 thread': lambda: topk(Q.numpy(), P.numpy(), K, num_threads=1),
-             'learn.recommend, seen items in': lambda: learn.recommend(users, k=K, exclude_seen=False), 'learn.recommend, seen items left out': lambda: learn.recommend(users, k=K),
-             'learn.recommend among 50 candidates': lambda: learn.recommend(users, k=K, candidates=few)}
+             '`implicit.cpu.topk`, 1 thread': lambda: topk(Q.numpy(), P[:n_users].numpy(), K, num_threads=1),
+             '`learn.recommend`, seen items in': lambda: learn.recommend(users, k=K, exclude_seen=False), '`learn.recommend`, seen items left out': lambda: learn.recommend(users, k=K),
+             '`learn.recommend(..., to="recs.parquet")`': lambda: learn.recommend(users, k=K, to=f'{path}.recs.parquet'),
+             '`learn.recommend` among 50 candidates': lambda: learn.recommend(users, k=K, candidates=few),
+             '`evaluate`, hr@10 and ndcg@10': lambda: evaluate(learn, dls, metrics, users=some, relevant=0), '`evaluate`, auc besides (exact ranks)': lambda: evaluate(learn, dls, [*metrics, auc()], users=some, relevant=0)}
+    dls.catalog.seen  # made once
     times = {name: [] for name in sides}
     for r in range(repeats + 1):
         for name, f in sides.items():
@@ -69,7 +104,13 @@ def recommending(n_users, repeats):
             f()
             if r: times[name].append(time.process_time() - c)
     base = np.array(times['matrix product and topk, blocks of 128'])
-    return [[name, f'{np.median(t):.2f}', f'{np.median(np.array(t) / base):.2f}', f'{np.median(t) * N_USERS / n_users:.0f}'] for name, t in times.items()]
+    turns = [[name, f'{np.median(t):.2f}', f'{np.median(np.array(t) / base):.2f}'] for name, t in times.items()]
+    once = []
+    for name, f in {'matrix product and topk, blocks of 128': lambda: plain(128, len(P)), '`learn.recommend(everybody)`': lambda: learn.recommend(everybody, k=K),
+                    '`learn.recommend(everybody, to="recs.parquet")`': lambda: learn.recommend(everybody, k=K, to=f'{path}.recs.parquet'), f'`evaluate`, {len(held):,} users with held-out items': lambda: evaluate(learn, dls, metrics, relevant=0)}.items():
+        with measured(res := []): f()
+        once.append([name, f'{res[1]:.1f}', f'{max(res[2], 0) / 2**20:.0f}'])
+    return turns, once
 
 
 def imports(repeats):
@@ -90,7 +131,7 @@ def imports(repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rows', type=int, default=20_000_000, help='about so many rows')
-    parser.add_argument('--users', type=int, default=8192, help='users to recommend for; seconds for all of them are this scaled up')
+    parser.add_argument('--users', type=int, default=16384, help='users to recommend for in turns')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--out', help='Markdown file to write')
     args = parser.parse_args()
@@ -104,23 +145,33 @@ def main():
         import pyarrow as pa, pyarrow.csv
         pyarrow.csv.write_csv(pa.Table.from_pandas(df), f'{path}.csv')
         del df
-        rows = []
-        for kind in ('table', 'parquet', 'csv'):
-            wall, cpu, peak = map(float, subprocess.run([sys.executable, '-W', 'ignore', __file__, '--load', kind, path], capture_output=True, text=True, check=True).stdout.split()[-3:])
-            rows.append([kind, f'{wall:.1f}', f'{cpu:.1f}', f'{peak:.2f}'])
+        def alone(*what): return json.loads(subprocess.run([sys.executable, '-W', 'ignore', __file__, '--alone', *map(str, what)], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        starts = [[kind, f'{seconds:.1f}', f'{cpu:.1f}', f'{peak:.2f}'] for kind in ('table', 'parquet', 'csv', 'stream') for seconds, cpu, peak in [alone('load', kind, path)]]
+        read = {kind: alone('epochs', kind, path, args.repeats) for kind in ('parquet', 'stream')}
+        turns, once = alone('whole', path, args.users, args.repeats)
     emit(f"""# Large tables
 
 {about()}.
 
 ## From the table to the first batch
 
-{n:,} rows, {N_USERS:,} users, {N_ITEMS:,} items; raw columns (two int64, a float32, an int64) {28 * n / 2**20:,.0f} MiB.
+{n:,} rows, {N_USERS:,} users, {N_ITEMS:,} items; raw columns (two int64, a float32, an int64) {28 * n / 2**20:,.0f} MiB. `table`: a DataFrame that is there before and stays; the others are files.
 
-{table(['from', 'seconds', 'CPU seconds', 'peak memory / raw columns (the table included)'], rows)}
+{table(['from', 'seconds', 'CPU seconds', 'peak memory / raw columns (the table included)'], starts)}
 
-## Top {K} of {N_ITEMS:,} items, {DIM} factors, {args.users:,} users
+## Rows in memory and rows in their file
 
-{table(['', 'CPU s', '/ matrix product and topk', f's for {N_USERS:,} users at this rate'], recommending(args.users, args.repeats))}
+{.9 * n:,.0f} training rows, batches of {read['stream'][4]:,}, {DIM} factors. Peak: MiB above the loaders.
+
+{table(['rows', 'CPU s to read an epoch', 'peak MiB', 'CPU s to train an epoch, with validation', 'peak MiB'], [[name, f'{o[0]:.1f}', f'{o[1]:.0f}', f'{o[2]:.0f}', f'{o[3]:.0f}'] for name, o in zip(('in memory', 'in parquet (`stream=True`)'), read.values())])}
+
+## Top {K} of {N_ITEMS:,} items, {DIM} factors, {args.users:,} users, in turns
+
+{table(['', 'CPU s', '/ matrix product and topk'], turns)}
+
+## Everybody, once
+
+{table(['', 'CPU s', 'peak MiB above the start, results included'], once)}
 
 ## Imports
 
@@ -128,5 +179,10 @@ def main():
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == ['--load']: load(*sys.argv[2:])
+    if sys.argv[1:2] == ['--alone']:
+        import torch
+        torch.set_num_threads(1)
+        what, *rest = sys.argv[2:]
+        os.environ['FASTREC_PROGRESS'] = '0'
+        print(json.dumps(dict(load=load, epochs=epochs, whole=whole)[what](*(int(o) if o.isdigit() else o for o in rest))))
     else: main()

@@ -2,13 +2,16 @@
 from fastai.basics import *
 from fastai.callback.all import *
 
+from .progress import *
 from .interactions import *
+from .files import *
 from .datasets import *
 from .splits import *
 from .catalog import *
 from .images import *
 from .features import *
 from .dataloaders import *
+from .streaming import *
 from .sampling import *
 from .models import *
 from .scoring import *

@@ -5,9 +5,12 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
+from .progress import Progress
 from .recommend import Scorer
 
 __all__ = ['GlobalMean', 'BiasOnly', 'Popularity', 'ItemKNN', 'EASE', 'IALS']
+
+LONG = 4096  # items from which on an inverse takes seconds
 
 
 class BiasOnly(Scorer):
@@ -132,7 +135,7 @@ class EASE(_ItemWeights):
         n = x.shape[1]
         gram = (x.T @ x).toarray().astype(np.float64 if n <= 8192 else np.float32)
         gram[np.arange(n), np.arange(n)] += self.l2
-        p = torch.linalg.inv(torch.from_numpy(gram)).numpy()
+        with Progress(None, f'EASE: inverse of {n:,} x {n:,}', at_once=n > LONG): p = torch.linalg.inv(torch.from_numpy(gram)).numpy()
         w = p / -np.diag(p)
         w[np.arange(n), np.arange(n)] = 0
         self.weights = w.astype(np.float32)
@@ -152,7 +155,7 @@ class IALS(Scorer):
         except ImportError as e: raise ImportError("IALS needs the library implicit: pip install 'fastrec-learn[implicit]'") from e
         self.catalog = dls.catalog
         model = AlternatingLeastSquares(use_gpu=False, **self.options)
-        model.fit(_positives(dls), show_progress=False)
+        with Progress(model.iterations, 'iALS', 'iterations') as bar: model.fit(_positives(dls), show_progress=False, callback=lambda *_: bar.update())
         self.user_factors, self.item_factors = (torch.from_numpy(np.asarray(o)) for o in (model.user_factors, model.item_factors))
         return self
 
@@ -163,6 +166,15 @@ class IALS(Scorer):
     def score_items(self, users):
         "Scores of all items: codes (B,) -> (B, n_items)."
         return self.user_factors[torch.as_tensor(users)] @ self.item_factors.T
+
+    def ranker(self):
+        "As in `Scorer`."
+        items, scores = self.item_factors.T, torch.empty(0, len(self.item_factors))
+        def rank(users):
+            nonlocal scores
+            if len(scores) < len(users): scores = torch.empty(len(users), items.shape[1])
+            return torch.mm(self.user_factors[torch.as_tensor(users)], items, out=scores[:len(users)])
+        return rank
 
     def vectors(self, side:str='item')->torch.Tensor:
         "Factors, (n, factors), of 'user' or 'item'."

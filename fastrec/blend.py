@@ -46,6 +46,15 @@ class Blend(Scorer):
         "bool (n,): users or items of which any of the scorers knows something."
         return np.any([s.informed(side) for s in self.scorers], axis=0)
 
+    @contextmanager
+    def _inference(self):
+        with ExitStack() as stack:
+            for s in self.scorers: stack.enter_context(s._inference())
+            yield
+
+    @property
+    def _shows_progress(self): return all(s._shows_progress for s in self.scorers)
+
     def score_items(self, users):
         "Blended scores of all items: codes (B,) -> (B, n_items), on the CPU."
         total = 0.
@@ -106,6 +115,11 @@ class Ensemble(Scorer):
     def fine_tune(self, epochs, base_lr=2e-3, **kwargs):
         "Each member's `fine_tune`; arguments as there."
         self._each('fine_tune', epochs, base_lr, **kwargs)
+
+    def _inference(self): return self._all('_inference')
+
+    @property
+    def _shows_progress(self): return all(m._shows_progress for m in self.members)
 
     @contextmanager
     def _all(self, context):

@@ -13,6 +13,7 @@ from . import metrics
 from .dataloaders import auto_batch_size
 from .evaluate import evaluate_users, labelled
 from .metrics import as_metrics
+from .progress import show_progress
 from .recommend import standing
 
 __all__ = ['RatingMetric', 'LabelColumn', 'RankingCallback', 'NewRowsFirst', 'GateCallback']
@@ -110,7 +111,7 @@ class RankingCallback(Callback):
         due = (learn.epoch + 1) % self.every == 0 or learn.epoch + 1 == learn.n_epoch
         if not due: self.ranking_values = {m.name: float('nan') for m in self.ranking_metrics}
         else:
-            table = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)
+            with show_progress(False): table = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)  # training has a bar
             self.ranking_values = {**table.mean().to_dict(), **table.attrs['overall']}
 
 

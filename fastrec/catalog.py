@@ -32,7 +32,7 @@ def _align(df, vocab, id_name, side):
     rows = pd.Series(vocab.encode(df.index.to_numpy(), unknown='mark'))
     if (rows < 0).all() and len(df): raise ValueError(f'no {side} of {side}_df is in the ratings: ids there look like {_some(df.index, 3)}, in the ratings like {_some(vocab.ids, 3)}')
     if missing := len(vocab) - int((rows >= 0).sum()):
-        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=6)
+        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=7)
     known = df[(rows >= 0).to_numpy()]
     known.index = rows[rows >= 0].to_numpy()
     res = known.reindex(np.arange(len(vocab)))
@@ -49,15 +49,19 @@ class Catalog:
     """
     def __init__(self, interactions:Interactions, split:Split, item_df=None, user_df=None, title_name:str=None, liked:bool=False):
         self.interactions, self.split = interactions, split
-        self.vocab, self.names, self.context_of = interactions.vocab, interactions.names, interactions.context_of
-        self.item_df = _align(item_df, self.vocab['item'], interactions.names['item'], 'item')
-        self.user_df = _align(user_df, self.vocab['user'], interactions.names['user'], 'user')
-        if title_name is not None and (item_df is None or title_name not in item_df.columns): raise ValueError(f'no column {title_name!r} (title_name) in item_df')
-        self.title_name = title_name or next((c for o in _TITLES for c in (() if item_df is None else item_df.columns) if str(c).lower() == o), None)
+        self._describe(interactions.vocab, interactions.names, item_df, user_df, title_name)
+        self.context_of = interactions.context_of
         positive = interactions.positive(split.train)
         self.counts = {side: interactions.counts(side, positive) for side in ('user', 'item')}
         self.mean_rating = None if interactions.ratings is None else float(sum(interactions.ratings[rows].sum(dtype=np.float64) for rows in np.array_split(split.train, -(-len(split.train) // CHUNK))) / len(split.train))
         self.thresholds = self._thresholds() if liked else None
+
+    def _describe(self, vocab, names, item_df, user_df, title_name):
+        self.vocab, self.names = vocab, names
+        self.item_df = _align(item_df, vocab['item'], names['item'], 'item')
+        self.user_df = _align(user_df, vocab['user'], names['user'], 'user')
+        if title_name is not None and (item_df is None or title_name not in item_df.columns): raise ValueError(f'no column {title_name!r} (title_name) in item_df')
+        self.title_name = title_name or next((c for o in _TITLES for c in (() if item_df is None else item_df.columns) if str(c).lower() == o), None)
 
     def _thresholds(self):
         inter, rows = self.interactions, self.split.train

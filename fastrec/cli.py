@@ -156,7 +156,8 @@ def _recommend(args):
     began = time.time()
     import numpy as np
     from .artifact import load_recommender
-    from .recommend import _seen_matrix, recommend
+    from .progress import Progress, show_progress
+    from .recommend import TableWriter, _seen_matrix, recommend
     scorer = load_recommender(args.folder)
     catalog = scorer.catalog
     if catalog.interactions is None and not args.seen and not args.include_seen:
@@ -166,7 +167,7 @@ def _recommend(args):
         table = _read(args.seen, dtype=_texts(catalog, args.seen))
         seen = _seen_matrix(catalog, table)
     done, n_rows, n_unknown = np.zeros(catalog.n_users, bool), 0, 0
-    with _Writer(args.out) as writer:
+    with TableWriter(args.out) as writer, Progress(catalog.n_users if args.users is None else None, 'recommending', 'users') as bar, show_progress(False):
         for ids in _chunks_of_users(args, catalog):
             codes = catalog.vocab['user'].encode(ids, unknown='mark')
             if (codes < 0).any() and args.unknown == 'raise':
@@ -181,6 +182,7 @@ def _recommend(args):
             if 'cold' not in df: df['cold'] = False
             n_rows += len(df)
             writer.write(df)
+            bar.update(len(codes))
         if not done.any(): raise ValueError(f'no user of {args.users} is in the recommender' if n_unknown else f'there are no users in {args.users}')
     _say(f'{n_rows:,} rows for {int(done.sum()):,} users' + (f', {n_unknown:,} unknown ones left out' if n_unknown else '') + ('' if args.out == '-' else f': {args.out}') + f' ({time.time() - began:.1f} s)')
 
@@ -226,33 +228,6 @@ def _chunks_of_users(args, catalog):
         if name is None: name = column(list(part.columns))
         if part[name].isna().any(): raise ValueError(f'{int(part[name].isna().sum()):,} rows of {args.users} have no user (column {name!r})')
         yield part[name]
-
-
-class _Writer:
-    "Tables to one file, a part at a time. It has its name once it is whole; an error leaves nothing."
-    def __init__(self, out):
-        self.out, self.file = out, None
-        self.aside = None if out == '-' else Path(out).with_name(f'.{Path(out).name}.{os.getpid()}')
-
-    def __enter__(self): return self
-
-    def write(self, df):
-        if self.aside is None or _suffix(self.out) == '.csv':
-            if self.file is None: self.file = sys.stdout if self.aside is None else open(self.aside, 'w', encoding='utf-8', newline='')
-            df.to_csv(self.file, index=False, header=not hasattr(self, 'begun'))
-        else:
-            try: import pyarrow as pa, pyarrow.parquet as pq
-            except ImportError as e: raise ImportError("writing parquet needs pyarrow: pip install 'fastrec-learn[parquet]'; or write CSV: -o out.csv") from e
-            table = pa.Table.from_pandas(df, preserve_index=False, schema=getattr(self, 'schema', None))
-            if self.file is None: self.schema, self.file = table.schema, pq.ParquetWriter(self.aside, table.schema)
-            self.file.write_table(table)
-        self.begun = True
-
-    def __exit__(self, kind, *_):
-        if self.aside is None: return
-        if self.file is not None: self.file.close()
-        if kind is None and self.file is not None: os.replace(self.aside, self.out)
-        else: self.aside.unlink(missing_ok=True)
 
 
 if __name__ == '__main__': sys.exit(main())

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from copy import copy, deepcopy
+from pathlib import Path
 from warnings import warn
 
 import numpy as np
@@ -29,9 +30,9 @@ class FoldedIn(ModelScorer):
 
     What they rated is their history: `recommend` leaves it out, `history` shows it. It is a snapshot: later training of the model does not reach it.
     """
-    def recommend(self, users=None, k:int=10, exclude_seen:bool=True, candidates=None, cold:str='popular', seen=None, basket=None)->pd.DataFrame:
+    def recommend(self, users=None, k:int=10, exclude_seen:bool=True, candidates=None, cold:str='popular', seen=None, basket=None, to=None)->pd.DataFrame | Path:
         "The `k` best items of each of `users`, by default of all new users; arguments as in `Scorer.recommend`."
-        return super().recommend(list(self.vocab['user'].ids) if users is None and basket is None else users, k, exclude_seen, candidates, cold, seen, basket)
+        return super().recommend(list(self.vocab['user'].ids) if users is None and basket is None else users, k, exclude_seen, candidates, cold, seen, basket, to)
 
     def predict(self, user, item=None, cold:str='mean')->float:
         "Predicted score of one pair; `predict(item)` where there is a single new user."

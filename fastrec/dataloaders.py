@@ -15,8 +15,9 @@ from fastcore.meta import delegates
 from scipy.sparse import csr_matrix
 
 from .catalog import Catalog
+from .files import FileTable
 from .interactions import CHUNK, Interactions, _some, column_of
-from .recommend import cold_mask
+from .recommend import cold_mask, standing
 from .sampling import NegativeSampler
 from .splits import LARGE, Split, describe_splitter, everything, make_split, split_summary
 
@@ -353,7 +354,7 @@ class RecDataLoaders(DataLoaders):
     def __init__(self, *loaders, path='.', device=None):
         super().__init__(*loaders, path=path, device=device if device is not None else default_device())
         self.n_inp = loaders[0].dataset.n_inp
-        self.target = 'implicit' if type(loaders[0]) is not InteractionDL else 'rating' if self.catalog.thresholds is None else 'liked'  # what the loaders were made for
+        self.target = 'implicit' if isinstance(loaders[0], (NegativesDL, InBatchDL, UserDL)) else 'rating' if self.catalog.thresholds is None else 'liked'  # what the loaders were made for
 
     @classmethod
     def from_df(cls,
@@ -383,7 +384,9 @@ class RecDataLoaders(DataLoaders):
         "`RecDataLoaders` of a table; columns not named are found by their usual names, else by position (user, item, rating, time)."
         if target not in ('rating', 'liked', 'implicit'): raise ValueError(f"target={target!r}: choose 'rating', 'liked' or 'implicit'")
         if target != 'implicit' and (threshold is not None or weighted): raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
-        inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, 'keep' if target == 'implicit' else duplicates, own=df.attrs.get('own', False), context=context, weight_name=weight_name)
+        policy = 'keep' if target == 'implicit' else duplicates
+        if isinstance(df, FileTable): inter, df = df.interactions(user_name, item_name, rating_name, time_name, policy, whole=splitter is not None and not callable(splitter), context=context, weight_name=weight_name)
+        else: inter = Interactions.from_df(df, user_name, item_name, rating_name, time_name, policy, context=context, weight_name=weight_name)
         if target == 'implicit':
             if weight_name is not None: raise ValueError("weight_name= is for ratings; of implicit feedback weighted=True makes the rating column the weight of a row")
             if context is not None: raise ValueError("context= is for ratings: what was not chosen has none. Leave it out, or learn target='rating' or 'liked'")
@@ -397,17 +400,27 @@ class RecDataLoaders(DataLoaders):
     @classmethod
     @delegates(from_df)
     def from_csv(cls, csv, sep:str=',', encoding:str=None, parse_dates=None, **kwargs):
-        "`RecDataLoaders` of a CSV file; see `from_df`. Read by pyarrow if that is there, which takes less memory and time, else (or with `parse_dates`) by pandas."
-        return cls.from_df(_read_csv(csv, sep, encoding, parse_dates), **kwargs)
+        "`RecDataLoaders` of a CSV file; see `from_df`. Read in parts by pyarrow if that is there, so that the table is never in memory as a whole, else (or with `parse_dates`) by pandas."
+        return cls.from_df(FileTable(csv, 'csv', sep=sep, encoding=encoding, parse_dates=parse_dates), **kwargs)
 
     @classmethod
     @delegates(from_df)
-    def from_parquet(cls, file, columns:list=None, **kwargs):
-        "`RecDataLoaders` of a parquet file (`columns`: read only these; needs pyarrow, the extra 'parquet'); see `from_df`."
-        try: import pyarrow.parquet as pq
-        except ImportError as e: raise ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'") from e
-        names = [o for o in pq.read_schema(file).names if not o.startswith('__index_level_')] if columns is None else columns
-        return cls.from_df(_columns(names, lambda name: pq.read_table(file, columns=[name]).column(0)), **kwargs)
+    def from_parquet(cls,
+        file, # a file, a folder of files, or a list of them
+        columns:list=None, # read only these
+        stream:bool=False, # leave the rows in the files, which may be larger than memory: they are read in shuffled row groups at each epoch; for ratings
+        buffer:int=2**22, # with `stream`: rows that are shuffled together
+        **kwargs
+    ):
+        """`RecDataLoaders` of parquet (needs pyarrow, the extra 'parquet'); see `from_df`.
+
+        It is read in parts, so that the table is never in memory as a whole: what stays of a row is 20 bytes, 4 more with times before 1970 or after 2038, or with `stream` nothing (see `StreamDataLoaders`; the split is then `valid_pct` and
+        `seed`, or a column).
+        """
+        if stream:
+            from .streaming import StreamDataLoaders
+            return StreamDataLoaders.of_stream(file, columns, buffer, **kwargs)
+        return cls.from_df(FileTable(file, columns=columns), **kwargs)
 
     @classmethod
     def from_interactions(cls,
@@ -471,6 +484,12 @@ class RecDataLoaders(DataLoaders):
         y = self.catalog.require_history().ratings
         return float(y.min()), float(y.max())
 
+    def standing_of_valid(self, scorer)->dict:
+        "Group of `standing` -> share of the valid rows."
+        inter, rows = self.catalog.require_history(), self.catalog.split.valid
+        if not len(rows): return dict(all=1.)
+        return {k: float(m.mean()) for k, m in standing(scorer, self.catalog, inter.users[rows], inter.items[rows]).items()}
+
     def new_empty(self): return type(self)(*(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device)
 
     def with_catalog(self, catalog):
@@ -520,37 +539,6 @@ def _joined(before, more, id_name, side):
     if more is None: return before
     more = more.rename(columns={column_of(more, side, {side: id_name}): id_name})
     return more if before is None else pd.concat([before, more]).drop_duplicates(id_name, keep='last', ignore_index=True)
-
-
-def _columns(names, read):
-    "A table of the columns `names`, of which `read(name)` gives an arrow array: one at a time, so that no more than one is there twice."
-    import pyarrow as pa
-    res = {}
-    for name in names:
-        column = read(name)
-        res[name] = column.to_pandas()
-        if isinstance(res[name].dtype, np.dtype) and res[name].dtype != object: res[name] = res[name].to_numpy(copy=column.num_chunks == 1)  # a view would hold on to arrow's memory
-        del column
-        pa.default_memory_pool().release_unused()
-    df = pd.DataFrame(res, copy=False)
-    df.attrs['own'] = True  # nobody else has it: `Interactions.from_df` may take it apart
-    return df
-
-
-def _read_csv(csv, sep, encoding, parse_dates):
-    try: from pyarrow import ArrowException, csv as arrow
-    except ImportError: arrow = None
-    if arrow is not None and parse_dates is None and len(sep) == 1:
-        try:
-            table = [arrow.read_csv(csv, read_options=arrow.ReadOptions(encoding=encoding or 'utf8', use_threads=False), parse_options=arrow.ParseOptions(delimiter=sep),
-                                    convert_options=arrow.ConvertOptions(strings_can_be_null=True))]
-            def read(name):
-                column = table[0].column(name)
-                table[0] = table[0].drop_columns([name])
-                return column
-            return _columns(table[0].column_names, read)
-        except (ArrowException, KeyError): pass  # a column that changes its type half-way and the like: pandas is more patient, or says what is wrong
-    return pd.read_csv(csv, sep=sep, encoding=encoding, parse_dates=parse_dates)
 
 
 def _parts(split): return [o for o in split if o is not None]

@@ -9,7 +9,8 @@ from scipy.sparse import csr_matrix
 from . import metrics as _metrics
 from .interactions import _some
 from .metrics import Labelled, LabelMetric, ListMetric, RankingMetric, Ranks, TopK, as_metrics
-from .recommend import MEMORY_BUDGET, _seen_matrix, mask_seen, standing
+from .progress import Progress
+from .recommend import MEMORY_BUDGET, _seen_matrix, cached_rows, mask_seen, ranker_for, standing, top_k
 from .sampling import NegativeSampler
 from .splits import KFoldSplitter
 
@@ -91,7 +92,7 @@ def evaluate_users(
     if k is not None: metrics = list(dict.fromkeys(m.at(o) for m in metrics for o in ([k] if np.isscalar(k) else k)))
     lists, ranked = [m for m in metrics if isinstance(m, ListMetric)], [m for m in metrics if not isinstance(m, ListMetric)]
     if lists and (n_candidates is not None or candidates is not None): raise ValueError(f'{_some(lists)} look at recommendations from the whole catalogue: leave out n_candidates and candidates')
-    codes, ranks, top = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed, k=max([m.k for m in lists], default=0))
+    codes, ranks, top = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed, k=max([m.k for m in lists], default=0), cut=max(m.k or np.inf for m in ranked) if ranked else 1)
     label = '' if n_candidates is None and candidates is None else f' (1+{n_candidates} sampled)' if n_candidates is not None else ' (given candidates)'
     catalog = (dls or scorer).catalog
     res = pd.DataFrame({m.name + label: m(ranks).numpy() for m in ranked}, index=pd.Index(catalog.vocab['user'].decode(codes), name='user'))
@@ -190,10 +191,11 @@ def _by_group(per_user, catalog, by, split):
     return res
 
 
-def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=None, candidates=None, users=None, seed=0, k=0):
+def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=None, candidates=None, users=None, seed=0, k=0, cut=np.inf):
     """-> codes of users with held-out items (n,), `Ranks` of those items, and the first `k` recommendations (n, k), -1 where there are fewer; arguments as in `evaluate_users`.
 
-    Candidates are all items but those of the training rows (split='test': nor of the valid rows). Users go through in chunks of a fixed memory budget.
+    Candidates are all items but those of the training rows (split='test': nor of the valid rows). Users go through in chunks of a fixed memory budget. Ranks beyond `cut` may be
+    inf, which spares counting them out.
     """
     catalog = (dls or scorer).catalog
     inter, rows = _held_out(catalog, split)
@@ -210,25 +212,30 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
         sampler, generator = NegativeSampler(everything), torch.Generator().manual_seed(seed)
         if (left := sampler.left()[wanted]).min() < n_candidates:
             raise ValueError(f'n_candidates={n_candidates}: {int((left < n_candidates).sum()):,} users have fewer unseen items (the fewest: {left.min()}). Take less, or the whole catalogue')
-    parts, tops, step = [], [], max(1, MEMORY_BUDGET // (16 * catalog.n_items))
-    for at in range(0, len(wanted), step):
-        codes = wanted[at:at+step]
-        scores = scorer.score_items(torch.from_numpy(codes)).float()
-        if n_candidates is not None: chosen = sampler.sample(torch.from_numpy(codes), n_candidates, generator).to(scores.device)
-        b, i = _pairs(held[codes], scores.device)
-        keep = None
-        if n_candidates is not None or given is not None:
-            keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-            keep[b, i] = True
-            if given is None: keep.scatter_(1, chosen, True)
-            else: keep[_pairs(given[codes], scores.device)] = True
-        if torch.isnan(scores).any(): raise ValueError(f'{type(scorer).__name__} gave scores that are not numbers: did training diverge?')
-        if keep is None: mask_seen(scores, masked[codes])
-        else: scores = torch.where(keep, scores, -torch.inf)
-        parts.append(Ranks.of(scores, b, i))
-        if k:
-            values, items = scores.topk(min(k, scores.shape[1]), dim=1)
-            tops.append(torch.where(torch.isfinite(values), items, -1).cpu())
+    whole = n_candidates is None and given is None
+    rank = ranker_for(scorer, len(wanted)) if whole else None
+    parts, tops, step = [], [], max(1, MEMORY_BUDGET // (16 * catalog.n_items)) if rank is None else cached_rows(catalog.n_items)
+    first = max(k, cut if cut < catalog.n_items else 1)  # of each list: to tell whether an item is among them, and to find scores that are not numbers
+    with scorer._inference(), Progress(len(wanted), 'evaluating', 'users', scorer._shows_progress) as progress:
+        for at in range(0, len(wanted), step):
+            codes = wanted[at:at+step]
+            scores = (rank or scorer.score_items)(torch.from_numpy(codes)).float()
+            b, i = _pairs(held[codes], scores.device)
+            if whole:
+                mask = masked[codes]
+                mask_seen(scores, mask)
+                n = torch.from_numpy(catalog.n_items - np.diff(mask.indptr).astype(np.int64))
+            else:
+                keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+                keep[b, i] = True
+                if given is None: keep.scatter_(1, sampler.sample(torch.from_numpy(codes), n_candidates, generator).to(scores.device), True)
+                else: keep[_pairs(given[codes], scores.device)] = True
+                scores, n = torch.where(keep, scores, -torch.inf), None
+            values, items = top_k(scores, first)
+            if torch.isnan(values).any(): raise ValueError(f'{type(scorer).__name__} gave scores that are not numbers: did training diverge?')  # they come out on top
+            parts.append(Ranks.of(scores, b, i, values[:, cut - 1] if cut <= values.shape[1] else None, n))
+            if k: tops.append(torch.where(torch.isfinite(values), items, -1)[:, :k].cpu())
+            progress.update(len(codes))
     shift = np.cumsum([0] + [len(p.n_candidates) for p in parts])
     cat = lambda values: torch.cat(list(values))
     return wanted, Ranks(cat(p.ranks for p in parts), cat(p.users + int(s) for p, s in zip(parts, shift)), cat(p.n_candidates for p in parts)), torch.cat(tops) if k else None

@@ -42,7 +42,7 @@ from .models.neumf import GMF, MLP, NeuMF
 from .models.svdpp import SVDpp
 from .models.two_tower import TwoTower
 from .optimizers import FusedAdam, LARGE, LazyAdam, one_cycle
-from .recommend import Scorer, standing
+from .recommend import Scorer
 from .scoring import ModelScorer
 
 __all__ = ['RecLearner', 'rec_learner', 'collab_learner', 'svdpp_learner', 'mlp_learner', 'gmf_learner', 'neumf_learner', 'two_tower_learner', 'ensemble_learner', 'content_learner', 'gated_learner']
@@ -85,6 +85,7 @@ class RecLearner(Learner, ModelScorer):
         if isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer): opt_func = partial(OptimWrapper, opt=opt_func)
         metrics = as_metrics(metrics)
         ranking = [m for m in metrics if isinstance(m, RankingMetric)]
+        if ranking: dls.catalog.require_history()
         own = RankingCallback(ranking) if ranking else next((cb for cb in L(cbs) if isinstance(cb, RankingCallback)), None)
         columns = _columns(dls, ModelScorer(model, dls.catalog), [m for m in metrics if not isinstance(m, RankingMetric)]) + (own.value_metrics() if own else [])
         super().__init__(dls, model, _default_loss(dls) if loss_func is None else loss_func, _default_opt(dls, model, self._per_row) if opt_func is None else opt_func,
@@ -326,6 +327,9 @@ class RecLearner(Learner, ModelScorer):
     # --- Scorer
 
     @property
+    def _shows_progress(self): return 'progress' in self.__dict__  # fastai's ProgressCallback, which `no_bar` takes out
+
+    @property
     def catalog(self): return self.dls.catalog
     @property
     def vocab(self): return self.catalog.vocab
@@ -395,10 +399,8 @@ def _takes_logits(loss_func):
 
 def _columns(dls, scorer, metrics):
     "fastai metrics for the training table: errors over the whole valid set, and by `standing` where that matters."
-    split = dls.catalog.split
-    inter = dls.catalog.require_history()
-    groups = standing(scorer, dls.catalog, inter.users[split.valid], inter.items[split.valid])
-    if not len(split.valid) or not COLD_SHARE <= 1 - groups.get('warm', groups['all']).mean() < 1: groups = ('all',)
+    groups = dls.standing_of_valid(scorer)
+    if not COLD_SHARE <= 1 - groups.get('warm', groups['all']) < 1: groups = ('all',)
     ours = lambda m: m in (_metrics.rmse, _metrics.mae)
     if dls.target == 'implicit' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')
     if dls.target == 'liked' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders ask what is liked: metrics=[roc_auc_score(), f1_score()]')
@@ -510,7 +512,7 @@ def svdpp_learner(
         lo, hi = dls.y_bounds
         if y_range is None and lo < hi: y_range = lo - (hi - lo) / 10, hi + (hi - lo) / 10
         if opt_func is None: opt_func = FusedAdam  # sums touch every row at every step
-        if wd is None: wd = .02 * dls.catalog.interactions.ratings[dls.catalog.split.train].var().item()
+        if wd is None: wd = .02 * dls.catalog.require_history().ratings[dls.catalog.split.train].var().item()
     norm = .4 if dls.target == 'implicit' else .5
     blocks = {f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks for side, f in (('user', user_features), ('item', item_features))}
     if bias_decay is None: bias_decay = 5. if of_ratings and (user_features is not None or item_features is not None) else 0.

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 __all__ = ['rmse', 'mae', 'Ranks', 'RankingMetric', 'hr', 'recall', 'precision', 'ndcg', 'ap', 'mrr', 'auc', 'TopK', 'ListMetric', 'coverage', 'gini', 'novelty',
@@ -51,7 +52,7 @@ def lower_is_better(name:str)->bool:
 class Ranks(NamedTuple):
     """Where held-out items came: one entry per (user, item), grouped by user and sorted by rank within a user.
 
-    ranks: float (n,), expected ranks from 1; users: int64 (n,), position of the user, 0 .. n_users-1, each with at least one entry;
+    ranks: float (n,), expected ranks from 1 (inf where all that was asked is whether it is among the first k, and it is not); users: int64 (n,), position of the user, 0 .. n_users-1, each with at least one entry;
     n_candidates: float (n_users,), candidates that were ranked, the relevant ones included.
     """
     ranks: torch.Tensor
@@ -74,34 +75,54 @@ class Ranks(NamedTuple):
         return torch.zeros(len(self.n_candidates), dtype=self.ranks.dtype, device=self.ranks.device).index_add_(0, self.users, values.to(self.ranks.dtype))
 
     @classmethod
-    def of(cls, scores, users, items):
+    def of(cls, scores, users, items, among=None, n_candidates=None):
         """Ranks of relevant pairs in a matrix of scores.
 
         scores (B, n_items), -inf where an item is no candidate; users (n,), row of each pair, ascending and each of 0 .. B-1 at least
-        once; items (n,), column of each pair. The result is on the CPU.
+        once; items (n,), column of each pair. The result is on the CPU. `among` (B,), the k-th largest score of each row: items below it are not counted out but have the rank inf, which is
+        as good for metrics of the first k. `n_candidates` (B,), if it is known: else finite scores are counted.
         """
         own = scores[users, items]
         if not torch.isfinite(own).all(): raise ValueError('a held-out item is masked or its score is not finite: is it in the training rows as well?')
-        counts = torch.bincount(users, minlength=len(scores))
-        # a sort serves all relevant items of a user at once; for few it is cheaper to count
-        if len(users) <= 16 * len(scores):
-            greater, equal = (torch.cat([f(scores[u], s[:, None]).sum(1) for u, s in zip(users.split(1024), own.split(1024))]) for f in (torch.gt, torch.eq))
-        else:
-            column = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
-            wanted = torch.full((len(scores), int(counts.max())), torch.inf, device=scores.device)
-            wanted[users, column] = own
-            ordered = scores.sort(1).values
-            left, right = (torch.searchsorted(ordered, wanted, right=o)[users, column] for o in (False, True))
-            greater, equal = scores.shape[1] - right, right - left
-        users, greater, equal, counts = (o.cpu() for o in (users, greater, equal, torch.isfinite(scores).sum(1)))
-        ranks = greater.double() + (equal.double() + 1) / 2  # equal counts the item itself
+        wanted = torch.arange(len(users), device=users.device) if among is None else (own >= among[users]).nonzero().squeeze(1)
+        greater, equal = (o.cpu() for o in _counted(scores, users[wanted], own[wanted]))
+        if n_candidates is None: n_candidates = torch.isfinite(scores).sum(1).cpu()
+        ranks = torch.full((len(users),), torch.inf, dtype=torch.float64)
+        ranks[wanted.cpu()] = greater.double() + (equal.double() + 1) / 2  # equal counts the item itself
+        users = users.cpu()
         by_rank = torch.argsort(ranks, stable=True)
         by_rank = by_rank[torch.argsort(users[by_rank], stable=True)]
-        return cls(ranks[by_rank], users, counts.double())
+        return cls(ranks[by_rank], users, n_candidates.double())
+
+
+def _counted(scores, users, own):
+    "How many of the scores (B, n_items) in the rows `users` (n,), ascending, are greater than `own` (n,), and how many are equal: int64 (n,) each."
+    if not len(users): return users, users
+    counts = torch.bincount(users, minlength=len(scores))
+    few = len(users) <= 8 * len(scores)  # a sort serves all pairs of a row at once; for few it is cheaper to count
+    if scores.device.type == 'cpu':
+        rows, mine = scores.detach().numpy(), own.numpy()
+        if few:  # row by row, which stays in the cache
+            res = np.array([(np.count_nonzero(row > s), np.count_nonzero(row == s)) for row, s in zip(map(rows.__getitem__, users.tolist()), mine)], np.int64)
+            return torch.from_numpy(res[:, 0]), torch.from_numpy(res[:, 1])
+        ends = counts.cumsum(0).tolist()
+        left, right = np.empty(len(mine), np.int64), np.empty(len(mine), np.int64)
+        for row, a, b in zip(rows, [0, *ends], ends):
+            if a == b: continue
+            ordered = np.sort(row)
+            left[a:b], right[a:b] = np.searchsorted(ordered, mine[a:b], 'left'), np.searchsorted(ordered, mine[a:b], 'right')
+        return torch.from_numpy(scores.shape[1] - right), torch.from_numpy(right - left)
+    if few: return tuple(torch.cat([f(scores[u], s[:, None]).sum(1) for u, s in zip(users.split(1024), own.split(1024))]) for f in (torch.gt, torch.eq))
+    column = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
+    wanted = torch.full((len(scores), int(counts.max())), torch.inf, device=scores.device)
+    wanted[users, column] = own
+    ordered = scores.sort(1).values
+    left, right = (torch.searchsorted(ordered, wanted, right=o)[users, column] for o in (False, True))
+    return scores.shape[1] - right, right - left
 
 
 class RankingMetric:
-    "A ranking metric at a cut-off: called with `Ranks` it gives one value per user, float64 (n_users,). `name` is e.g. 'ndcg@10'."
+    "A ranking metric at a cut-off: called with `Ranks`, in which ranks beyond the cut-off may be inf, it gives one value per user, float64 (n_users,). `name` is e.g. 'ndcg@10'."
     def __init__(self, func, label:str, k:int=None):
         if k is not None and (int(k) != k or k < 1): raise ValueError(f'{label}({k}): the cut-off is a whole number of at least 1')
         self.func, self.label, self.k = func, label, k

@@ -1,6 +1,9 @@
 """From scores to what a person reads: mask what was seen, take the top k, decode ids and titles."""
 from __future__ import annotations
 
+import math, os, sys
+from contextlib import contextmanager
+from pathlib import Path
 from warnings import warn
 
 import numpy as np
@@ -9,12 +12,15 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 
 from .interactions import _some, column_of
+from .progress import Progress
 
 __all__ = ['Scorer', 'recommend', 'standing', 'cold_mask']
 
 COLD_POLICIES = ('popular', 'mean', 'raise')
 INDEX_USERS = 4096  # users at a time that an index is asked for
-CACHE = 2**24  # bytes of scores that are made and searched at a time where the rest of the work is small: they had better stay in the processor's cache
+CACHE = 2**23  # bytes of scores that are made and searched at a time where the rest of the work is small: they had better stay in the processor's cache
+PART = 2**14  # users whose rows are written at a time
+RANKER = 16, 2**15  # users from which on it pays to prepare a ranker, and items up to which it costs next to nothing
 FEW = 20  # candidates are scored as pairs if they are at most one in so many items
 MEMORY_BUDGET = 512 * 2**20  # bytes for a chunk of users: scores and what it takes to make them
 
@@ -48,6 +54,17 @@ class Scorer:
         "Scores of all items for codes of users: (B,) -> float tensor (B, n_items), which the caller may change."
         raise NotImplementedError
 
+    def ranker(self):
+        "A function of codes of users (B,) whose values (B, n_items) order each user's items as `score_items` does, at less cost, and are overwritten by the next call; None: there is none."
+
+    @contextmanager
+    def _inference(self):
+        "What many calls of `score` and `score_items` in a row go through in, so that what they have in common is done once."
+        yield
+
+    @property
+    def _shows_progress(self)->bool: return True
+
     def recommend(self,
         users=None, # one user id or a sequence of them (None with `basket=`)
         k:int=10, # items per user
@@ -55,15 +72,21 @@ class Scorer:
         candidates=None, # item ids, a `DataFrame.query` text or a function of `item_df` -> mask: recommend only from these
         cold:str='popular', # users without training rows get: 'popular' items (without scores), what the model's 'mean' user gets, or 'raise'
         seen=None, # table (user, item) of what to leave out, instead of the training rows
-        basket=None # item ids of an anonymous user, who has no row in the model
-    )->pd.DataFrame:
-        "The `k` best items of each user: user, item, title (if known), score, rank, and `cold` if a user or item without training rows is among them."
+        basket=None, # item ids of an anonymous user, who has no row in the model
+        to=None # file to write to, .parquet (needs pyarrow, the extra 'parquet') or .csv, in place of a table in memory
+    )->pd.DataFrame | Path:
+        """The `k` best items of each user: user, item, title (if known), score, rank, and `cold` if a user or item without training rows is among them.
+
+        Users go through in chunks: what is held beside the result is at most `MEMORY_BUDGET` (512 MiB), and for scores that are one matrix product some 10 MiB. With `to` the rows of
+        16,384 users at a time go to the file, which has its name once it is whole, always with `cold`; returned is its path.
+        """
         if basket is not None:
             if users is not None: raise ValueError('give users or a basket, not both')
+            if to is not None: raise ValueError('to= is for tables of many users: a basket has one list')
             return recommend_basket(self, basket, k, candidates)
         self.vocab
-        if users is None: raise ValueError('recommend for whom? Give user ids, or basket= with the items of somebody unknown')
-        return recommend(self, users, k, exclude_seen, candidates, cold, seen)
+        if users is None: raise ValueError("recommend for whom? Give user ids (all: learn.vocab['user'].ids), or basket= with the items of somebody unknown")
+        return recommend(self, users, k, exclude_seen, candidates, cold, seen, to)
 
     def fold_in(self,
         ratings, # of one user: a dict or Series item -> rating, or (of implicit feedback) a list of items; of several: a table user, item[, rating]
@@ -140,9 +163,10 @@ class Scorer:
         return similar(self, user, k, 'user')
 
 
-def _seen_matrix(catalog, seen, unknown='mark'):
-    "Pairs of a table (None: the training rows) as a CSR matrix (n_users, n_items); unknown ids are left out or, with 'raise', an error."
+def _seen_matrix(catalog, seen, unknown='mark', users=None):
+    "Pairs of a table (None: the training rows; then perhaps only of the codes `users`) as a CSR matrix (n_users, n_items); unknown ids are left out or, with 'raise', an error."
     if seen is None:
+        if users is not None and hasattr(catalog, 'stream'): return catalog.seen_of(users)
         catalog.require_history('Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
         return catalog.seen
     if issparse(seen): return seen
@@ -179,12 +203,35 @@ def _top_frame(catalog, scores, users, k, codes=None):
     b, r = np.nonzero(np.isfinite(top))
     items = codes[b, r]
     df = pd.DataFrame(dict(item=catalog.vocab['item'].decode(items), score=top[b, r], rank=r + 1))
-    if catalog.title_name is not None: df.insert(1, 'title', catalog.titles(items))
+    if catalog.title_name is not None: df.insert(1, 'title', _titles(catalog, items))
     if users is not None: df.insert(0, 'user', users[b])
     return df, b, items
 
 
-def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='popular', seen=None)->pd.DataFrame:
+def _titles(catalog, items):
+    "Titles of codes, as a column: where there are many rows, texts are converted once an item, not once a row."
+    return catalog.titles(items) if len(items) <= 2 * catalog.n_items else pd.Series(catalog.titles(np.arange(catalog.n_items))).array.take(items)
+
+
+def top_k(scores, k:int):
+    """The `k` largest of each row of scores (B, n), best first: values (B, k) and columns (B, k), fewer where n is smaller.
+
+    On a CPU in two steps: rows are cut into blocks, of which only the `k` with the largest maximum can hold one of the `k` largest. Maxima are quick to find, and what is left to sort is short.
+    """
+    n = scores.shape[1]
+    k = min(k, n)
+    width = 2 ** int(math.log2(n / k) / 2) if n else 1  # about (n/k)^1/2: as many blocks as there are candidates in the k chosen ones, times k
+    if width < 4 or scores.device.type != 'cpu': return scores.topk(k, dim=1)
+    n_blocks = n // width
+    whole = n_blocks * width
+    best = scores[:, :whole].unflatten(1, (width, n_blocks)).amax(1).topk(k, dim=1, sorted=False).indices  # block j: columns j, j + n_blocks, ...
+    at = (best[:, :, None] + torch.arange(0, whole, n_blocks)).flatten(1)
+    if whole < n: at = torch.cat([at, torch.arange(whole, n).expand(len(at), -1)], 1)
+    values, chosen = scores.gather(1, at).topk(k, dim=1)
+    return values, at.gather(1, chosen)
+
+
+def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='popular', seen=None, to=None)->pd.DataFrame | Path:
     "The `k` best items of each of `users`; arguments as in `Scorer.recommend`. Users go through in chunks of a fixed memory budget."
     catalog = scorer.catalog
     if cold not in COLD_POLICIES: raise ValueError(f'cold={cold!r}: choose one of {_some(COLD_POLICIES)}')
@@ -197,33 +244,62 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
     forbid = _allowed(scorer, candidates, k)
     if not getattr(scorer, 'knows_cold', True):  # an untrained vector is never used
         forbid = (torch.zeros(catalog.n_items) if forbid is None else forbid).masked_fill(torch.from_numpy(~known_items), -torch.inf)
-    matrix = _seen_matrix(catalog, seen) if exclude_seen else None
-    popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32))
-    if len(few := _few(scorer, candidates, catalog, known_items)): return _frame(catalog, ids, is_cold, known_items, cold, *_best_of_few(scorer, codes, is_cold, few, k, matrix, popularity if cold == 'popular' else None))
-    tops = []
+    matrix = _seen_matrix(catalog, seen, users=codes) if exclude_seen else None
+    popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32)) if cold == 'popular' else None
+    if len(few := _few(scorer, candidates, catalog, known_items)): best_of = lambda users, is_cold, done: _best_of_few(scorer, users, is_cold, few, k, matrix, popularity, done)
+    else: best_of = _best_of_all(scorer, len(codes), k, forbid, matrix, popularity, candidates is None)
+    frame = lambda rows, parts: _frame(catalog, ids[rows], is_cold[rows], known_items, cold, *(map(torch.cat, zip(*parts)) if parts else (torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long))))
+    with scorer._inference(), Progress(len(codes), 'recommending', 'users', scorer._shows_progress) as progress:
+        parts = ((slice(at, at + PART), best_of(codes[at:at+PART], is_cold[at:at+PART], progress.update)) for at in range(0, len(codes), PART))
+        if to is None:
+            df = frame(slice(None), [o for _, part in parts for o in part])
+            return df if df.cold.any() else df.drop(columns='cold')
+        with TableWriter(to) as writer:
+            for rows, part in parts: writer.write(frame(rows, list(part)))
+            if not len(codes): writer.write(frame(slice(None), []))
+    return Path(to)
+
+
+def _best_of_all(scorer, n_users, k, forbid, matrix, popularity, may_search):
+    "-> function of users, which of them are cold, and whom to tell how many are done, that gives scores and codes (n, k) of their best items, chunk by chunk."
+    catalog = scorer.catalog
     def masked(scores, chunk): # (B, n_items), in place
         if forbid is not None: scores += forbid.to(scores.device)
         if matrix is not None: mask_seen(scores, matrix[chunk])
         return scores
-    index = None if candidates is not None or not hasattr(scorer, 'item_index') else scorer.item_index()
+    index = scorer.item_index() if may_search and hasattr(scorer, 'item_index') else None
     whole = max(1, MEMORY_BUDGET // (16 * catalog.n_items))  # scores, and about three times as much on the way to them
-    step = INDEX_USERS if index is not None else whole
-    rank = scorer.ranker() if hasattr(scorer, 'ranker') else None
-    if index is None and rank is not None: step = min(step, max(16, CACHE // (4 * catalog.n_items)))
-    for at in range(0, len(codes), step):
-        chunk, chunk_cold, found = codes[at:at+step], is_cold[at:at+step], None
-        if index is not None:
-            scores, found = index.top(scorer, chunk, k, None if matrix is None else matrix[chunk])
-            for rows in np.split(np.flatnonzero(chunk_cold), range(whole, chunk_cold.sum(), whole)) if cold == 'popular' and chunk_cold.any() else ():
-                best = masked(popularity.repeat(len(rows), 1), chunk[rows]).topk(min(k, catalog.n_items), dim=1)
-                scores[rows, :best.values.shape[1]], found[rows, :best.values.shape[1]] = best.values, best.indices
-        else:
-            scores = (rank or scorer.score_items)(torch.from_numpy(chunk)).float()
-            if cold == 'popular' and chunk_cold.any(): scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
-            scores, found = masked(scores, chunk).topk(min(k, catalog.n_items), dim=1)
-            if rank is not None: scores = _exact(scorer, chunk, scores, found)
-        tops.append((scores.cpu(), found.cpu()))
-    return _frame(catalog, ids, is_cold, known_items, cold, *(map(torch.cat, zip(*tops)) if tops else (torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long))))
+    rank = ranker_for(scorer, n_users) if index is None else None
+    step = INDEX_USERS if index is not None else whole if rank is None else cached_rows(catalog.n_items)
+    def best_of(users, is_cold, done):
+        tops = []
+        for at in range(0, len(users), step):
+            chunk, chunk_cold = users[at:at+step], is_cold[at:at+step]
+            if index is not None:
+                scores, found = index.top(scorer, chunk, k, None if matrix is None else matrix[chunk])
+                for rows in np.split(np.flatnonzero(chunk_cold), range(whole, chunk_cold.sum(), whole)) if popularity is not None and chunk_cold.any() else ():
+                    best = top_k(masked(popularity.repeat(len(rows), 1), chunk[rows]), k)
+                    scores[rows, :best[0].shape[1]], found[rows, :best[0].shape[1]] = best
+            else:
+                scores = (rank or scorer.score_items)(torch.from_numpy(chunk)).float()
+                if popularity is not None and chunk_cold.any(): scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
+                scores, found = top_k(masked(scores, chunk), k)
+            tops.append((scores.cpu(), found.cpu()))
+            done(len(chunk))
+        if rank is None or not tops: return tops
+        scores, found = map(torch.cat, zip(*tops))
+        return [(_exact(scorer, users, scores, found), found)]
+    return best_of
+
+
+def ranker_for(scorer, n_users:int):
+    "`scorer.ranker()`; None where it has none, or a few users of a large catalogue are not worth its preparations."
+    return scorer.ranker() if n_users >= RANKER[0] or scorer.catalog.n_items <= RANKER[1] else None
+
+
+def cached_rows(n_items:int)->int:
+    "How many users' scores of all items are made and searched at a time where they are one matrix product."
+    return max(16, CACHE // (4 * n_items))
 
 
 def _exact(scorer, users, top, items):
@@ -243,7 +319,7 @@ def _few(scorer, candidates, catalog, known):
     return codes if len(codes) * FEW <= catalog.n_items else ()
 
 
-def _best_of_few(scorer, users, is_cold, items, k, matrix, popularity):
+def _best_of_few(scorer, users, is_cold, items, k, matrix, popularity, done):
     "The `k` best of the `items` alone for each of `users`: scores and codes, (n_users, k)."
     tops, step = [], max(1, MEMORY_BUDGET // (256 * len(items)))
     for at in range(0, len(users), step):
@@ -253,15 +329,46 @@ def _best_of_few(scorer, users, is_cold, items, k, matrix, popularity):
         if matrix is not None: mask_seen(scores, matrix[chunk][:, items].tocsr())
         top = scores.topk(min(k, len(items)), dim=1)
         tops.append((top.values, torch.from_numpy(items)[top.indices]))
-    return map(torch.cat, zip(*tops))
+        done(len(chunk))
+    return tops
 
 
 def _frame(catalog, users, is_cold, known, cold, top, items):
     "The table of recommendations: ids of users (n,), which are cold, which items are known, the policy, scores and codes (n, k), best first."
     df, b, found = _top_frame(catalog, top, users, None, items)
     if cold == 'popular': df['score'] = df['score'].where(~is_cold[b])  # a count is no score of the model
-    df['cold'] = is_cold[b] | ~known[found]
-    return df if df.cold.any() else df.drop(columns='cold')
+    return df.assign(cold=is_cold[b] | ~known[found])
+
+
+class TableWriter:
+    "Tables to one file (.parquet, else CSV) or '-', a part at a time. It has its name once it is whole; an error leaves nothing."
+    def __init__(self, out):
+        self.out, self.file, self.schema = str(out), None, None
+        self.parquet = self.out.lower().endswith('.parquet')
+        if not self.parquet and self.out != '-' and not self.out.lower().endswith('.csv'): raise ValueError(f'{self.out}: a name that ends in .parquet or .csv')
+        if self.out != '-' and not Path(self.out).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder {Path(self.out).absolute().parent} to write {Path(self.out).name} to')
+        self.aside = None if self.out == '-' else Path(out).with_name(f'.{Path(out).name}.{os.getpid()}')
+
+    def __enter__(self): return self
+
+    def write(self, df):
+        "The rows of `df`, whose columns are those of the first table."
+        if not self.parquet:
+            header = self.file is None
+            if header: self.file = sys.stdout if self.aside is None else open(self.aside, 'w', encoding='utf-8', newline='')
+            df.to_csv(self.file, index=False, header=header)
+            return
+        try: import pyarrow as pa, pyarrow.parquet as pq
+        except ImportError as e: raise ImportError("writing parquet needs pyarrow: pip install 'fastrec-learn[parquet]'; or write CSV: a name that ends in .csv") from e
+        table = pa.Table.from_pandas(df, preserve_index=False, schema=self.schema)
+        if self.file is None: self.schema, self.file = table.schema, pq.ParquetWriter(self.aside, table.schema)
+        self.file.write_table(table)
+
+    def __exit__(self, kind, *_):
+        if self.aside is None: return
+        if self.file is not None: self.file.close()
+        if kind is None and self.file is not None: os.replace(self.aside, self.out)
+        else: self.aside.unlink(missing_ok=True)
 
 
 def recommend_basket(scorer, basket, k=10, candidates=None)->pd.DataFrame:
@@ -298,16 +405,18 @@ def recommend_users(scorer, items, k=10, exclude_seen=True, users=None, seen=Non
     whole = getattr(scorer, 'reads_history', False)  # scores of a pair cost as much as those of the whole catalogue
     step = max(1, MEMORY_BUDGET // (16 * (catalog.n_items if whole else max(len(at), 64))))
     best, found = torch.zeros(len(at), 0), torch.zeros(len(at), 0, dtype=torch.int64)
-    for chunk in np.split(codes, range(step, len(codes), step)):
-        rows = torch.from_numpy(chunk)
-        if whole: scores = scorer.score_items(rows)[:, torch.from_numpy(at)].T
-        else: scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in at])
-        scores = scores.float().cpu()
-        if torch.isnan(scores).any(): raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
-        if matrix is not None: mask_seen(scores, matrix[:, chunk])
-        best, found = torch.cat([best, scores], 1), torch.cat([found, rows.expand(len(at), -1)], 1)
-        best, top = best.topk(min(k, best.shape[1]), dim=1)
-        found = found.gather(1, top)
+    with scorer._inference(), Progress(len(codes), 'asking', 'users', scorer._shows_progress) as progress:
+        for chunk in np.split(codes, range(step, len(codes), step)):
+            rows = torch.from_numpy(chunk)
+            if whole: scores = scorer.score_items(rows)[:, torch.from_numpy(at)].T
+            else: scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in at])
+            scores = scores.float().cpu()
+            if torch.isnan(scores).any(): raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
+            if matrix is not None: mask_seen(scores, matrix[:, chunk])
+            best, found = torch.cat([best, scores], 1), torch.cat([found, rows.expand(len(at), -1)], 1)
+            best, top = best.topk(min(k, best.shape[1]), dim=1)
+            found = found.gather(1, top)
+            progress.update(len(chunk))
     b, r = np.nonzero(np.isfinite(best.numpy()))
     df = pd.DataFrame(dict(item=catalog.vocab['item'].decode(at[b]), user=catalog.vocab['user'].decode(found.numpy()[b, r]), score=best.numpy()[b, r], rank=r + 1))
     if catalog.title_name is not None: df.insert(1, 'title', catalog.titles(at[b]))

@@ -299,6 +299,11 @@ class Refined(_Propagated):
         self.scale = 'rating' if base.scale == 'rating' else 'probability'
         self.knows_cold = getattr(base, 'knows_cold', True)
 
+    def _inference(self): return self.base._inference()
+
+    @property
+    def _shows_progress(self): return self.base._shows_progress
+
     def __repr__(self): return f'Refined({self.base!r}, {self.graph!r}, alpha={self.alpha}, beta={self.beta}, n_steps={self.n_steps}, mode={self.mode!r})'
 
     def informed(self, side:str='item'):

@@ -7,13 +7,15 @@ and the rules (`exclude`, `pin`, `quota`) choose and order, and leave scores alo
 """
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
 
 from .features import ItemFeatures
 from .interactions import _some, column_of
-from .recommend import Scorer, recommend
+from .recommend import Scorer, TableWriter, recommend
 from .sampling import NegativeSampler
 
 __all__ = ['mmr', 'correct_popularity', 'epsilon_greedy', 'thompson_sampling', 'exclude', 'pin', 'quota', 'Reranked']
@@ -405,7 +407,10 @@ class Reranked(Scorer):
         users, at = torch.unique(torch.as_tensor(users), return_inverse=True)
         return self.score_items(users)[at, torch.as_tensor(items)]
 
-    def recommend(self, users=None, k:int=10, exclude_seen:bool=True, candidates=None, cold:str='popular', seen=None, basket=None)->pd.DataFrame:
+    def recommend(self, users=None, k:int=10, exclude_seen:bool=True, candidates=None, cold:str='popular', seen=None, basket=None, to=None)->pd.DataFrame | Path:
         "The first `k` of the re-ranked lists; arguments as in `Scorer.recommend`."
         res = self.rerank(self.scorer.recommend(users, max(k, self.n), exclude_seen, candidates, cold, seen, basket))
-        return res[res['rank'] <= k].reset_index(drop=True)
+        res = res[res['rank'] <= k].reset_index(drop=True)
+        if to is None: return res
+        with TableWriter(to) as writer: writer.write(res)
+        return Path(to)

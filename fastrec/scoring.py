@@ -122,12 +122,15 @@ class ModelScorer(Scorer):
         return float(self.score(users, items).mean())
 
     def ranker(self):
-        "A function of users (B,) whose values (B, n_items) order each user's items as `score_items` does, at less cost; None if the model has none (`rank_items`)."
+        "A function of users (B,) whose values (B, n_items) order each user's items as `score_items` does, at less cost, and are overwritten by the next call; None if the model has none (`ranking_items`)."
         home = lambda cls, name: next((c for c in cls.__mro__ if name in vars(c)), None)
-        if home(type(self), 'score_items') is not ModelScorer or home(type(self.model), 'rank_items') is not home(type(self.model), 'score_items'): return None
-        if not hasattr(self.model, 'rank_items'): return None
+        if home(type(self), 'score_items') is not ModelScorer or not hasattr(self.model, 'ranking_items') or home(type(self.model), 'ranking_items') is not home(type(self.model), 'score_items') or self.context is not None: return None
+        with self._inference(): items = self.model.ranking_items().T
+        scores = items.new_empty(0, items.shape[1])  # fresh memory for each call would cost as much as the product
         def rank(users):
-            with self._inference() as device: return self.model.rank_items(users.to(device), *self._given(len(users), device))
+            nonlocal scores
+            if len(scores) < len(users): scores = items.new_empty(len(users), items.shape[1])
+            with self._inference() as device: return torch.mm(self.model.ranking_users(users.to(device)), items, out=scores[:len(users)])
         return rank
 
     def vectors(self, side:str='item')->torch.Tensor:

@@ -14,12 +14,13 @@ import fastrec
 ROOT = Path(fastrec.__file__).parent
 # the pipeline; a module imports only what stands before it
 ORDER = '''
-interactions datasets splits catalog
+progress
+interactions files datasets splits catalog
 images features
 sampling
 recommend
 rerank
-dataloaders
+dataloaders streaming
 models.embedding models.blocks models.context models.dot models.svdpp models.neumf models.content models.gated models.two_tower models
 scoring coldstart extend
 losses optimizers metrics
@@ -34,7 +35,7 @@ tune
 interpret
 all
 cli'''.split()
-FASTAI = {'dataloaders', 'optimizers', 'callbacks', 'resume', 'learner', 'tune', 'interpret', 'all'}
+FASTAI = {'dataloaders', 'streaming', 'optimizers', 'callbacks', 'resume', 'learner', 'tune', 'interpret', 'all'}
 MODULES = sorted('.'.join(p.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__') for p in ROOT.rglob('*.py') if p != ROOT/'__init__.py')
 
 

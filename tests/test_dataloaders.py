@@ -184,6 +184,64 @@ def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
     assert list(ratings.columns) == ['user', 'item', 'rating', 'time'], 'the table given is left alone'
 
 
+@pytest.mark.parametrize('n', [None, 1])  # rows known or not
+def test_rows_that_come_in_parts(n, monkeypatch):
+    from fastrec.files import Rows
+    monkeypatch.setattr('fastrec.files.BLOCK', 7)
+    rng = np.random.default_rng(0)
+    for lengths, kinds in (([3, 4, 9, 20, 1], [np.int32] * 5), ([3, 9], [np.int32, np.int64]), ([8], [np.float32]), ([2, 5], [np.int32] * 2), ([], [])):
+        parts = [rng.integers(0, 9, m).astype(kind) for m, kind in zip(lengths, kinds)]
+        rows = Rows(n and sum(lengths))
+        for o in parts: rows.add(o)
+        got = rows.joined()
+        if not parts: assert got is None
+        else: assert np.array_equal(got, np.concatenate(parts)) and got.dtype == np.result_type(*parts)
+
+
+def _same(dls, want):
+    a, b = dls.catalog.interactions, want.catalog.interactions
+    for name in ('users', 'items', 'ratings', 'times'):
+        x, y = getattr(a, name), getattr(b, name)
+        assert (x is None) == (y is None) and (x is None or np.array_equal(x, y) and x.dtype == y.dtype), name
+    assert dls.vocab == want.vocab and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid) and dls.catalog.names == want.catalog.names
+
+
+@pytest.mark.parametrize('change', [dict(user=lambda d: d.user.str.slice(1).astype(int)), dict(item=lambda d: d.item.astype('int16')), dict(item=lambda d: d.item.astype(float)), dict(user=lambda d: d.user.astype('category')),
+                                    dict(time=lambda d: pd.to_datetime(d.time, unit='s')), dict(time=lambda d: -d.time), dict(rating=lambda d: d.rating.astype('float64')), dict(time=lambda d: d.time.where(d.index > 5))],
+                         ids=['whole numbers', 'int16', 'floats', 'categories', 'datetimes', 'before 1970', 'float64', 'missing times'])
+def test_files_read_in_parts_give_what_the_table_gives(change, synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr('fastrec.files.BATCH', 700)
+    ratings = synthetic[0].assign(time=np.arange(len(synthetic[0])) + 10**9).assign(**change)
+    ratings.to_parquet(tmp_path/'r.parquet', row_group_size=1000)
+    for at, part in enumerate(np.array_split(np.arange(len(ratings)), 3)): ratings.iloc[part].to_parquet(tmp_path/f'part{at}.parquet')
+    want = RecDataLoaders.from_df(pd.read_parquet(tmp_path/'r.parquet'), seed=0)
+    _same(RecDataLoaders.from_parquet(tmp_path/'r.parquet', seed=0), want)
+    _same(RecDataLoaders.from_parquet([tmp_path/f'part{at}.parquet' for at in range(3)], seed=0), want)
+    (tmp_path/'r.parquet').unlink()
+    _same(RecDataLoaders.from_parquet(tmp_path, seed=0), want)  # a folder
+
+
+def test_what_a_file_holds_that_cannot_be_converted_in_parts_is_said_as_of_a_table(synthetic, tmp_path):
+    ratings = synthetic[0]
+    path = tmp_path/'r.parquet'
+    for bad, message in ((ratings.assign(user=ratings.user.where(ratings.index > 3)), 'have no user id'), (ratings.assign(rating=10**9), 'timestamp'), (ratings.assign(item=1), 'single item'),
+                         (ratings.assign(item=ratings.item + .5), 'fractions'), (pd.concat([ratings, ratings.head(2)]), 'repeat a user-item pair'), (ratings.iloc[:0], 'empty'), (ratings.assign(rating='good'), 'not numbers')):
+        bad.to_parquet(path)
+        with pytest.raises(ValueError, match=message): RecDataLoaders.from_parquet(path)
+        bad.to_csv(tmp_path/'r.csv', index=False)
+        if 'empty' not in message and 'fractions' not in message:
+            with pytest.raises(ValueError, match=message): RecDataLoaders.from_csv(tmp_path/'r.csv')
+    with pytest.raises(FileNotFoundError, match='no .parquet file'): RecDataLoaders.from_parquet([tmp_path/'nothing'] if (tmp_path/'nothing').mkdir() is None else None)
+    with pytest.raises(ValueError, match="no column 'nope'"): RecDataLoaders.from_parquet(path, rating_name='nope')
+    again = pd.concat([ratings, ratings.head(50).assign(rating=1., time=10**6)], ignore_index=True)
+    again.to_parquet(path)
+    _same(RecDataLoaders.from_parquet(path, duplicates='last', seed=0), RecDataLoaders.from_df(again, duplicates='last', seed=0))
+    halves = np.arange(0, 500), np.arange(500, len(again))
+    _same(RecDataLoaders.from_parquet(path, duplicates='last', splitter=halves), RecDataLoaders.from_df(again, duplicates='last', splitter=halves))
+    again.assign(held=np.arange(len(again)) % 5 == 0).to_parquet(path)
+    _same(RecDataLoaders.from_parquet(path, duplicates='first', splitter='held'), RecDataLoaders.from_df(pd.read_parquet(path), duplicates='first', splitter='held'))
+
+
 def test_csv_that_arrow_refuses_is_read_by_pandas(tmp_path):
     (tmp_path/'r.csv').write_text('user::item::rating\n1::a::3\n2::b::4\n1::b::5\n2::a::1\n3::a::2\n')
     with pytest.warns(Warning): assert len(RecDataLoaders.from_csv(tmp_path/'r.csv', sep='::', bs=2).catalog.interactions) == 5

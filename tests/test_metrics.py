@@ -115,3 +115,19 @@ def test_errors():
     a, b = torch.tensor([1., 2., 4.]), torch.tensor([1., 4., 3.])
     assert rmse(a, b).item() == pytest.approx(math.sqrt(5 / 3)) and mae(a, b).item() == pytest.approx(1.)
     with pytest.raises(ValueError, match='broadcasting'): rmse(a, b[:, None])
+
+
+@pytest.mark.parametrize('per_user', [3, 12])  # counted, sorted
+def test_ranks_up_to_a_cut_off_are_exact_and_those_beyond_it_infinite(per_user):
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 30, (9, 60), generator=g).float()  # many ties
+    scores[:, :5] = -torch.inf
+    users = torch.arange(9).repeat_interleave(per_user)
+    items = torch.cat([5 + torch.randperm(55, generator=g)[:per_user] for _ in range(9)])
+    exact = Ranks.of(scores, users, items)
+    among = scores.topk(10, dim=1).values[:, -1]
+    some = Ranks.of(scores, users, items, among, torch.full((9,), 55))
+    inside = torch.isfinite(some.ranks)
+    assert 0 < inside.sum() < len(inside) and torch.equal(some.ranks[inside], exact.ranks[inside]) and (exact.ranks[~inside] > 10).all()
+    assert torch.equal(some.n_candidates, exact.n_candidates)
+    for metric in (hr(10), ndcg(10), ndcg(3), ap(10), mrr(10), recall(10), precision(5)): assert torch.equal(metric(some), metric(exact))

@@ -9,7 +9,7 @@ from fastrec.baselines import BiasOnly
 from fastrec.catalog import Catalog
 from fastrec.interactions import Interactions
 from fastrec.models import DotBias
-from fastrec.recommend import Scorer
+from fastrec.recommend import Scorer, top_k
 from fastrec.retrieval import similar
 from fastrec.splits import make_split
 
@@ -232,7 +232,7 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     monkeypatch.setattr('fastrec.recommend.FEW', 1000)  # nothing is few: over the whole catalogue
     want = learn.recommend(users, k=3, candidates=ids)
     monkeypatch.setattr('fastrec.recommend.FEW', 20)
-    monkeypatch.setattr(learn.model, 'rank_items', lambda users: scored.append(users))
+    monkeypatch.setattr(type(learn), 'ranker', lambda self: scored.append(self))
     monkeypatch.setattr(learn.model, 'score_items', lambda users: scored.append(users))
     pd.testing.assert_frame_equal(learn.recommend(users, k=3, candidates=ids), want, atol=1e-5)
     assert not scored and score_items is type(learn).score_items
@@ -255,3 +255,60 @@ def test_model_with_scores_of_its_own_has_no_ranker(dls):
         def score_items(self, users): return -super().score_items(users)
     learn = rec_learner(dls, Other(dls.n_users, dls.n_items, 4))
     assert learn.ranker() is None and collab_learner(dls).ranker() is not None
+
+
+@pytest.mark.parametrize('n, k', [(1, 1), (7, 10), (100, 3), (1000, 10), (1003, 10), (5000, 1), (5000, 100)])
+def test_top_k_in_two_steps(n, k):
+    g = torch.Generator().manual_seed(n)
+    scores = torch.randn(5, n, generator=g)
+    scores[2] = -torch.inf
+    scores[3, 1:] = -torch.inf
+    values, at = top_k(scores, k)
+    assert torch.equal(values, scores.topk(min(k, n), dim=1).values) and torch.equal(scores.gather(1, at), values)
+    assert all(len(set(row.tolist())) == min(k, n) for row in at)
+    ties = torch.randint(0, 4, (5, n), generator=g).float()
+    values, at = top_k(ties, k)
+    assert torch.equal(values, ties.topk(min(k, n), dim=1).values) and torch.equal(ties.gather(1, at), values)
+    scores[1, n // 2] = torch.nan
+    assert torch.isnan(top_k(scores, k)[0]).any(1).tolist() == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize('suffix', ['parquet', 'csv'])
+def test_to_a_file_a_part_at_a_time(scorer, suffix, tmp_path, monkeypatch):
+    users = [f'u{i:02}' for i in range(N_USERS)]
+    want = scorer.recommend(users, k=6)
+    monkeypatch.setattr('fastrec.recommend.PART', 7)
+    path = scorer.recommend(users, k=6, to=tmp_path/f'recs.{suffix}')
+    got = getattr(pd, f'read_{suffix}')(path)
+    pd.testing.assert_frame_equal(got, want, check_dtype=False, atol=1e-6)
+    assert [p.name for p in tmp_path.iterdir()] == [f'recs.{suffix}']  # nothing half-written is left
+    warm = scorer.recommend(users[:2], k=2, candidates=[100, 101, 102], to=str(path))
+    assert 'cold' in getattr(pd, f'read_{suffix}')(warm)  # always there: what comes later may be cold
+
+
+def test_a_file_that_cannot_be(scorer, tmp_path):
+    with pytest.raises(ValueError, match='ends in .parquet or .csv'): scorer.recommend('u05', to=tmp_path/'recs.xlsx')
+    with pytest.raises(FileNotFoundError, match='no folder'): scorer.recommend('u05', to=tmp_path/'nowhere'/'recs.csv')
+    with pytest.raises(ValueError, match='one list'): scorer.recommend(basket=[100], to=tmp_path/'recs.csv')
+    scorer.table[5] = torch.nan
+    with pytest.raises(ValueError, match='not numbers'): scorer.recommend('u05', to=tmp_path/'recs.csv')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('build', ['collab', 'svdpp', 'two_tower', 'ials'])
+def test_rankers_order_as_the_scores_do(build, synthetic):
+    from fastrec.all import RecDataLoaders, svdpp_learner, two_tower_learner
+    from fastrec.baselines import IALS
+    ratings, items, _ = synthetic
+    dls = RecDataLoaders.from_df(ratings, target='implicit', threshold=4, valid_pct=.1, seed=0, n_neg=0 if build == 'two_tower' else 2, bs=256)
+    if build == 'ials': pytest.importorskip('implicit')
+    scorer = IALS(8, iterations=2).fit(dls) if build == 'ials' else dict(collab=collab_learner, svdpp=svdpp_learner, two_tower=two_tower_learner)[build](dls, n_factors=8)
+    if build != 'ials':
+        torch.manual_seed(0)
+        for p in scorer.model.parameters(): torch.nn.init.normal_(p, std=.3)
+        scorer.model.train()
+    users = torch.arange(40)
+    scores, order = scorer.score_items(users), scorer.ranker()(users)
+    assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-5).all() and order.std() > 1e-3
+    one_by_one = pd.concat([scorer.recommend(u, 5) for u in scorer.vocab['user'].ids[:20]], ignore_index=True)
+    pd.testing.assert_frame_equal(scorer.recommend(scorer.vocab['user'].ids[:20], 5)[['user', 'item', 'score', 'rank']], one_by_one[['user', 'item', 'score', 'rank']], atol=1e-4)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .context import Levels
@@ -140,11 +141,14 @@ class DotBias(nn.Module):
             p, b = p + more, b + bias[:, None]
         return squash(p @ self.item_factors.weight.T + b + self.item_biases.weight.T + self.mean, self.y_range)
 
-    def rank_items(self, users, context=None): # (B,)[, (B, columns)] -> (B, n_items)
-        "What orders each user's items as `score_items` does: without the user's bias, the mean and the sigmoid, which leave the order alone."
+    def ranking_items(self): # (n_items, n_factors + 1)
+        "With `ranking_users`: vectors whose products order each user's items as `score_items` does, without the user's bias, the mean and the sigmoid, which leave the order alone."
+        return torch.cat([self.item_factors.weight, self.item_biases.weight], 1)
+
+    def ranking_users(self, users): # (B,) -> (B, n_factors + 1)
+        "See `ranking_items`; without context."
         p = self.user_vectors(users)
-        if self.levels is not None: p = p + self._of_context(users, context)[0]
-        return torch.addmm(self.item_biases.weight.view(1, -1), p, self.item_factors.weight.T)
+        return F.pad(p if self.levels is None else p + self._of_context(users, None)[0], (0, 1), value=1.)
 
     def vectors(self, side:str)->torch.Tensor:
         "Detached factors, (n, n_factors), of 'user' or 'item'."

@@ -16,7 +16,7 @@ from .embedding import EmbeddingTable, squash
 __all__ = ['SVDpp']
 
 POWER, SHARE = .75, dict(user=44., item=6.2)  # makes the count^-POWER of a row 1 on average over the ratings of ml-latest-small, where the decays were chosen; tables with more ratings a row get less
-FEW = 8  # a product with the whole history costs less per entry than picking entries, by about this factor
+FEW, FEW_OF_MANY, MANY = 6, 2, 2**22  # a product with the whole history costs less per entry than picking entries, by about this factor; by less where the history is long and what it picks from no longer fits the cache
 
 
 class _Product(torch.autograd.Function):
@@ -159,18 +159,27 @@ class SVDpp(DotBias):
     def _some_sums(self, side, rows): # the same for `rows` (B,), all different, entries dropped out
         indptr, indices = self._csr(side)
         start, n = indptr[rows].long(), self.counts(side)[rows].long()
-        offsets = n.cumsum(0) - n
+        ends = n.cumsum(0)
         row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), n)
-        at = torch.arange(len(row), device=rows.device) + (start - offsets)[row]
-        weights = self._scale(n)[row]
+        at = torch.arange(len(row), device=rows.device) + (start - ends + n)[row]
+        weights, of = self._scale(n)[row], indices[at]
         if self.training and self.dropout: weights = weights * (torch.rand_like(weights) > self.dropout) / (1 - self.dropout)
-        return sum(F.embedding_bag(indices[at].long(), table.weight, offsets, mode='sum', per_sample_weights=weights if values is self.ones else weights * values[at]) for table, values, _ in self._terms(side))
+        terms = [(table, weights if values is self.ones else weights * values[at]) for table, values, _ in self._terms(side)]
+        if rows.is_cuda: return sum(F.embedding_bag(of.long(), table.weight, ends - n, mode='sum', per_sample_weights=w) for table, w in terms)
+        # two sparse products: the gradient of `embedding_bag` costs six times as much
+        shape, starts = (len(rows), len(terms[0][0].weight)), F.pad(ends, (1, 0)).int()
+        turned = csr_matrix((np.arange(len(at), dtype=np.int32), of.numpy(), starts.numpy()), shape=shape).tocsc()
+        turned_starts, turned_rows, order = (torch.from_numpy(o) for o in (turned.indptr, turned.indices, turned.data))
+        with catch_warnings():
+            simplefilter('ignore')
+            return sum(_Product.apply(table.weight, torch.sparse_csr_tensor(starts, of, w, shape), torch.sparse_csr_tensor(turned_starts, turned_rows, w[order], shape[::-1])) for table, w in terms)
 
     def _sums_of(self, side, codes): # (...) -> (..., k), in training
         n = self.counts(side)
         if not self.dropout and codes.is_cuda: return F.embedding(codes, self._all_sums(side))
         rows, inverse = codes.unique(return_inverse=True)
-        if self.dropout or FEW * int(n[rows].sum()) < len(self.indices): return F.embedding(inverse, self._some_sums(side, rows))
+        few = FEW if len(self.indices) < MANY else FEW_OF_MANY
+        if self.dropout or few * int(n[rows].sum()) < len(self.indices): return F.embedding(inverse, self._some_sums(side, rows))
         return F.embedding(codes, self._all_sums(side))
 
     def _whole(self, side): # (n, k), (n, 1): the vectors and biases of all users or items; kept while they are only read
@@ -260,6 +269,10 @@ class SVDpp(DotBias):
             p, bu = p + more, bu + bias[:, None]
         x = p @ q.T + bu + bi.T + self.mean
         return squash(x if self.mood is None or context is None else x + self.mood.all_items(users, self._times(context), len(q)), self.y_range)
+
+    def ranking_items(self): # (n_items, n_factors + 1)
+        "As in `DotBias`."
+        return torch.cat(self._whole('item'), 1)
 
     def vectors(self, side:str)->torch.Tensor:
         "Detached vectors, (n, n_factors), of 'user' or 'item', history and features included; of users those without context."

@@ -92,6 +92,14 @@ class TwoTower(nn.Module):
         tower = self.item_tower if side == 'item' else self.user_tower
         return torch.zeros(tower.ids.num_embeddings, dtype=torch.bool) if tower.features is None else tower.features.present.any(1)
 
+    def ranking_items(self): # (n_items, n_factors)
+        "With `ranking_users`: vectors whose products are the scores."
+        return self.vectors('item')
+
+    def ranking_users(self, users): # (B,) -> (B, n_factors)
+        "See `ranking_items`."
+        return self.user_vectors(users)
+
     def add_items(self, blocks:dict):
         "Further items, by their features alone; their codes come after those there are."
         if self.item_tower.features is None: raise TypeError('this item tower knows items by their ids alone, so it can say nothing about new ones. Make it with item_features=')

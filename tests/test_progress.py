@@ -1,0 +1,78 @@
+"Bars: nothing before two seconds, nothing when asked, gone at the end."
+import sys
+
+import pytest
+import torch
+
+import fastrec.progress
+from fastrec.learner import collab_learner
+from fastrec.metrics import hr
+from fastrec.evaluate import evaluate
+from fastrec.progress import Progress, show_progress
+
+
+@pytest.fixture(autouse=True)
+def shown():
+    with show_progress(True): yield
+
+
+@pytest.fixture()
+def at_once(monkeypatch): monkeypatch.setattr(fastrec.progress, 'DELAY', -1.)
+
+
+def test_nothing_before_its_time(capfd, monkeypatch):
+    now = [0.]
+    monkeypatch.setattr(fastrec.progress.time, 'monotonic', lambda: now[0])
+    with Progress(10, 'counting', 'sheep') as p:
+        p.update(3)
+        assert p.bar is None and capfd.readouterr().err == ''
+        now[0] = 2.1
+        p.update(2)
+        text = capfd.readouterr().err
+        assert 'counting' in text and '50%' in text and '5.00/10.0' in text
+        p.update(5)
+        assert p.bar.n == 10
+    assert p.bar.disable or capfd.readouterr().err.endswith('\r')  # it leaves no line
+
+
+@pytest.mark.parametrize('quiet', ['switch', 'context', 'argument'])
+def test_silent_when_asked(quiet, at_once, capfd):
+    if quiet == 'switch': show_progress(False)
+    def run(on=True):
+        with Progress(2, 'counting', on=on) as p: p.update()
+    if quiet == 'context':
+        with show_progress(False): run()
+        assert capfd.readouterr().err == ''
+        run()
+        assert 'counting' in capfd.readouterr().err  # back on
+    else:
+        run(on=quiet != 'argument')
+        assert capfd.readouterr().err == ''
+
+
+def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
+    from fastrec.baselines import EASE, IALS
+    from fastrec.dataloaders import RecDataLoaders
+    dls = RecDataLoaders.from_df(synthetic[0], target='implicit', threshold=4, valid_pct=.1, seed=0)
+    EASE().fit(dls)
+    assert capfd.readouterr().err == ''
+    monkeypatch.setattr('fastrec.baselines.LONG', 100)
+    EASE().fit(dls)
+    assert 'inverse of 120 x 120' in capfd.readouterr().err
+    pytest.importorskip('implicit')
+    monkeypatch.setattr(fastrec.progress, 'DELAY', -1.)
+    IALS(4, iterations=3).fit(dls)
+    assert 'iALS' in (text := capfd.readouterr().err) and '1.00/3.00' in text
+
+
+def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd):
+    learn = collab_learner(dls, n_factors=4)
+    users = dls.vocab['user'].ids
+    learn.recommend(users)
+    assert 'recommending' in capfd.readouterr().err
+    evaluate(learn, dls, hr(10), relevant=4)
+    assert 'evaluating' in capfd.readouterr().err
+    with learn.no_bar():
+        learn.recommend(users)
+        evaluate(learn, dls, hr(10), relevant=4)
+    assert capfd.readouterr().err == ''
