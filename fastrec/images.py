@@ -109,7 +109,7 @@ class ImageEncoder:
         device, body = default_device(), self.body()
         body = body.to(device)
         batches = [todo[i:i+self.bs] for i in range(0, len(todo), self.bs)]
-        for batch in (progress_bar(batches, comment='images') if self.progress else batches):
+        for batch in (progress_bar(batches) if self.progress else batches):
             x = torch.from_numpy(np.stack([self._image(path) for _, path in batch])).to(device)
             with torch.no_grad(): y = body(x)
             if y.ndim == 4: y = y.mean((2, 3))

@@ -308,7 +308,12 @@ class Refined(_Propagated):
 
     def informed(self, side:str='item'):
         "bool (n,): what the base knows, and items that have neighbours."
-        return self.base.informed(side) | (self.graph.degrees > 0 if side == 'item' else False)
+        known = self.base.informed(side)
+        if side == 'item': self._same_items(len(known))
+        return known | (self.graph.degrees > 0 if side == 'item' else False)
+
+    def _same_items(self, n):
+        if n != len(self.graph): raise ValueError(f'the model scores {n:,} items, the graph was aligned to {len(self.graph):,}: it has taken in items since. Call correct_and_smooth again')
 
     def sides(self)->dict:
         "What a refinement is to be compared with: {'base': .., 'label propagation': .. (the same graph without the model), 'refined': self}, for `compare_models`."
@@ -316,7 +321,7 @@ class Refined(_Propagated):
 
     def _start(self, users):
         y = self.base.score_items(users).float()
-        if y.shape[1] != len(self.graph): raise ValueError(f'the model scores {y.shape[1]:,} items, the graph was aligned to {len(self.graph):,}: it has taken in items since. Call correct_and_smooth again')
+        self._same_items(y.shape[1])
         return y.sigmoid() if self.base.scale == 'logit' else y.clamp(0, 1) if self.scale == 'probability' else y
 
     def _propagate(self, edges, y, at, labels, n):

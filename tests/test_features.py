@@ -191,12 +191,13 @@ class MeanColour(torch.nn.Module):
         return x * self.scale
 
 
-def test_images_known_answer_and_cache(tmp_path, pictures):
+def test_images_known_answer_and_cache(tmp_path, pictures, capsys):
     backbone = MeanColour()
-    encoder = ImageEncoder(backbone, size=8, cache=tmp_path/'cache', progress=False)
+    encoder = ImageEncoder(backbone, size=8, cache=tmp_path/'cache')  # with its bar
     x = encoder(pictures)
     red = (np.array([1, 0, 0]) - [.485, .456, .406]) / [.229, .224, .225]
     assert x.shape == (4, 3) and x.dtype == np.float32 and np.allclose(x[0], red, atol=1e-4) and backbone.shown == 4
+    assert '100.00% [1/1' in capsys.readouterr().out
     assert np.array_equal(encoder(pictures[::-1]), x[::-1]) and backbone.shown == 4  # from the cache
     Image.new('RGB', (20, 30), (0, 255, 0)).save(pictures[0])
     assert np.allclose(encoder(pictures)[0], x[1]) and backbone.shown == 5  # a changed file is encoded again

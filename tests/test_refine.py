@@ -271,6 +271,7 @@ def test_errors(liked, feats):
     grown = correct_and_smooth(base, graph)
     base.scores = torch.cat([base.scores, base.scores[:, :1]], 1)
     with pytest.raises(ValueError, match='has taken in items since'): grown.score_items(torch.arange(2))
+    with pytest.raises(ValueError, match='has taken in items since'): grown.recommend(grown.vocab['user'].ids[0])
 
 
 def test_probabilities_need_labels(dls, feats):
