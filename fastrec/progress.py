@@ -48,7 +48,7 @@ class Progress:
         "`n` more are done."
         self.done += n
         if self.bar is not None: self.bar.update(n)
-        elif self.on and time.monotonic() - self.start > DELAY: self._show()
+        elif self.on and self.done != self.total and time.monotonic() - self.start > DELAY: self._show()
 
     def _show(self):
         with warnings.catch_warnings():

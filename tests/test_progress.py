@@ -50,6 +50,11 @@ def test_silent_when_asked(quiet, at_once, capfd):
         assert capfd.readouterr().err == ''
 
 
+def test_what_is_done_at_once_needs_no_bar(at_once, capfd):
+    with Progress(5, 'counting') as p: p.update(5)
+    assert capfd.readouterr().err == ''
+
+
 def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
     from fastrec.baselines import EASE, IALS
     from fastrec.dataloaders import RecDataLoaders
@@ -65,9 +70,10 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
     assert 'iALS' in (text := capfd.readouterr().err) and '1.00/3.00' in text
 
 
-def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd):
+def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd, monkeypatch):
     learn = collab_learner(dls, n_factors=4)
     users = dls.vocab['user'].ids
+    monkeypatch.setattr('fastrec.recommend.CACHE', 2**14)
     learn.recommend(users)
     assert 'recommending' in capfd.readouterr().err
     evaluate(learn, dls, hr(10), relevant=4)
