@@ -148,10 +148,15 @@ class Ensemble(Scorer):
 
     def _comparable(self, scores): return standardised(scores) if self.scale == 'rank' else scores
 
-    def member_scores(self, users, items)->torch.Tensor:
-        "What each member says of pairs of codes: (n,), (n,) -> (members, n), on the CPU."
+    def in_context(self, values:dict):
+        "The ensemble in one situation: its members' `in_context`."
+        if without := [m for m in self.members if not hasattr(m, 'in_context')]: raise TypeError(f'members of type {type(without[0]).__name__} read no context')
+        return Ensemble([m.in_context(values) for m in self.members], self.seed)
+
+    def member_scores(self, users, items, context=None)->torch.Tensor:
+        "What each member says of pairs of codes: (n,), (n,)[, context (n, columns)] -> (members, n), on the CPU."
         users, items = torch.as_tensor(users), torch.as_tensor(items)
-        if self.scale != 'rank': return torch.stack([m.score(users, items).float().cpu() for m in self.members])
+        if self.scale != 'rank': return torch.stack([m.score(users, items, *([context] if context is not None and getattr(m, 'reads_context', False) else [])).float().cpu() for m in self.members])
         users, at = torch.unique(users, return_inverse=True)
         parts = [torch.empty(len(at)) for _ in self.members]
         for j in torch.arange(len(users)).split(max(1, 2**25 // self.catalog.n_items)):  # 128 MiB of scores
@@ -189,11 +194,11 @@ class Ensemble(Scorer):
         return self.score(*(torch.from_numpy(self.vocab[side].encode([o])) for side, o in (('user', user), ('item', item)))).item()
 
     def predictions(self, pairs)->pd.DataFrame:
-        "A row for each pair of a table (or list) of users and items: user, item, title (if known), score, spread."
+        "A row for each pair of a table (or list) of users and items, in the context that it has columns of: user, item, title (if known), score, spread."
         df = pairs if isinstance(pairs, pd.DataFrame) else pd.DataFrame(list(pairs), columns=['user', 'item'])
         ids = {side: df[column_of(df, side, self.catalog.names)].to_numpy() for side in ('user', 'item')}
         users, items = (torch.from_numpy(self.vocab[side].encode(o)) for side, o in ids.items())
-        scores = self.member_scores(users, items)
+        scores = self.member_scores(users, items, None if self.catalog.context_of is None else torch.from_numpy(self.catalog.context_of.encode(df)))
         res = pd.DataFrame(ids)
         if self.catalog.title_name is not None: res['title'] = self.catalog.titles(items.numpy())
         return res.assign(score=scores.mean(0).numpy(), spread=scores.std(0, correction=0).numpy())

@@ -497,6 +497,7 @@ def svdpp_learner(
 
     Of ratings the most accurate model here: `RecDataLoaders.from_df(ratings, bs=2048)` and `fit_one_cycle(15, 5e-3)`. In training a rating is predicted as if it were not in the histories.
     Loaders with `context=` have levels of it, and with the time among it the user's mood at the time (see `Mood`), which takes more off the error than anything else where ratings between others are to be filled in.
+    What is saved or exported has vectors worked out once and for all and the levels of context; moods, and new items by their features, only the learner itself has.
     With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of its own for each user: the strongest ranker here.
     """
     _check(dls)

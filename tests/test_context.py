@@ -259,6 +259,10 @@ def test_ensembles_score_rows_in_context(moody):
     rows = ens.catalog.split.valid
     want = torch.stack([m.score_rows(ens.catalog.interactions, rows) for m in ens.members]).mean(0)
     assert torch.allclose(ens.score_rows(ens.catalog.interactions, rows), want.cpu(), atol=1e-5)
+    df = moody[0].iloc[rows]
+    assert np.allclose(ens.predictions(df).score, want.cpu(), atol=1e-5) and not np.allclose(ens.predictions(df[['user', 'item']]).score, want.cpu(), atol=1e-3)
+    row = df.iloc[0]
+    assert ens.in_context(dict(time=row.time)).predict(row.user, row['item']) == pytest.approx(want[0].item(), abs=1e-5)
     assert evaluate(ens).rmse['all'] == pytest.approx((want.cpu() - torch.from_numpy(ens.catalog.interactions.ratings[rows])).square().mean().sqrt().item(), abs=1e-5)
 
 

@@ -50,7 +50,7 @@ class Mood(nn.Module):
         order = np.lexsort((when, users))
         self.start = int(when.min()) if len(when) else 0
         self.span = int(when.max()) - self.start + 1 if len(when) else 1
-        for name, values in dict(key=users * self.span + (when - self.start), items=times.indices.astype(np.int64), residual=residual).items():
+        for name, values in dict(key=users * self.span + (when - self.start), items=times.indices.astype(np.int32), residual=residual).items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values[order])), persistent=False)
         self.kernel = nn.Parameter(-.2 * torch.arange(OCTAVES))
         self.amplitude, self.damping = nn.Parameter(torch.tensor(.3)), nn.Parameter(torch.tensor(1.))  # d = exp(damping)
@@ -62,7 +62,7 @@ class Mood(nn.Module):
         key = self.key[inside] if n else inside
         theirs = (where >= 0) & (where < n) & (torch.div(key, self.span, rounding_mode='floor') == users[:, None]) & (times >= 0)[:, None]
         distance = (times[:, None] - (key - users[:, None] * self.span + self.start)).abs()
-        octave = torch.where(distance > 0, distance.clamp(min=1).double().log2().floor().long() + 1, 0).clamp(0, OCTAVES - 1)
+        octave = torch.where(distance > 0, distance.clamp(min=1).float().log2().floor().long() + 1, 0).clamp(0, OCTAVES - 1)
         w = self.kernel[octave].exp() * theirs
         if not n: return inside, w * 0., w * 0.
         return self.items[inside], w * self.residual[inside], w
@@ -80,4 +80,4 @@ class Mood(nn.Module):
         mine = (total - wr) / (weight - w + self.damping.exp())
         mine = torch.where(w > 0, mine, res[:, :1].expand_as(mine))
         b = torch.arange(len(users), device=users.device)[:, None].expand_as(near)[w > 0]
-        return self.amplitude * res.index_put((b, near[w > 0]), mine[w > 0])
+        return self.amplitude * res.index_put((b, near[w > 0].long()), mine[w > 0])
