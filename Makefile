@@ -1,6 +1,6 @@
 # make demo: own environment, install, train on real MovieLens 100K, show what was learned
 # make test: the same environment, all tests
-# make benchmarks DATA=FOLDER: everything in benchmarks/, with the peers' environments; writes benchmarks/RESULTS.md
+# make benchmarks DATA=FOLDER: everything in benchmarks/, with the peers' environments; writes benchmarks/RESULTS.md (hours; ONLY='speed growth': some; QUICK=1: only see whether each one runs)
 VENV   ?= .venv
 PYTHON ?= python3
 OUT    ?= demo-output
@@ -42,4 +42,4 @@ peers: .venv-peers/.installed .venv-recbole/.installed
 
 benchmarks: $(VENV)/.installed peers
 	-$(PY) -m pip install --quiet --disable-pip-version-check --no-deps fbgemm-gpu-cpu==1.9.0
-	$(PY) benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+	$(PY) benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
