@@ -243,7 +243,7 @@ class InBatchDL(InteractionDL):
         hit = column[indices[at].long()]  # columns of what the users have, -1 where it is not in the batch
         there = hit >= 0
         target = torch.zeros(len(users), len(columns), device=users.device)
-        target[torch.repeat_interleave(rows, n)[there], hit[there]] = -1.
+        target[torch.repeat_interleave(rows, n, output_size=len(at))[there], hit[there]] = -1.
         target[rows, own] = 1.
         column[columns] = -1
         return users, columns[None], target
