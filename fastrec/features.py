@@ -112,7 +112,7 @@ class _Text:
 
     def _encode(self, texts):
         "Vectors of texts that are not empty."
-        if self.lost: raise ValueError(f'the texts went through a {self.lost}, which a saved recommender does not hold: encode the new ones with it and pass the vectors by id, add_items(table, vectors={{name of the block: {{id: vector}}}})')
+        if self.lost: raise ValueError(f'the texts went through a {self.lost} of your own, which a saved recommender does not hold: ' + ('encode the new ones with it and pass the vectors by id, add_items(table, vectors={name of the block: {id: vector}})' if hasattr(self, 'scaler') else 'learn.export and load_learner keep it'))
         encode = getattr(self.encoder, 'transform', None) or getattr(self.encoder, 'encode', None) or self.encoder
         res = encode(texts)
         if hasattr(res, 'detach'): res = res.detach().cpu().numpy()
@@ -394,7 +394,7 @@ class Features:
             if source is not None: x, at = t.rows(source, ids)
             elif kind == 'images':
                 if fit: t.encoder = encoder
-                if t.lost: raise ValueError(f'the images went through a {t.lost}, which a saved recommender does not hold: encode the new ones with it and pass the vectors by id, add_items(table, vectors={{{name!r}: {{id: vector}}}})')
+                if t.lost: raise ValueError(f'the images went through a {t.lost} of your own, which a saved recommender does not hold: encode the new ones with it and pass the vectors by id, add_items(table, vectors={{{name!r}: {{id: vector}}}})')
                 cells = df[columns[0]].to_numpy(dtype=object)
                 at = np.flatnonzero([not _missing(o) and Path(o).is_file() for o in cells])
                 x = t.encoder(cells[at])

@@ -651,6 +651,7 @@ def gated_learner(
     dropout:float=.2, # of the pathways of features
     id_dropout:float=.2, # share of items whose id is hidden at each step of training
     feature_dropout:float=.2, # share of items whose features are hidden
+    shrinkage:float=8., # training rows at which the gate starts with as much weight for the id as for all features together
     y_range:tuple=None, # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for likes and implicit feedback
     loss_func=None, # as in `collab_learner`
     opt_func=None, # by default `FusedAdam`
@@ -664,7 +665,8 @@ def gated_learner(
     if fusion not in models: raise ValueError(f'fusion={fusion!r}: choose one of {list(models)}')
     features = _aligned(dls, item_features, 'item')
     groups = {name: features[names if isinstance(names, (list, tuple)) else [names]].blocks for name, names in (pathways or {o: o for o in features}).items()}
-    model = lambda **options: models[fusion](dls.n_users, dls.n_items, groups, n_factors, hidden, dropout, id_dropout, feature_dropout, item_counts=dls.catalog.counts['item'], **options)
+    gate = dict(shrinkage=shrinkage) if fusion == 'gate' else {}
+    model = lambda **options: models[fusion](dls.n_users, dls.n_items, groups, n_factors, hidden, dropout, id_dropout, feature_dropout, item_counts=dls.catalog.counts['item'], **gate, **options)
     learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), **kwargs)
     if fusion == 'gate': learn.add_cb(GateCallback())
     learn.item_features = features.without_rows()

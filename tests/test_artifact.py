@@ -128,10 +128,13 @@ def test_new_items_join_a_loaded_recommender(table, tmp_path):
     own = ItemFeatures.from_df(items, text='title', text_encoder=Encoder())
     learn = content_learner(dls, own, n_factors=4, hidden=8)
     loaded = load_recommender(save_recommender(learn, tmp_path/'own'))
-    with pytest.raises(ValueError, match='went through a Encoder, which a saved recommender does not hold'): loaded.add_items(new)
+    with pytest.raises(ValueError, match='went through a Encoder of your own, which a saved recommender does not hold'): loaded.add_items(new)
     loaded.add_items(new[['item']], vectors={'title': dict(zip(new['item'], Encoder().encode(list(new.title))))})
     learn.add_items(new)
     assert torch.allclose(loaded.score(*pair), learn.score(*pair), atol=1e-6)
+    from sklearn.feature_extraction.text import CountVectorizer
+    words = content_learner(dls, ItemFeatures.from_df(items, text='title', text_encoder=CountVectorizer()), n_factors=4, hidden=8)
+    with pytest.raises(ValueError, match='CountVectorizer of your own.*load_learner keep it'): load_recommender(save_recommender(words, tmp_path/'words')).add_items(new)
 
 
 def test_loads_without_fastai_and_plots(rated, tmp_path):

@@ -200,6 +200,7 @@ def test_add_items_messages(dls, feats, table):
     with pytest.raises(ValueError, match='the table has none of the columns'): learn.add_items(pd.DataFrame(dict(item=[9999], foo=[1])))
     with pytest.raises(TypeError, match='expected ItemFeatures, got DataFrame'): content_learner(dls, table[1])
     with pytest.raises(ValueError, match="fusion='mean': choose one of"): gated_learner(dls, feats, fusion='mean')
+    with pytest.raises(ValueError, match='shrinkage=-1: a number of ratings above 0'): gated_learner(dls, feats, shrinkage=-1)
 
 
 def test_the_gate_leans_on_features_where_history_is_short(table, feats, tmp_path):
