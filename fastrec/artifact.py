@@ -54,6 +54,7 @@ def save_recommender(
     scorer.vocab  # says so if it is not fitted
     if not history and _reads_history(scorer):
         warn(f'{type(scorer).__name__} scores users from what they have, which does not travel: loaded, it answers baskets and similar items only. With save_recommender(..., history=True) it recommends to users', stacklevel=2)
+    if history: catalog.require_history('Or leave out history=True')
     packer = _Packer(history)
     content = packer.pack(scorer, 'scorer')
     folder.mkdir(parents=True, exist_ok=True)

@@ -92,7 +92,7 @@ def evaluate_users(
     if k is not None: metrics = list(dict.fromkeys(m.at(o) for m in metrics for o in ([k] if np.isscalar(k) else k)))
     lists, ranked = [m for m in metrics if isinstance(m, ListMetric)], [m for m in metrics if not isinstance(m, ListMetric)]
     if lists and (n_candidates is not None or candidates is not None): raise ValueError(f'{_some(lists)} look at recommendations from the whole catalogue: leave out n_candidates and candidates')
-    codes, ranks, top = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed, k=max([m.k for m in lists], default=0), cut=max(m.k or np.inf for m in ranked) if ranked else 1)
+    codes, ranks, top = rank_held_out(scorer, dls, split, relevant, n_candidates, candidates, users, seed, k=max([m.k for m in lists], default=0), cut=max(np.inf if m.k is None else int(m.k) for m in ranked) if ranked else 1)
     label = '' if n_candidates is None and candidates is None else f' (1+{n_candidates} sampled)' if n_candidates is not None else ' (given candidates)'
     catalog = (dls or scorer).catalog
     res = pd.DataFrame({m.name + label: m(ranks).numpy() for m in ranked}, index=pd.Index(catalog.vocab['user'].decode(codes), name='user'))

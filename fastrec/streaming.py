@@ -1,6 +1,8 @@
 "Ratings that stay in their parquet files: two passes for ids and counts, then rows in shuffled row groups, as often as training asks."
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 import torch
@@ -181,6 +183,16 @@ class StreamCatalog(Catalog):
     def seen_of(self, users):
         "What `users` (codes) have in the training rows, to be indexed with codes."
         return StreamedSeen(self.stream, users, (self.n_users, self.n_items))
+
+    def fingerprint(self, part:str='data')->str:
+        "16 hex digits that change with any id or count, the range of the ratings, or ('split') with how rows are held out; the rows themselves are not read for it."
+        if part not in ('data', 'split'): raise ValueError(f"part={part!r}: 'data' or 'split'")
+        s, digest = self.stream, hashlib.blake2b(digest_size=8)
+        if part == 'split': digest.update(repr((s.valid_pct, s.seed, s.splitter, s.sizes)).encode())
+        else:
+            for side, vocab in s.vocab.items(): digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes() + sum(o[side] for o in s.counts).tobytes())
+            digest.update(repr((s.groups, s.low, s.high)).encode())
+        return digest.hexdigest()
 
     def without_history(self):
         "As in `Catalog`; the files are left behind, too."

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fastrec.all import (EASE, RecDataLoaders, collab_learner, evaluate, hr, load_learner, load_recommender, mlp_learner, ndcg, rmse, save_recommender, svdpp_learner)
+from fastrec.all import (EASE, Callback, RecDataLoaders, ResumeCallback, collab_learner, evaluate, hr, load_learner, load_recommender, mlp_learner, ndcg, rmse, save_recommender, svdpp_learner)
 from fastrec.streaming import StreamDataLoaders
 
 pytest.importorskip('pyarrow')
@@ -124,6 +124,24 @@ def test_verbs(stream, tmp_path, capsys):
     with pytest.raises(ValueError, match='seen='): load_learner(tmp_path/'it.pkl').recommend(user)
 
 
+def test_killed_training_goes_on(folder, tmp_path):
+    make = lambda seed=1: learner(RecDataLoaders.from_parquet(folder, stream=True, buffer=1200, valid_pct=.1, seed=seed, bs=64))
+    def fit(learn, *cbs):
+        torch.manual_seed(7)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2, cbs=[ResumeCallback(tmp_path/'run'), *cbs] if cbs else None)
+        return learn
+    class Kill(Callback):
+        order = 95
+        def before_epoch(self):
+            if self.epoch == 2: raise KeyboardInterrupt
+    whole = fit(make())
+    with pytest.raises(KeyboardInterrupt): fit(make(), Kill())
+    again = fit(make(), Callback())
+    for a, b in zip(whole.model.parameters(), again.model.parameters()): assert torch.equal(a, b)
+    prints = [make(seed).catalog.fingerprint(part) for seed in (1, 2) for part in ('data', 'split')]
+    assert prints[0] == prints[2] and prints[1] != prints[3]
+
+
 def test_split_by_a_column(folder):
     dls = RecDataLoaders.from_parquet(folder, stream=True, splitter='part', bs=64)
     table = pd.concat([pd.read_parquet(p) for p in sorted(folder.iterdir())])
@@ -162,7 +180,7 @@ def test_what_cannot_be_streamed_names_the_way_out(folder, stream, memory):
     with pytest.raises(ValueError, match='no rating column'): go(rating_name=False)
     learn = learner(stream)
     for fails in (lambda: evaluate(learn, metrics=hr(10), relevant=4), lambda: evaluate(learn), lambda: EASE().fit(stream), lambda: svdpp_learner(stream), lambda: learn.history('u0001'), lambda: learn.card(),
-                  lambda: collab_learner(stream, metrics=[hr(10)]), lambda: learn.extend(pd.DataFrame()), lambda: learn.recommend_users(memory.vocab['item'].ids[0])):
+                  lambda: collab_learner(stream, metrics=[hr(10)]), lambda: learn.extend(pd.DataFrame()), lambda: learn.recommend_users(memory.vocab['item'].ids[0]), lambda: save_recommender(learn, 'nowhere', history=True)):
         with pytest.raises(ValueError, match='of_users'): fails()
     with pytest.raises(ValueError, match='shuffle=False'): learn.get_preds(dl=stream.train)
     assert len(learn.recommend_users(memory.vocab['item'].ids[0], exclude_seen=False)) == 10
