@@ -85,7 +85,7 @@ class FileTable:
     def _whole_csv(self):
         try: from pyarrow import ArrowException, csv as arrow
         except ImportError: arrow = None
-        if arrow is not None and self.parse_dates is None and len(self.sep) == 1:
+        if arrow is not None and self.parse_dates is None and len(self.sep) == 1 and '://' not in str(self.path):
             if hasattr(self.path, 'seek'): self.path.seek(0)
             try:
                 table = [arrow.read_csv(self.path, **self._options())]
@@ -111,7 +111,7 @@ class FileTable:
 
     def _can_be_read_in_parts(self):
         if self.kind == 'parquet': return not hasattr(self.path, 'read')
-        if self.parse_dates is not None or len(self.sep) != 1 or hasattr(self.path, 'read'): return False
+        if self.parse_dates is not None or len(self.sep) != 1 or hasattr(self.path, 'read') or '://' in str(self.path): return False  # pandas reads from the network
         try: import pyarrow.csv
         except ImportError: return False
         return True
