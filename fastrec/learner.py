@@ -467,7 +467,9 @@ def collab_learner(
     "A learner for matrix factorisation with biases (`DotBias`)."
     if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
         raise TypeError(f"collab_learner is the dot-product model and takes no {', '.join(sorted(fastais))}: for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`")
-    model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, context_sizes=_context_sizes(dls), **options)
+    _check(dls)
+    if (sizes := _context_sizes(dls)) and not any(sizes): raise ValueError('the context of these loaders is the time alone, which collab_learner does not read: take svdpp_learner, or make a column of what matters, e.g. the weekday')
+    model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, context_sizes=sizes, **options)
     return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (.08, 0., .3, .01), context=True, **kwargs)
 
 

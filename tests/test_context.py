@@ -80,6 +80,7 @@ def test_context_says_what_is_wrong(moody):
     with pytest.raises(ValueError, match='for ratings'): loaders(df, context='device', target='implicit')
     with pytest.raises(ValueError, match='two of them are times'): loaders(df.assign(seen=pd.to_datetime(df.time, unit='s')), context=['time', 'seen'])
     with pytest.raises(ValueError, match='does not read'): mlp_learner(loaders(df, context='device'))
+    with pytest.raises(ValueError, match='the time alone'): collab_learner(loaders(df, context='time'))
     with pytest.raises(TypeError, match='reads no context'): collab_learner(loaders(df)).in_context(dict(device='tv'))
 
 
