@@ -60,7 +60,7 @@ class ParquetStream:
     def _file(self, i):
         import pyarrow.parquet as pq
         if i not in self._open:
-            if len(self._open) >= OPEN_FILES: self._open.pop(next(iter(self._open))).close()
+            if len(self._open) >= OPEN_FILES: self._open.pop(next(iter(self._open)))  # closed when nobody reads it any more
             self._open[i] = pq.ParquetFile(self.files[i])
         return self._open[i]
 
@@ -95,8 +95,7 @@ class ParquetStream:
         return vocab
 
     def _count(self, progress):
-        n = {side: len(o) for side, o in self.vocab.items()}
-        self.counts = [{side: np.zeros(n[side], np.int64) for side in n} for _ in PARTS]
+        self.counts = [{side: np.zeros(len(o), np.int64) for side, o in self.vocab.items()} for _ in PARTS]
         self.sizes, total, self.low, self.high = [0] * len(PARTS), 0., np.inf, -np.inf
         with Progress(self.n, 'counts', 'rows', progress) as bar:
             for group in range(len(self.groups)):
@@ -105,7 +104,7 @@ class ParquetStream:
                     for p in range(len(PARTS)):
                         mask = parts == p
                         self.sizes[p] += int(mask.sum())
-                        for side, codes in (('user', users), ('item', items)): self.counts[p][side] += np.bincount(codes[mask], minlength=n[side])
+                        for side, codes in (('user', users), ('item', items)): _add_counts(self.counts[p][side], codes[mask])
                         if not p: total += ratings[mask].sum(dtype=np.float64)
                     bar.update(len(users))
         for name, size in zip(PARTS[:2], self.sizes):
@@ -150,6 +149,12 @@ class ParquetStream:
         try: a, b = np.searchsorted(ids, bounds.min, 'left'), np.searchsorted(ids, bounds.max, 'right')
         except TypeError: return True
         return b > a
+
+
+def _add_counts(counts, codes):
+    "Add how often each code comes, in place: not by a pass over all counts where they are many."
+    if len(counts) < 4 * len(codes): counts += np.bincount(codes, minlength=len(counts))
+    else: np.add.at(counts, codes, 1)
 
 
 class StreamedSeen:

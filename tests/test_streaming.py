@@ -150,6 +150,23 @@ def test_split_by_a_column(folder):
     with pytest.raises(ValueError, match="no column 'nope'"): RecDataLoaders.from_parquet(folder, stream=True, splitter='nope')
 
 
+def test_files_may_be_read_by_several_at_once(stream, monkeypatch):
+    monkeypatch.setattr('fastrec.streaming.OPEN_FILES', 1)
+    batches = iter(stream.train.new(bs=16, shuffle=False))
+    first = [next(batches), next(batches)]
+    assert len(pairs(stream.valid)) == len(stream.valid.dataset) and len(pairs(stream.train)) == len(stream.train.dataset)
+    assert table(pairs([*first, *batches])).equals(table(pairs(stream.train)))
+
+
+@pytest.mark.parametrize('n', [3, 1000])  # few codes, and many
+def test_counts_add_up(n):
+    from fastrec.streaming import _add_counts
+    codes = np.array([0, 2, 2, 1, 2])
+    counts = np.ones(n, np.int64)
+    _add_counts(counts, codes)
+    assert counts[:3].tolist() == [2, 2, 4] and counts.sum() == n + 5
+
+
 def test_every_row_for_training(folder):
     dls = RecDataLoaders.from_parquet(folder, stream=True, valid_pct=0, bs=64)
     learn = learner(dls)
