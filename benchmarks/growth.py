@@ -106,14 +106,21 @@ def by_rows(counts, bs=4096):
     return rows
 
 
+def others(key):
+    "The centre but for `key`, in words."
+    words = dict(n_users='{:,} users', n_items='{:,} items', dim='{} factors', bs='batch size {:,}')
+    return ', '.join(words[k].format(v) for k, v in CENTRE.items() if k != key)
+
+
 def plot(by_users, varied, path):
     panels = [(f'users (items: a tenth)', times, sizes, f'batch size {bs:,}, {DIM} factors') for bs, (sizes, times) in by_users.items()] + \
-             [(VARIED[k][0], times, VARIED[k][1], 'else as the centre') for k, times in varied.items()]
+             [(VARIED[k][0], times, VARIED[k][1], others(k)) for k, times in varied.items()]
     n = min(3, len(panels))
     fig, axes = plt.subplots(-(-len(panels) // n), n, figsize=(4.6 * n, 3.5 * -(-len(panels) // n)), squeeze=False)
     for ax, (label, times, values, title) in zip(axes.flat, panels):
         for kind, t in times.items(): ax.plot(values, t, marker='o', ms=4, label=KINDS[kind])
-        ax.set(xscale='log', yscale='log', xlabel=label, ylabel='CPU ms per step', title=title)
+        ax.set(xscale='log', yscale='log', xlabel=label, ylabel='CPU ms per step')
+        ax.set_title(title, fontsize=9)
     for ax in axes.flat[len(panels):]: ax.axis('off')
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if len(panels) < axes.size: axes.flat[-1].legend(handles, labels, loc='center')
@@ -170,7 +177,7 @@ def main():
                     + table(['users', *KINDS.values(), 'lazy Adam / at 100,000', 'Adagrad / at 100,000', 'fastai / lazy Adam'],
                             [[f'{n:,}', *cells(t[i] for t in times.values()), *cells(times[k][i] / times[k][ref] for k in ('adam', 'adagrad')), *cells([times['fastai'][i] / times['adam'][i]])] for i, n in enumerate(args.sizes)]))
     if args.batch_sizes:
-        text.append('## One thing at a time\n\nThe others as at ' + ', '.join(f'{v:,} {dict(n_users="users", **{k: o[0] for k, o in VARIED.items()})[k]}' for k, v in CENTRE.items()).replace('1,024 batch size', 'batch size 1,024') + '.')
+        text.append('## One thing at a time\n\nThe others as at ' + others(None) + '.')
         for key, (label, values) in VARIED.items():
             times = varied[key] = step_times(KINDS, [{**CENTRE, key: v} for v in values], args.repeats // 2)
             text.append(table([label, *KINDS.values(), *(['lazy Adam, microseconds per row'] if key == 'bs' else [])], [[f'{v:,}', *cells(t[i] for t in times.values()), *(cells([1e3 * times['adam'][i] / v]) if key == 'bs' else [])] for i, v in enumerate(values)]))
