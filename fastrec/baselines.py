@@ -174,6 +174,7 @@ class IALS(Scorer):
             nonlocal scores
             if len(scores) < len(users): scores = torch.empty(len(users), items.shape[1])
             return torch.mm(self.user_factors[torch.as_tensor(users)], items, out=scores[:len(users)])
+        rank.device = items.device
         return rank
 
     def vectors(self, side:str='item')->torch.Tensor:

@@ -10,7 +10,7 @@ from . import metrics as _metrics
 from .interactions import _some
 from .metrics import Labelled, LabelMetric, ListMetric, RankingMetric, Ranks, TopK, as_metrics
 from .progress import Progress
-from .recommend import MEMORY_BUDGET, _seen_matrix, cached_rows, mask_seen, ranker_for, standing, top_k
+from .recommend import _seen_matrix, mask_seen, ranker_for, standing, top_k, users_at_a_time
 from .sampling import NegativeSampler
 from .splits import KFoldSplitter
 
@@ -214,7 +214,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
             raise ValueError(f'n_candidates={n_candidates}: {int((left < n_candidates).sum()):,} users have fewer unseen items (the fewest: {left.min()}). Take less, or the whole catalogue')
     whole = n_candidates is None and given is None
     rank = ranker_for(scorer, len(wanted)) if whole else None
-    parts, tops, step = [], [], max(1, MEMORY_BUDGET // (16 * catalog.n_items)) if rank is None else cached_rows(catalog.n_items)
+    parts, tops, step = [], [], users_at_a_time(rank, catalog.n_items)
     first = max(k, cut if cut < catalog.n_items else 1)  # of each list: to tell whether an item is among them, and to find scores that are not numbers
     with scorer._inference(), Progress(len(wanted), 'evaluating', 'users', scorer._shows_progress) as progress:
         for at in range(0, len(wanted), step):

@@ -55,7 +55,7 @@ class Scorer:
         raise NotImplementedError
 
     def ranker(self):
-        "A function of codes of users (B,) whose values (B, n_items) order each user's items as `score_items` does, at less cost, and are overwritten by the next call; None: there is none."
+        "A function of codes of users (B,), with its `device`, whose values (B, n_items) order each user's items as `score_items` does, at less cost, and are overwritten by the next call; None: there is none."
 
     @contextmanager
     def _inference(self):
@@ -268,9 +268,9 @@ def _best_of_all(scorer, n_users, k, forbid, matrix, popularity, may_search):
         if matrix is not None: mask_seen(scores, matrix[chunk])
         return scores
     index = scorer.item_index() if may_search and hasattr(scorer, 'item_index') else None
-    whole = max(1, MEMORY_BUDGET // (16 * catalog.n_items))  # scores, and about three times as much on the way to them
+    whole = users_at_a_time(None, catalog.n_items)
     rank = ranker_for(scorer, n_users) if index is None else None
-    step = INDEX_USERS if index is not None else whole if rank is None else cached_rows(catalog.n_items)
+    step = INDEX_USERS if index is not None else users_at_a_time(rank, catalog.n_items)
     def best_of(users, is_cold, done):
         tops = []
         for at in range(0, len(users), step):
@@ -297,9 +297,10 @@ def ranker_for(scorer, n_users:int):
     return scorer.ranker() if n_users >= RANKER[0] or scorer.catalog.n_items <= RANKER[1] else None
 
 
-def cached_rows(n_items:int)->int:
-    "How many users' scores of all items are made and searched at a time where they are one matrix product."
-    return max(16, CACHE // (4 * n_items))
+def users_at_a_time(rank, n_items:int)->int:
+    "How many users' scores of all items are made and searched at a time: what the memory budget allows, or, where they are one matrix product on a CPU, what stays in its cache."
+    if rank is None: return max(1, MEMORY_BUDGET // (16 * n_items))  # scores, and about three times as much on the way to them
+    return max(16, CACHE // (4 * n_items)) if rank.device.type == 'cpu' else max(1, MEMORY_BUDGET // (8 * n_items))
 
 
 def _exact(scorer, users, top, items):

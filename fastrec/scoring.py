@@ -131,6 +131,7 @@ class ModelScorer(Scorer):
             nonlocal scores
             if len(scores) < len(users): scores = items.new_empty(len(users), items.shape[1])
             with self._inference() as device: return torch.mm(self.model.ranking_users(users.to(device)), items, out=scores[:len(users)])
+        rank.device = items.device
         return rank
 
     def vectors(self, side:str='item')->torch.Tensor:

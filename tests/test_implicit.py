@@ -266,7 +266,7 @@ def test_whole_catalogue_against_a_slow_reference(idls, split, monkeypatch):
         assert got.index.tolist() == want.index.tolist()
         assert got['hr@10'].tolist() == (want <= 10).astype(float).tolist()
         assert got['ndcg@10'].tolist() == pytest.approx(np.where(want <= 10, 1 / np.log2(want + 1), 0).tolist())
-        monkeypatch.setattr('fastrec.evaluate.MEMORY_BUDGET', 8 * 60 * 7)
+        monkeypatch.setattr('fastrec.recommend.MEMORY_BUDGET', 8 * 60 * 7)
         pd.testing.assert_frame_equal(evaluate_users(scorer, idls, [hr(10), ndcg(10)], split=split), got)
 
 
