@@ -134,6 +134,16 @@ def test_mood_by_hand():
 
 # --- what it is good for
 
+def test_mood_of_times_as_fine_as_nanoseconds():
+    "A user's neighbours are the user's own, however many users and moments there are."
+    n, late = 5000, 10**18
+    times = csr_matrix(([10**17, late, late + 10**9], ([0, n - 1, n - 1], [0, 1, 2])), shape=(n, 3), dtype=np.int64)
+    mood = Mood(times, np.array([1., -1., 1.], np.float32))
+    got = mood(torch.tensor([0, n - 1, n - 1, n // 2]), torch.tensor([1, 1, 0, 0]), torch.tensor([10**17 + 10**9, late, late, late])).detach()
+    assert got[0] > 0 and got[1] > 0 > got[2] and got[3] == 0
+    assert got[1] == pytest.approx(got[0].item(), rel=.2), 'a second away, either way'
+
+
 def test_context_takes_off_the_error(moody):
     df = moody[0]
     found = {}

@@ -47,6 +47,9 @@ class Mood(nn.Module):
     ):
         super().__init__()
         users, when = np.repeat(np.arange(times.shape[0], dtype=np.int64), np.diff(times.indptr)), times.data.astype(np.int64)
+        span = int(when.max() - when.min()) + 1 if len(when) else 1
+        self.unit = 1 + span // 2 ** min(32, 62 - times.shape[0].bit_length())  # user and time have to fit 63 bits, of 32 for the time: decades of quarters of a second
+        when = when // self.unit
         order = np.lexsort((when, users))
         self.start = int(when.min()) if len(when) else 0
         self.span = int(when.max()) - self.start + 1 if len(when) else 1
@@ -56,6 +59,7 @@ class Mood(nn.Module):
         self.amplitude, self.damping = nn.Parameter(torch.tensor(.3)), nn.Parameter(torch.tensor(1.))  # d = exp(damping)
 
     def _near(self, users, times): # -> (B, 2 * NEAREST) items, w * r, w of the neighbours; w = 0 where there are less
+        if self.unit > 1: times = torch.div(times, self.unit, rounding_mode='floor')
         n, at = len(self.key), (times - self.start).clamp(0, self.span - 1)
         where = torch.searchsorted(self.key, users * self.span + at)[:, None] + torch.arange(-NEAREST, NEAREST, device=users.device)
         inside = where.clamp(0, max(n - 1, 0))
