@@ -312,7 +312,10 @@ class Context:
     def of(self, values:dict)->np.ndarray:
         "int64 (columns,) of one situation: column -> value; the rest is not given."
         if unknown := [o for o in values if o not in self.names]: raise KeyError(f'no context is called {_some(unknown)}: there are {_some(self.names, 20)}')
-        return self.encode(pd.DataFrame({k: [v] for k, v in values.items()}, index=[0]))[0]
+        codes = self.encode(pd.DataFrame({k: [v] for k, v in values.items()}, index=[0]))[0]
+        for name, levels, code in zip(self.names, self.levels, codes):
+            if name in values and isinstance(levels, pd.Index) and code == 0 and not pd.isna(values[name]): raise KeyError(f'{name}={values[name]!r} is in no row: known are {_some(levels, 20)}. Leave it out for what they have in common')
+        return codes
 
     def decode(self, codes)->pd.DataFrame:
         "Codes (n, columns) as a table to look at: values, bins as intervals, times in seconds or their own unit."

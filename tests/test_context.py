@@ -82,6 +82,7 @@ def test_context_says_what_is_wrong(moody):
     with pytest.raises(ValueError, match='does not read'): mlp_learner(loaders(df, context='device'))
     with pytest.raises(ValueError, match='the time alone'): collab_learner(loaders(df, context='time'))
     with pytest.raises(TypeError, match='reads no context'): collab_learner(loaders(df)).in_context(dict(device='tv'))
+    with pytest.raises(KeyError, match="device='fridge' is in no row: known are 'phone', 'tv'. Leave it out"): collab_learner(loaders(df, context='device')).in_context(dict(device='fridge'))
 
 
 def test_context_goes_through_the_loaders(moody):
