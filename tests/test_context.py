@@ -48,7 +48,8 @@ def test_context_encodes_categories_bins_and_times():
     codes = context.encode(df)
     assert context.sizes == [0, 3] and context.time_column == 0
     assert codes[:, 1].tolist() == [2, 0, 1, 2] and np.diff(codes[:, 0]).tolist() == [86400, 5, 30 * 86400 - 5], 'seconds; a missing value is not given'
-    assert context.encode(df[['user']]).tolist() == [[-1, 0]] * 4 and context.of(dict(device='radio')).tolist() == [-1, 0]
+    assert context.encode(df[['user']]).tolist() == [[-1, 0]] * 4 and context.encode(pd.DataFrame(dict(device=['radio']))).tolist() == [[-1, 0]], 'of rows to predict, what is not known is not given'
+    assert context.of({}).tolist() == [-1, 0]
     assert context.of(dict(when='2020-01-02', device='tv')).tolist() == codes[1, :1].tolist() + [2]
     assert context.decode(codes).device.tolist() == ['tv', None, 'phone', 'tv']
     with pytest.raises(KeyError, match="no context is called 'mood'"): context.of(dict(mood=1))
