@@ -78,6 +78,7 @@ class Tuning:
                 if len(part): ax.scatter(part[name] if df[name].dtype.kind in 'if' else part[name].astype(str), part[self.monitor], s=22, **style)
             ax.scatter([best[name] if df[name].dtype.kind in 'if' else str(best[name])], [best[self.monitor]], s=90, facecolors='none', edgecolors='#d1495b', linewidths=1.6)
             ax.set_xlabel(name)
+            if df[name].dtype.kind in 'if': ax.locator_params(axis='x', nbins=4)
             if df[name].dtype.kind == 'f' and df[name].min() > 0 and df[name].max() > 20 * df[name].min(): ax.set_xscale('log')
         axes[0].step(done.trial, (np.minimum if self.study.direction.name == 'MINIMIZE' else np.maximum).accumulate(done[self.monitor]), where='post', color='#2a6fb0', lw=1)
         values = done[self.monitor].to_numpy()
@@ -99,6 +100,7 @@ def tune_learner(
     name:str='tune', # of the study in the storage
     prune:bool=True, # end trials whose `monitor` is behind the median of the others at the same epoch
     seed:int=0, # of the sampler, and of every trial's training
+    start:dict=None, # arguments of the first trial, such as settings that are known to do well: a short search that does not find back to them still has them
     **kwargs # of the builder
 )->Tuning:
     """The best arguments of a builder by a search (TPE, pruned by the median rule): `found = tune_learner(dls, svdpp_learner, dict(wd=(.005, .1, 'log'), n_factors=[20, 50, 100]), 30)`, then
@@ -117,6 +119,10 @@ def tune_learner(
                                     sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, n_epoch // 3)) if prune else optuna.pruners.NopPruner())
         if known := next((t.params.keys() for t in study.trials if t.params), None):
             if set(known) != set(space): raise ValueError(f'the study {name!r} in {storage} searches {", ".join(known)}, not {", ".join(space)}: give another name= or storage=')
+
+        if start is not None:
+            if missing := space.keys() ^ start.keys(): raise ValueError(f'start= takes a value for each argument of space, {", ".join(space)}, and no other: see {", ".join(sorted(missing))}')
+            if not study.trials: study.enqueue_trial(start)
 
         def objective(trial):
             args = {k: _suggest(trial, k, v) for k, v in space.items()}

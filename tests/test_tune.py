@@ -36,7 +36,15 @@ def test_trials_that_are_behind_are_pruned(dls):
     assert (df[df.trial < 4].state == 'complete').all()
 
 
+def test_the_first_trial_can_be_given(dls):
+    start = dict(n_factors=4, lr=.0123)
+    found = tune_learner(dls, collab_learner, dict(n_factors=[2, 4], lr=(1e-3, 2e-2)), n_trials=2, n_epoch=1, start=start, prune=False)
+    first = found.study.trials[0]
+    assert first.params == start and found.study.trials[1].params['lr'] != start['lr']
+
+
 @pytest.mark.parametrize('options, message', [(dict(space={}), 'nothing to search'), (dict(space=dict(wd=(1, 0))), 'give \\(low, high\\)'), (dict(space=dict(wd=(0., 1., 'log'))), 'give \\(low, high\\)'),
-                                              (dict(space=dict(n_factors=[2]), n_factors=3), 'searched in space, and fixed'), (dict(space=dict(n_factors=[2]), monitor='ndcg'), 'no column of the training table')])
+                                              (dict(space=dict(n_factors=[2]), n_factors=3), 'searched in space, and fixed'),
+                                              (dict(space=dict(n_factors=[2], lr=(.1, .2)), start=dict(n_factors=2)), 'start= takes a value for each argument of space.*see lr'), (dict(space=dict(n_factors=[2]), monitor='ndcg'), 'no column of the training table')])
 def test_errors(dls, options, message):
     with pytest.raises(ValueError, match=message): tune_learner(dls, collab_learner, **{'n_trials': 1, 'n_epoch': 1, **options})
