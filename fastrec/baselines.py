@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from .progress import Progress
 from .recommend import Scorer
@@ -11,6 +11,7 @@ from .recommend import Scorer
 __all__ = ['GlobalMean', 'BiasOnly', 'Popularity', 'ItemKNN', 'EASE', 'IALS']
 
 LONG = 4096  # items from which on an inverse takes seconds
+COMMON = 2**24  # counts of common users that are held at a time, at most
 
 
 class BiasOnly(Scorer):
@@ -110,14 +111,18 @@ class ItemKNN(_ItemWeights):
     def fit(self, dls):
         "Learn from the training positives of `dls`; returns self."
         self.catalog = dls.catalog
-        x = _once(_positives(dls)).tocsc()
-        common = (x.T @ x).tocsr()
-        norms = np.sqrt(common.diagonal())
-        common.setdiag(0)
-        common.eliminate_zeros()
-        rows = np.repeat(np.arange(common.shape[0]), np.diff(common.indptr))
-        common.data = common.data / (norms[rows] * norms[common.indices] + self.shrink)
-        self.weights = _top_per_row(common, self.k).T.tocsr()
+        x = _once(_positives(dls))
+        n, of_items, norms, parts = x.shape[1], x.T.tocsr(), np.sqrt(np.asarray(x.sum(0)).ravel()), []
+        step = max(1, COMMON // n)
+        with Progress(n, 'ItemKNN', 'items') as bar:
+            for i in range(0, n, step):
+                common = (of_items[i:i + step] @ x).tocsr()
+                rows = i + np.repeat(np.arange(common.shape[0]), np.diff(common.indptr))
+                common.data = np.where(rows == common.indices, 0, common.data / (norms[rows] * norms[common.indices] + self.shrink))
+                common.eliminate_zeros()
+                parts.append(_top_per_row(common, self.k))
+                bar.update(common.shape[0])
+        self.weights = vstack(parts).T.tocsr()
         return self
 
 

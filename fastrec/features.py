@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix, hstack, issparse
 
 from .images import ImageEncoder
 from .interactions import Vocab, _KNOWN_NAMES, _norm, _plain, _some
+from .progress import Progress
 
 __all__ = ['Block', 'ItemFeatures', 'UserFeatures']
 
@@ -368,9 +369,11 @@ class Features:
                 transforms[name] = (kind, make[kind](), in_table)
         encoder = (image_encoder or ImageEncoder()) if asked['images'] else None
         res = cls(ids, {}, transforms)
-        for name, (kind, t, columns) in transforms.items():
-            try: res.blocks[name] = res._block(df, ids, name, asked['vectors'].get(name), encoder, fit=True)
-            except ValueError as e: raise ValueError(f'{kind} block {name!r}: {e}') from e
+        with Progress(len(transforms), 'features', 'blocks') as bar:
+            for name, (kind, t, columns) in transforms.items():
+                try: res.blocks[name] = res._block(df, ids, name, asked['vectors'].get(name), encoder, fit=True)
+                except ValueError as e: raise ValueError(f'{kind} block {name!r}: {e}') from e
+                bar.update()
         gaps = [f'{name} {n:,}' for name, b in res.blocks.items() if (n := int((~b.present).sum()))]
         if gaps: warn(f'{cls.side}s of {len(ids):,} without a value, by block: {", ".join(gaps)}. They are marked as missing', stacklevel=2)
         return res
