@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os, time, warnings
-from contextlib import contextmanager
 
 __all__ = ['show_progress']
 
