@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 
 from common import about, emit, table
-from fastrec.catalog import Catalog
-from fastrec.interactions import Interactions
+from fastrec.data.catalog import Catalog
+from fastrec.data.interactions import Interactions
 from fastrec.models.dot import DotBias
-from fastrec.retrieval import Inner
-from fastrec.scoring import ModelScorer
-from fastrec.splits import make_split
+from fastrec.scorers.retrieval import Inner
+from fastrec.scorers.model_scorer import ModelScorer
+from fastrec.data.splits import make_split
 
 D, DIRECTIONS, TEST = 64, 1000, 300
 

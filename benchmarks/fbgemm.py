@@ -12,7 +12,7 @@ import torch
 
 from common import about, emit, table
 from fastrec.models.embedding import EmbeddingTable, set_gradients
-from fastrec.optimizers import TableAdam
+from fastrec.training.optimizers import TableAdam
 
 SIZES, DIM = (10_000, 100_000, 1_000_000, 10_000_000), 16
 

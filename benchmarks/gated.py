@@ -15,7 +15,7 @@ import torch
 
 from common import about, emit, need, quiet, table
 from fastrec.all import (BiasOnly, ImageEncoder, ItemFeatures, RecDataLoaders, RecInterpretation, collab_learner, content_learner, evaluate_users, gated_learner, movielens, ndcg, recall)
-from fastrec.recommend import mask_seen
+from fastrec.scorers.recommend import mask_seen
 
 VALID = 3
 PATHWAYS = {'text': ['text', 'keywords'], 'people': ['people'], 'category': ['genres', 'year'], 'image': ['poster']}

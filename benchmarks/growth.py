@@ -23,7 +23,7 @@ from common import about, emit, need, quiet, table
 from fastrec.all import FusedAdam, LazyAdam, RecDataLoaders, RowwiseAdagrad, collab_learner, evaluate, movielens, ndcg, rmse
 from fastrec.models import DotBias, set_l2
 from fastrec.models.embedding import pop_penalties, set_gradients
-from fastrec.optimizers import TableAdam
+from fastrec.training.optimizers import TableAdam
 from ncf import ncf_1m
 
 SIZES, SEEDS, DIM = (1_000, 10_000, 100_000, 1_000_000, 10_000_000), (0, 1, 2), 16

@@ -14,7 +14,7 @@ from fastai.torch_core import set_seed
 
 from common import about, emit, quiet, table
 from fastrec.all import NegativeSampler, RecDataLoaders, Ranks, collab_learner, evaluate_users, hr, mrr, ndcg, neumf_learner, precision, recall
-from fastrec.recommend import mask_seen
+from fastrec.scorers.recommend import mask_seen
 
 N_USERS, N_ITEMS, N_ROWS = 6040, 3706, 1_000_000
 METRICS = [hr(10), recall(10), precision(10), ndcg(10), mrr(10)]

@@ -118,7 +118,7 @@ def imports(repeats):
     def seconds(code):
         out = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'import time; c = time.process_time()\n{code}\nprint(time.process_time() - c)'], capture_output=True, text=True, check=True)
         return float(out.stdout.split()[-1])
-    codes = {'from fastai.collab import *; from fastai.tabular.all import *': 'from fastai.tabular.all import *\nfrom fastai.collab import *', 'from fastrec.all import *': 'from fastrec.all import *', 'from fastrec.artifact import load_recommender': 'from fastrec.artifact import load_recommender'}
+    codes = {'from fastai.collab import *; from fastai.tabular.all import *': 'from fastai.tabular.all import *\nfrom fastai.collab import *', 'from fastrec.all import *': 'from fastrec.all import *', 'from fastrec.scorers.artifact import load_recommender': 'from fastrec.scorers.artifact import load_recommender'}
     times = {name: [] for name in codes}
     for r in range(repeats + 1):
         for name, code in codes.items():

@@ -10,7 +10,7 @@ import torch
 from common import about, emit, need, quiet, table
 from fastrec.all import *
 
-FIRST = {'saved recommender': 'from fastrec.artifact import load_recommender as load', 'export, load_learner': 'from fastai.learner import load_learner as load'}
+FIRST = {'saved recommender': 'from fastrec.scorers.artifact import load_recommender as load', 'export, load_learner': 'from fastai.learner import load_learner as load'}
 
 
 def process(code, *args):

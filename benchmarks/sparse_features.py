@@ -13,11 +13,11 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from common import about, emit, table
-from fastrec.features import Block
+from fastrec.data.block import Block
 from fastrec.models import Content
 from fastrec.models.blocks import FeatureLinear
 from fastrec.models.embedding import EmbeddingTable, set_gradients
-from fastrec.optimizers import FusedAdam, LazyAdam
+from fastrec.training.optimizers import FusedAdam, LazyAdam
 
 N_ITEMS, N_COLUMNS, PER_ROW, N_USERS = 20_000, 50_000, 40, 5_000
 

@@ -21,7 +21,7 @@ import fastai.collab as fc
 from common import about, emit, fastai_dls, table
 from fastrec.all import RecDataLoaders, collab_learner
 from fastrec.models.embedding import pop_penalties, set_gradients, set_l2
-from fastrec.optimizers import TableAdam
+from fastrec.training.optimizers import TableAdam
 
 BATCH_SIZES, N_ITEMS, N_VALID = (64, 1024, 8192), 1682, 64
 Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, .08

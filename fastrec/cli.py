@@ -155,9 +155,10 @@ def _recommend(args):
     if args.users not in (None, '-'): _check_file(args.users)
     began = time.time()
     import numpy as np
-    from .artifact import load_recommender
+    from .scorers.artifact import load_recommender
     from .progress import Progress, show_progress
-    from .recommend import TableWriter, _seen_matrix, recommend
+    from .data.files import TableWriter
+    from .scorers.recommend import recommend, seen_matrix
     scorer = load_recommender(args.folder)
     catalog = scorer.catalog
     if catalog.interactions is None and not args.seen and not args.include_seen:
@@ -165,7 +166,7 @@ def _recommend(args):
     seen = None
     if args.seen:
         table = _read(args.seen, dtype=_texts(catalog, args.seen))
-        seen = _seen_matrix(catalog, table)
+        seen = seen_matrix(catalog, table)
     done, n_rows, n_unknown = np.zeros(catalog.n_users, bool), 0, 0
     with TableWriter(args.out) as writer, Progress(catalog.n_users if args.users is None else None, 'recommending', 'users') as bar, show_progress(False):
         for ids in _chunks_of_users(args, catalog):
@@ -191,20 +192,20 @@ def _texts(catalog, path):
     "dtype of id columns for `read_csv`: texts stay texts ('007') where the recommender has texts."
     if _suffix(path) == '.parquet': return None
     import pandas as pd
-    from .interactions import column_of
+    from .data.columns import column_of
     head = pd.read_csv(path, sep='\t' if _suffix(path) == '.tsv' else ',', nrows=0)
     return {column_of(head, side, catalog.names): str for side in ('user', 'item') if _has_texts(catalog, side)}
 
 
 def _has_texts(catalog, side):
-    from .interactions import _kind
-    return _kind(catalog.vocab[side].ids) == 'string'
+    from .data.columns import kind_of
+    return kind_of(catalog.vocab[side].ids) == 'string'
 
 
 def _chunks_of_users(args, catalog):
     "Ids of users, `args.chunk` at a time."
     import pandas as pd
-    from .interactions import column_of
+    from .data.columns import column_of
     if args.users is None:
         ids = catalog.vocab['user'].ids[catalog.known('user')]
         yield from (ids[i:i+args.chunk] for i in range(0, len(ids), args.chunk))

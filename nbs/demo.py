@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from fastrec.all import *
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument('--path', help="folder or zip of MovieLens 100K in GroupLens' layout (without it: see fastrec.datasets.movielens)")
+parser.add_argument('--path', help="folder or zip of MovieLens 100K in GroupLens' layout (without it: see fastrec.data.datasets.movielens)")
 parser.add_argument('--out', default='demo-output', help='folder for the figures')
 args = parser.parse_args()
 out = Path(args.out)

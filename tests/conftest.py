@@ -7,7 +7,7 @@ matplotlib.use('Agg')
 import pytest
 import torch
 
-from fastrec.datasets import movielens, synthetic_ratings
+from fastrec.data.datasets import movielens, synthetic_ratings
 
 torch.set_num_threads(1)
 
@@ -20,7 +20,7 @@ def synthetic():
 
 @pytest.fixture()
 def dls(synthetic):
-    from fastrec.dataloaders import RecDataLoaders
+    from fastrec.training.dataloaders import RecDataLoaders
     ratings, items, _ = synthetic
     return RecDataLoaders.from_df(ratings, item_df=items, valid_pct=.1, seed=3, bs=64)
 

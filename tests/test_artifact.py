@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-import fastrec.artifact as artifact
-from fastrec.recommend import Scorer
+import fastrec.scorers.artifact as artifact
+from fastrec.scorers.scorer import Scorer
 from fastrec.all import (EASE, IALS, BiasOnly, Blend, GlobalMean, ItemFeatures, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, content_learner, correct_and_smooth, gated_learner, gmf_learner, item_graph, load_recommender, mlp_learner, neumf_learner, rec_learner,
                          save_recommender, svdpp_learner, synthetic_ratings, two_tower_learner)
 
@@ -141,7 +141,7 @@ def test_loads_without_fastai_and_plots(rated, tmp_path):
     learn = trained(collab_learner(rated, n_factors=5))
     save_recommender(Blend([learn, Popularity().fit(rated)]), tmp_path)
     user = learn.vocab['user'].ids[0]
-    code = ("import sys, json\nfrom fastrec.artifact import load_recommender\n"
+    code = ("import sys, json\nfrom fastrec.scorers.artifact import load_recommender\n"
             f"r = load_recommender({str(tmp_path)!r})\n"
             f"df = r.recommend([{user!r}], 3, exclude_seen=False)\nr.scorers[0].similar_items('Title 3'); r.scorers[0].recommend(basket=['Title 3']); r.recommend_users('Title 3', 2, exclude_seen=False)\n"
             "print(json.dumps([df.item.tolist(), [m for m in ('fastai', 'fastcore', 'matplotlib', 'sklearn', 'pickle5') if m in sys.modules]]))")
@@ -275,7 +275,7 @@ def test_nothing_is_pickled(): assert 'pickle' not in artifact.__dict__ and 'tor
 def test_files_may_name_every_scorer_and_model():
     import fastrec.models
     from test_architecture import FASTAI, MODULES
-    rooms = [importlib.import_module(f'fastrec.{o}') for o in MODULES if o not in FASTAI and not o.startswith('models')]
+    rooms = [importlib.import_module(f'fastrec.{o}') for o in MODULES if o.partition('.')[0] not in {*FASTAI, 'cli'}]
     scorers = [c for m in rooms for o in m.__all__ if inspect.isclass(c := getattr(m, o)) and issubclass(c, Scorer) and c is not Scorer]
     models = [c for c in vars(fastrec.models).values() if inspect.isclass(c) and issubclass(c, nn.Module) and hasattr(c, 'score_items')]
     assert len(scorers) > 6 and len(models) > 4

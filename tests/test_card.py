@@ -7,7 +7,7 @@ import torch
 from fastai.basics import RandomSplitter, noop
 
 from fastrec.all import Card, EASE, KFoldSplitter, LeaveLastSplitter, Popularity, RecDataLoaders, TimeSplitter, collab_learner, evaluate, hr, rmse, set_seed, synthetic_ratings
-from fastrec.splits import describe_splitter
+from fastrec.data.splits import describe_splitter
 
 pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fastrec.catalog import Catalog
-from fastrec.interactions import Interactions, Vocab
-from fastrec.splits import Split, make_split
+from fastrec.data.catalog import Catalog
+from fastrec.data.interactions import Interactions, Vocab
+from fastrec.data.splits import Split, make_split
 
 RATINGS = pd.DataFrame([('ann', 10, 4., 5), ('ann', 20, 2., 6), ('bob', 10, 5., 7), ('bob', 30, 3., 8), ('ann', 30, 4., 9),
                         ('cyd', 40, 1., 1), ('ann', 40, 3., 2)],

@@ -5,12 +5,13 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from fastrec.artifact import load_recommender, save_recommender
-from fastrec.blend import Blend
-from fastrec.baselines import BiasOnly, EASE, ItemKNN, Popularity
-from fastrec.coldstart import _noise, _prior, fold_in
-from fastrec.dataloaders import RecDataLoaders
-from fastrec.learner import collab_learner, gmf_learner, mlp_learner, neumf_learner, rec_learner, svdpp_learner
+from fastrec.scorers.artifact import load_recommender, save_recommender
+from fastrec.scorers.blend import Blend
+from fastrec.scorers.baselines import BiasOnly, EASE, ItemKNN, Popularity
+from fastrec.scorers.coldstart import noise_of, _prior
+from fastrec.scorers.model_scorer import fold_in
+from fastrec.training.dataloaders import RecDataLoaders
+from fastrec.training.builders import collab_learner, gmf_learner, mlp_learner, neumf_learner, rec_learner, svdpp_learner
 from fastrec.models.dot import DotBias
 
 HELD = 30  # users who come after training
@@ -76,7 +77,7 @@ def test_prior_by_hand():
 def test_noise_is_half_the_training_error(rated):
     learn, _ = rated
     scores, target = learn.get_preds(ds_idx=0)
-    assert _noise(learn) == pytest.approx(.5 * (scores - target).square().mean().item(), rel=.1)
+    assert noise_of(learn) == pytest.approx(.5 * (scores - target).square().mean().item(), rel=.1)
 
 
 def objective(kind, z, o, y, noise, m, precision, y_range=None, w=1.):

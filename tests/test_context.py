@@ -9,8 +9,8 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from fastrec.all import (ItemFeatures, RecDataLoaders, UserFeatures, collab_learner, ensemble_learner, evaluate, load_learner, load_recommender, mlp_learner, rmse, save_recommender, svdpp_learner, synthetic_ratings)
-from fastrec.interactions import Context, Interactions
-from fastrec.losses import MSELoss
+from fastrec.data.interactions import Context, Interactions
+from fastrec.models.losses import MSELoss
 from fastrec.models import DotBias, Mood, SVDpp
 
 
@@ -256,7 +256,7 @@ def test_new_items_are_known_by_their_features(moody):
 
 
 def test_features_of_models_have_as_many_rows():
-    from fastrec.features import Block
+    from fastrec.data.block import Block
     with pytest.raises(ValueError, match='known has 3 rows, the features have 2'): SVDpp(2, 3, csr_matrix(np.eye(2, 3)), 2, item_blocks=dict(a=Block(np.ones((2, 1), np.float32), np.ones(2, bool), 'numeric')))
 
 

@@ -10,8 +10,9 @@ from fastai.basics import DataLoaders, RandomSplitter
 from fastai.data.core import TfmdDL
 from fasttransform import Pipeline
 
-from fastrec.dataloaders import InteractionDL, RecDataLoaders, auto_batch_size
-from fastrec.splits import LeaveLastSplitter
+from fastrec.training.batches import InteractionDL, auto_batch_size
+from fastrec.training.dataloaders import RecDataLoaders
+from fastrec.data.splits import LeaveLastSplitter
 
 
 def rows(dl): return torch.cat([torch.stack([b[0].float(), b[1].float(), b[2]], 1) for b in dl])
@@ -44,7 +45,7 @@ def test_valid_keeps_the_order_of_the_table(dls):
 
 def test_chunks_do_not_change_batches(dls, monkeypatch):
     whole = rows(dls.train.new(shuffle=False))
-    monkeypatch.setattr('fastrec.dataloaders.CHUNK_ROWS', 100)
+    monkeypatch.setattr('fastrec.training.batches.CHUNK_ROWS', 100)
     assert torch.equal(rows(dls.train.new(shuffle=False)), whole)
 
 
@@ -187,8 +188,8 @@ def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
 
 @pytest.mark.parametrize('n', [None, 1])  # rows known or not
 def test_rows_that_come_in_parts(n, monkeypatch):
-    from fastrec.files import Rows
-    monkeypatch.setattr('fastrec.files.BLOCK', 7)
+    from fastrec.data.files import Rows
+    monkeypatch.setattr('fastrec.data.files.BLOCK', 7)
     rng = np.random.default_rng(0)
     for lengths, kinds in (([3, 4, 9, 20, 1], [np.int32] * 5), ([3, 9], [np.int32, np.int64]), ([8], [np.float32]), ([2, 5], [np.int32] * 2), ([], [])):
         parts = [rng.integers(0, 9, m).astype(kind) for m, kind in zip(lengths, kinds)]
@@ -211,7 +212,7 @@ def _same(dls, want):
                                     dict(time=lambda d: pd.to_datetime(d.time, unit='s')), dict(time=lambda d: -d.time), dict(rating=lambda d: d.rating.astype('float64')), dict(time=lambda d: d.time.where(d.index > 5))],
                          ids=['whole numbers', 'int16', 'floats', 'categories', 'datetimes', 'before 1970', 'float64', 'missing times'])
 def test_files_read_in_parts_give_what_the_table_gives(change, synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr('fastrec.files.BATCH', 700)
+    monkeypatch.setattr('fastrec.data.files.BATCH', 700)
     ratings = synthetic[0].assign(time=np.arange(len(synthetic[0])) + 10**9).assign(**change)
     ratings.to_parquet(tmp_path/'r.parquet', row_group_size=1000)
     for at, part in enumerate(np.array_split(np.arange(len(ratings)), 3)): ratings.iloc[part].to_parquet(tmp_path/f'part{at}.parquet')
@@ -263,8 +264,8 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
     ratings, _, _ = synthetic
     want = RecDataLoaders.from_df(ratings, seed=0)
     if large:
-        for room in ('interactions', 'catalog', 'dataloaders'): monkeypatch.setattr(f'fastrec.{room}.CHUNK', 500)
-        for room in ('splits', 'dataloaders'): monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
+        for room in ('data.columns', 'data.interactions', 'data.catalog', 'training.dataloaders'): monkeypatch.setattr(f'fastrec.{room}.CHUNK', 500)
+        for room in ('data.splits', 'training.batches', 'training.dataloaders'): monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
     dls = RecDataLoaders.from_df(ratings, seed=0)
     assert dls.catalog.split.train.dtype == (np.int32 if large else np.int64)
     assert np.array_equal(dls.catalog.split.train, want.catalog.split.train) and np.array_equal(dls.catalog.counts['user'], want.catalog.counts['user'])
@@ -274,8 +275,8 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
 
 @pytest.mark.parametrize('values', [np.array([5, 3, 5, -7]), np.array([2**40, 1, 2**40]), np.array([3, 1], dtype=np.uint8), np.array([1., 2.])])
 def test_codes_by_a_table_over_the_range_are_those_of_factorize(values):
-    from fastrec.interactions import _dense_codes
-    found = _dense_codes(values)
+    from fastrec.data.columns import dense_codes
+    found = dense_codes(values)
     if values.dtype.kind == 'f' or values.max() == 2**40: assert found is None
     else:
         codes, ids = pd.factorize(values, sort=True)

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastrec import datasets
-from fastrec.datasets import movielens, synthetic_ratings
+from fastrec.data import datasets
+from fastrec.data.datasets import movielens, synthetic_ratings
 
 RATINGS = [(7, 3, 4., 100), (7, 1, 5., 101), (2, 3, 1., 90)]
 FLAGS = dict(Action=1, Comedy=5, Western=18)

@@ -6,7 +6,7 @@ import torch
 
 from fastrec.all import (BiasOnly, Callback, EASE, EmbeddingTable, ItemFeatures, NewRowsFirst, RecDataLoaders, collab_learner, content_learner, gated_learner, load_recommender, mlp_learner, neumf_learner, rmse, save_recommender, set_seed,
                          SampledSoftmaxLoss, WARPLoss, svdpp_learner, synthetic_ratings, two_tower_learner)
-from fastrec.interactions import Vocab
+from fastrec.data.interactions import Vocab
 
 
 @pytest.fixture(scope='module')

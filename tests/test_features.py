@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from scipy.sparse import issparse
 
-from fastrec.features import Block, ItemFeatures, UserFeatures
-from fastrec.images import ImageEncoder
-from fastrec.interactions import Vocab
+from fastrec.data.block import Block
+from fastrec.data.features import ItemFeatures, UserFeatures
+from fastrec.data.images import ImageEncoder
+from fastrec.data.interactions import Vocab
 from fastrec.models.blocks import FeatureLinear, unique_rows
 
 

@@ -207,7 +207,7 @@ def test_ranking_every_other_epoch_and_on_a_sample(idls, tmp_path):
 
 def test_ranking_does_not_run_for_lr_find_and_get_preds(idls, monkeypatch):
     learn = quiet(collab_learner(idls, n_factors=4, metrics=ndcg(10)))
-    monkeypatch.setattr('fastrec.callbacks.evaluate_users', lambda *a, **k: pytest.fail('ranked'))
+    monkeypatch.setattr('fastrec.training.callbacks.evaluate_users', lambda *a, **k: pytest.fail('ranked'))
     learn.lr_find(show_plot=False)
     learn.get_preds()
 
@@ -237,7 +237,7 @@ def test_builder_errors(idls, udls, dls):
 
 
 def test_get_preds_refuses_what_does_not_fit(udls, monkeypatch):
-    monkeypatch.setattr('fastrec.learner.PREDS_BUDGET', 1000)
+    monkeypatch.setattr('fastrec.training.learner.PREDS_BUDGET', 1000)
     with pytest.raises(MemoryError, match='recommend'): quiet(collab_learner(udls)).get_preds()
 
 
@@ -266,7 +266,7 @@ def test_whole_catalogue_against_a_slow_reference(idls, split, monkeypatch):
         assert got.index.tolist() == want.index.tolist()
         assert got['hr@10'].tolist() == (want <= 10).astype(float).tolist()
         assert got['ndcg@10'].tolist() == pytest.approx(np.where(want <= 10, 1 / np.log2(want + 1), 0).tolist())
-        monkeypatch.setattr('fastrec.recommend.MEMORY_BUDGET', 8 * 60 * 7)
+        monkeypatch.setattr('fastrec.scorers.recommend.MEMORY_BUDGET', 8 * 60 * 7)
         pd.testing.assert_frame_equal(evaluate_users(scorer, idls, [hr(10), ndcg(10)], split=split), got)
 
 
@@ -508,7 +508,7 @@ def test_ranking_a_rating_model_while_it_trains(dls):
 
 
 def test_holm_by_hand():
-    from fastrec.evaluate import _holm
+    from fastrec.evaluation.compare import _holm
     assert _holm(dict(a=.01, b=.04, c=.03, d=.5)) == pytest.approx(dict(a=.04, c=.09, b=.09, d=.5))  # 4 x .01, 3 x .03, max(.09, 2 x .04), .5
     assert _holm(dict(a=.4, b=.6)) == pytest.approx(dict(a=.8, b=.8))
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fastrec.interactions import Interactions, Vocab, check_y_range
+from fastrec.data.interactions import Interactions, Vocab, check_y_range
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -476,7 +476,7 @@ def test_arrays_of_different_lengths():
 
 
 def test_a_time_column_that_nobody_asked_for_stops_nothing():
-    from fastrec.splits import LeaveLastSplitter
+    from fastrec.data.splits import LeaveLastSplitter
     df = pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=['2020-01-01', '2020-01-02', 'soon', '']))
     inter = Interactions.from_df(df)
     assert inter.times is None and inter.names['time'] is None

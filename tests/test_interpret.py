@@ -8,7 +8,7 @@ from fastai.basics import noop, set_seed
 from fastai.callback.all import ProgressCallback
 
 from fastrec.all import RecDataLoaders, collab_learner, mlp_learner
-from fastrec.interpret import RecInterpretation, place_labels
+from fastrec.interpretation.interpret import RecInterpretation, place_labels
 from fastrec.models import unsquash
 
 

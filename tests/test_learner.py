@@ -14,9 +14,9 @@ from torch import nn
 
 from fastrec.all import (BiasOnly, GlobalMean, ItemFeatures, RecDataLoaders, collab_learner, content_learner, cross_validate, evaluate, gated_learner, hr, mae, mlp_learner,
                          rec_learner, rmse, roc_auc_score, svdpp_learner)
-from fastrec.learner import RecLearner
+from fastrec.training.learner import RecLearner
 from fastrec.models import DotBias
-from fastrec.optimizers import FusedAdam, one_cycle
+from fastrec.training.optimizers import FusedAdam, one_cycle
 from fastrec.models import EmbeddingTable
 
 BUILDERS = {'collab': lambda dls, **kw: collab_learner(dls, n_factors=8, y_range=(.5, 5.5), metrics=[rmse, mae], **kw),

@@ -9,12 +9,13 @@ from fastai.losses import BCEWithLogitsLossFlat
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from fastrec.baselines import BiasOnly, Popularity
-from fastrec.dataloaders import RecDataLoaders
-from fastrec.evaluate import compare_models, evaluate, evaluate_users, label_held_out
-from fastrec.learner import collab_learner, neumf_learner, svdpp_learner
-from fastrec.losses import BCELoss
-from fastrec.metrics import Labelled, accuracy_score, as_metrics, f1_score, hr, ndcg, ndcg_score, precision_score, recall_score, rmse, roc_auc_score
+from fastrec.scorers.baselines import BiasOnly, Popularity
+from fastrec.training.dataloaders import RecDataLoaders
+from fastrec.evaluation.compare import compare_models
+from fastrec.evaluation.evaluate import evaluate, evaluate_users, label_held_out
+from fastrec.training.builders import collab_learner, neumf_learner, svdpp_learner
+from fastrec.models.losses import BCELoss
+from fastrec.evaluation.metrics import Labelled, accuracy_score, as_metrics, f1_score, hr, ndcg, ndcg_score, precision_score, recall_score, rmse, roc_auc_score
 
 ALL = [roc_auc_score(), f1_score(), precision_score(), recall_score(), accuracy_score(), ndcg_score()]
 

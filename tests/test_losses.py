@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastrec.losses import BCELoss, BPRLoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
+from fastrec.models.losses import BCELoss, BPRLoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
 
 B, C, N = 5, 4, 30
 g = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 
-from fastrec.metrics import Ranks, ap, auc, hr, lower_is_better, mae, mrr, ndcg, precision, recall, rmse
+from fastrec.evaluation.metrics import Ranks, ap, auc, hr, lower_is_better, mae, mrr, ndcg, precision, recall, rmse
 
 FAR = 10**6
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import fastrec.progress
-from fastrec.learner import collab_learner
-from fastrec.metrics import hr
-from fastrec.evaluate import evaluate
+from fastrec.training.builders import collab_learner
+from fastrec.evaluation.metrics import hr
+from fastrec.evaluation.evaluate import evaluate
 from fastrec.progress import Progress, show_progress
 
 
@@ -56,12 +56,12 @@ def test_what_is_done_at_once_needs_no_bar(at_once, capfd):
 
 
 def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
-    from fastrec.baselines import EASE, IALS
-    from fastrec.dataloaders import RecDataLoaders
+    from fastrec.scorers.baselines import EASE, IALS
+    from fastrec.training.dataloaders import RecDataLoaders
     dls = RecDataLoaders.from_df(synthetic[0], target='implicit', threshold=4, valid_pct=.1, seed=0)
     EASE().fit(dls)
     assert capfd.readouterr().err == ''
-    monkeypatch.setattr('fastrec.baselines.LONG', 100)
+    monkeypatch.setattr('fastrec.scorers.baselines.LONG', 100)
     EASE().fit(dls)
     assert 'inverse of 120 x 120' in capfd.readouterr().err
     pytest.importorskip('implicit')
@@ -73,7 +73,7 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
 def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd, monkeypatch):
     learn = collab_learner(dls, n_factors=4)
     users = dls.vocab['user'].ids
-    monkeypatch.setattr('fastrec.recommend.CACHE', 2**14)
+    monkeypatch.setattr('fastrec.scorers.recommend.CACHE', 2**14)
     learn.recommend(users)
     assert 'recommending' in capfd.readouterr().err
     evaluate(learn, dls, hr(10), relevant=4)

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from fastrec.all import collab_learner, rec_learner
-from fastrec.baselines import BiasOnly
-from fastrec.catalog import Catalog
-from fastrec.interactions import Interactions
+from fastrec.scorers.baselines import BiasOnly
+from fastrec.data.catalog import Catalog
+from fastrec.data.interactions import Interactions
 from fastrec.models import DotBias
-from fastrec.recommend import Scorer, top_k
-from fastrec.retrieval import similar
-from fastrec.splits import make_split
+from fastrec.scorers.scorer import Scorer
+from fastrec.scorers.recommend import top_k
+from fastrec.scorers.retrieval import similar
+from fastrec.data.splits import make_split
 
 N_USERS, N_ITEMS = 30, 20
 
@@ -62,7 +63,7 @@ def test_against_a_slow_reference(scorer, monkeypatch):
         assert mine.item.tolist() == reference(scorer, user, 6, seen(scorer, user))
         assert mine['rank'].tolist() == list(range(1, len(mine) + 1))
         assert mine.score.is_monotonic_decreasing and mine.title.tolist() == [f'Title {i - 100}' for i in mine.item]
-    monkeypatch.setattr('fastrec.recommend.MEMORY_BUDGET', 4 * N_ITEMS * 7)  # chunks of 7 users
+    monkeypatch.setattr('fastrec.scorers.recommend.MEMORY_BUDGET', 4 * N_ITEMS * 7)  # chunks of 7 users
     pd.testing.assert_frame_equal(scorer.recommend(users, k=6), df)
 
 
@@ -194,7 +195,7 @@ def test_damped_biases_by_hand():
 
 @pytest.mark.parametrize('budget', [None, 1])
 def test_users_for_an_item_against_a_slow_reference(scorer, monkeypatch, budget):
-    if budget: monkeypatch.setattr('fastrec.recommend.MEMORY_BUDGET', 16 * 64 * 4)  # four users at a time
+    if budget: monkeypatch.setattr('fastrec.scorers.recommend.MEMORY_BUDGET', 16 * 64 * 4)  # four users at a time
     items = [101, 105, 'Title 9']
     df = scorer.recommend_users(items, k=5)
     for item in (101, 105, 109):
@@ -229,9 +230,9 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     ids, users = list(learn.vocab['item'].ids[[3, 40, 77, 100]]), learn.vocab['user'].ids[:9]
     scored = []
     score_items = type(learn).score_items
-    monkeypatch.setattr('fastrec.recommend.FEW', 1000)  # nothing is few: over the whole catalogue
+    monkeypatch.setattr('fastrec.scorers.recommend.FEW', 1000)  # nothing is few: over the whole catalogue
     want = learn.recommend(users, k=3, candidates=ids)
-    monkeypatch.setattr('fastrec.recommend.FEW', 20)
+    monkeypatch.setattr('fastrec.scorers.recommend.FEW', 20)
     monkeypatch.setattr(type(learn), 'ranker', lambda self: scored.append(self))
     monkeypatch.setattr(learn.model, 'score_items', lambda users: scored.append(users))
     pd.testing.assert_frame_equal(learn.recommend(users, k=3, candidates=ids), want, atol=1e-5)
@@ -277,7 +278,7 @@ def test_top_k_in_two_steps(n, k):
 def test_to_a_file_a_part_at_a_time(scorer, suffix, tmp_path, monkeypatch):
     users = [f'u{i:02}' for i in range(N_USERS)]
     want = scorer.recommend(users, k=6)
-    monkeypatch.setattr('fastrec.recommend.PART', 7)
+    monkeypatch.setattr('fastrec.scorers.recommend.PART', 7)
     path = scorer.recommend(users, k=6, to=tmp_path/f'recs.{suffix}')
     got = getattr(pd, f'read_{suffix}')(path)
     pd.testing.assert_frame_equal(got, want, check_dtype=False, atol=1e-6)
@@ -298,7 +299,7 @@ def test_a_file_that_cannot_be(scorer, tmp_path):
 @pytest.mark.parametrize('build', ['collab', 'svdpp', 'two_tower', 'ials'])
 def test_rankers_order_as_the_scores_do(build, synthetic):
     from fastrec.all import RecDataLoaders, svdpp_learner, two_tower_learner
-    from fastrec.baselines import IALS
+    from fastrec.scorers.baselines import IALS
     ratings, items, _ = synthetic
     dls = RecDataLoaders.from_df(ratings, target='implicit', threshold=4, valid_pct=.1, seed=0, n_neg=0 if build == 'two_tower' else 2, bs=256)
     if build == 'ials': pytest.importorskip('implicit')

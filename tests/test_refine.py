@@ -8,16 +8,17 @@ import torch
 from scipy.sparse import csr_matrix
 from sklearn.metrics.pairwise import cosine_similarity
 
-import fastrec.refine as refine
-from fastrec.artifact import load_recommender, save_recommender
-from fastrec.baselines import BiasOnly, Popularity
-from fastrec.dataloaders import RecDataLoaders
-from fastrec.evaluate import compare_models, evaluate, plot_gains
-from fastrec.features import ItemFeatures
-from fastrec.learner import collab_learner
-from fastrec.metrics import rmse, roc_auc_score
-from fastrec.recommend import Scorer
-from fastrec.refine import ItemGraph, LabelPropagation, correct_and_smooth, item_graph
+import fastrec.scorers.refine as refine
+from fastrec.scorers.artifact import load_recommender, save_recommender
+from fastrec.scorers.baselines import BiasOnly, Popularity
+from fastrec.training.dataloaders import RecDataLoaders
+from fastrec.evaluation.compare import compare_models, plot_gains
+from fastrec.evaluation.evaluate import evaluate
+from fastrec.data.features import ItemFeatures
+from fastrec.training.builders import collab_learner
+from fastrec.evaluation.metrics import rmse, roc_auc_score
+from fastrec.scorers.scorer import Scorer
+from fastrec.scorers.refine import ItemGraph, LabelPropagation, correct_and_smooth, item_graph
 
 
 class Given(Scorer):

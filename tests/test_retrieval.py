@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-import fastrec.retrieval
+import fastrec.scorers.retrieval
 from fastrec.all import EASE, RecDataLoaders, collab_learner, load_learner, mlp_learner, neumf_learner, save_recommender, load_recommender, set_seed, svdpp_learner
-from fastrec.catalog import Catalog
-from fastrec.interactions import Interactions
-from fastrec.recommend import Scorer
-from fastrec.retrieval import Inner, ItemIndex
-from fastrec.splits import make_split
+from fastrec.data.catalog import Catalog
+from fastrec.data.interactions import Interactions
+from fastrec.scorers.scorer import Scorer
+from fastrec.scorers.retrieval import Inner, ItemIndex
+from fastrec.data.splits import make_split
 
 faiss = pytest.importorskip('faiss')
 
@@ -118,7 +118,7 @@ def test_an_index_that_finds_nothing_falls_back_to_exact(dots, monkeypatch):
     index = dots.index('ivf')
     monkeypatch.setattr(Inner, 'search', lambda self, q, k: np.full((len(q), k), -1))
     same(dots.recommend([1, 2, 38], k=10), want)
-    monkeypatch.setattr(fastrec.retrieval, 'BUDGET', 4 * 3000)  # a user at a time
+    monkeypatch.setattr(fastrec.scorers.retrieval, 'BUDGET', 4 * 3000)  # a user at a time
     same(dots.recommend([1, 2, 38], k=10), want)
 
 
@@ -204,9 +204,9 @@ def test_options_and_messages(dots, monkeypatch):
     with pytest.raises(ValueError, match="kind='flat'"): dots.index('flat')
     with pytest.raises(ValueError, match='recall=0'): dots.index(recall=0)
     assert dots.index().kind == 'exact'
-    monkeypatch.setattr(fastrec.retrieval, 'FROM_ITEMS', 1000)
+    monkeypatch.setattr(fastrec.scorers.retrieval, 'FROM_ITEMS', 1000)
     assert dots.index().kind == 'ivf' and 'lists searched, recall@100' in repr(dots.item_index())
-    monkeypatch.setattr(fastrec.retrieval, 'find_spec', lambda name: None)
+    monkeypatch.setattr(fastrec.scorers.retrieval, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'fastrec-learn\[ann\]'): dots.index('hnsw')
     with pytest.warns(UserWarning, match='search will be exact'): assert dots.index().kind == 'exact'
     monkeypatch.undo()

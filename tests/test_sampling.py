@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from scipy.sparse import csr_matrix
 
-from fastrec.sampling import NegativeSampler, _alias
+from fastrec.data.sampling import NegativeSampler, _alias
 
 
 def matrix(seed=0, n_users=20, n_items=50, density=.3):

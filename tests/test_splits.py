@@ -5,8 +5,8 @@ import pytest
 from fastai.data.transforms import IndexSplitter, RandomSplitter
 from hypothesis import assume, given, settings, strategies as st
 
-from fastrec.interactions import Interactions
-from fastrec.splits import KFoldSplitter, LeaveLastSplitter, Split, TimeSplitter, make_split, split_summary
+from fastrec.data.interactions import Interactions
+from fastrec.data.splits import KFoldSplitter, LeaveLastSplitter, Split, TimeSplitter, make_split, split_summary
 
 quick = settings(max_examples=80, deadline=None)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastrec.all import (EASE, Callback, RecDataLoaders, ResumeCallback, collab_learner, evaluate, hr, load_learner, load_recommender, mlp_learner, ndcg, rmse, save_recommender, svdpp_learner)
-from fastrec.streaming import StreamDataLoaders
+from fastrec.training.dataloaders import StreamDataLoaders
 
 pytest.importorskip('pyarrow')
 
@@ -84,8 +84,8 @@ def test_losses_predictions_and_recommendations_are_those_in_memory(stream, memo
         users = list(stream.vocab['user'].ids)
         want = theirs.recommend(users, 5)
         pd.testing.assert_frame_equal(ours.recommend(users, 5), want, atol=1e-5)
-        monkeypatch.setattr('fastrec.streaming.SEEN_ROWS', 1000)  # some users at a time
-        monkeypatch.setattr('fastrec.recommend.PART', 100)
+        monkeypatch.setattr('fastrec.data.stream.SEEN_ROWS', 1000)  # some users at a time
+        monkeypatch.setattr('fastrec.scorers.recommend.PART', 100)
         pd.testing.assert_frame_equal(ours.recommend(users, 5), want, atol=1e-5)
         pd.testing.assert_frame_equal(ours.recommend(users[::-1], 5).sort_values(['user', 'rank'], ignore_index=True), want, atol=1e-5)
         some = list(stream.vocab['item'].ids[:4])
@@ -151,7 +151,7 @@ def test_split_by_a_column(folder):
 
 
 def test_files_may_be_read_by_several_at_once(stream, monkeypatch):
-    monkeypatch.setattr('fastrec.streaming.OPEN_FILES', 1)
+    monkeypatch.setattr('fastrec.data.stream.OPEN_FILES', 1)
     batches = iter(stream.train.new(bs=16, shuffle=False))
     first = [next(batches), next(batches)]
     assert len(pairs(stream.valid)) == len(stream.valid.dataset) and len(pairs(stream.train)) == len(stream.train.dataset)
@@ -160,7 +160,7 @@ def test_files_may_be_read_by_several_at_once(stream, monkeypatch):
 
 @pytest.mark.parametrize('n', [3, 1000])  # few codes, and many
 def test_counts_add_up(n):
-    from fastrec.streaming import _add_counts
+    from fastrec.data.stream import _add_counts
     codes = np.array([0, 2, 2, 1, 2])
     counts = np.ones(n, np.int64)
     _add_counts(counts, codes)

@@ -8,10 +8,11 @@ from fastai.callback.all import ActivationStats, GradientAccumulation, GradientC
 from torch import nn
 
 from fastrec.all import collab_learner, rec_learner
-from fastrec.callbacks import StepRecorder
+from fastrec.training.loop import StepRecorder
 from fastrec.models import DotBias, EmbeddingTable, pop_l2, set_l2, squash
-from fastrec.models.embedding import add_rows, reset_grad, set_gradients
-from fastrec.optimizers import FusedAdam, LazyAdam, RowwiseAdagrad, TableAdam
+from fastrec.models.fused import add_rows, reset_grad
+from fastrec.models.embedding import set_gradients
+from fastrec.training.optimizers import FusedAdam, LazyAdam, RowwiseAdagrad, TableAdam
 
 
 class PlainDotBias(DotBias):
@@ -239,12 +240,12 @@ def test_lazy_adam_learns_as_much_as_adam(dls, monkeypatch):
 def test_large_tables_are_updated_by_rows_unless_told_otherwise(dls, monkeypatch, capsys):
     assert 'by touched rows' not in repr(train(dls).opt)
     capsys.readouterr()
-    monkeypatch.setattr('fastrec.learner.LARGE', 100)
+    monkeypatch.setattr('fastrec.training.learner.LARGE', 100)
     tables = (dls.n_users + dls.n_items) * 50 + dls.n_users + dls.n_items  # values; a batch looks up 2 * bs * 51
-    monkeypatch.setattr('fastrec.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * .99)
+    monkeypatch.setattr('fastrec.training.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * .99)
     learn = collab_learner(dls)
     assert learn.opt_func is LazyAdam and 'opt_func=LazyAdam: tables of' in capsys.readouterr().out
-    monkeypatch.setattr('fastrec.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * 1.01)
+    monkeypatch.setattr('fastrec.training.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * 1.01)
     learn = collab_learner(dls)
     assert learn.opt_func is FusedAdam and 'opt_func=FusedAdam: tables of' in (out := capsys.readouterr().out) and f'batch size {dls.train.bs:,}' in out
     assert collab_learner(dls, opt_func=FusedAdam).opt_func is FusedAdam and not capsys.readouterr().out
@@ -272,7 +273,7 @@ def test_lazy_optimisers_train_save_and_resume(dls, opt_func, tmp_path, monkeypa
 
 def test_recorder_is_fastais(dls, monkeypatch):
     ours = train(dls, epochs=2)
-    monkeypatch.setattr('fastrec.learner._LEAN', {})
+    monkeypatch.setattr('fastrec.training.learner._LEAN', {})
     theirs = train(dls, epochs=2)
     assert type(ours.recorder) is StepRecorder and type(theirs.recorder) is Recorder
     assert torch.allclose(torch.stack(ours.recorder.losses), torch.stack(theirs.recorder.losses), atol=1e-5)

@@ -1,10 +1,17 @@
-"Models: integer codes in, scores out. They know nothing of tables, vocabularies or DataLoaders."
-from .embedding import *
-from .blocks import *
-from .context import *
-from .dot import *
-from .svdpp import *
-from .neumf import *
-from .content import *
-from .gated import *
-from .two_tower import *
+"Codes to scores: `nn.Module`s and their losses. They know nothing of tables, vocabularies or loaders."
+from .blocks import FeatureLinear
+from .content import Content
+from .context import Levels, Mood
+from .dot import DotBias
+from .embedding import EmbeddingTable, pop_l2, set_l2, squash, unsquash
+from .gated import ConcatHybrid, GatedHybrid, SumHybrid
+from .losses import BCELoss, BPRLoss, InBatchSoftmaxLoss, MSELoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
+from .neumf import GMF, MLP, NeuMF
+from .svdpp import SVDpp
+from .two_tower import TwoTower
+
+__all__ = [
+    'BCELoss', 'BPRLoss', 'ConcatHybrid', 'Content', 'DotBias', 'EmbeddingTable', 'FeatureLinear', 'GMF', 'GatedHybrid',
+    'InBatchSoftmaxLoss', 'Levels', 'MLP', 'MSELoss', 'Mood', 'NeuMF', 'SVDpp', 'SampledSoftmaxLoss', 'SoftmaxLoss',
+    'SumHybrid', 'TwoTower', 'WARPLoss', 'pop_l2', 'set_l2', 'squash', 'unsquash',
+]

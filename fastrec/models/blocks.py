@@ -1,16 +1,16 @@
-"The first layer over feature blocks: rows of sparse and dense features, by code, to vectors."
+"""The first layer over feature blocks: rows of sparse and dense features, by code, to vectors."""
 from __future__ import annotations
 
+import torch.nn.functional as F
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_matrix
+from scipy.sparse import hstack
 from torch import nn
 
-from ..features import Block
+from ..data.block import Block
 
 __all__ = ['FeatureLinear', 'unique_rows']
-
 
 class FeatureLinear(nn.Module):
     """Linear layer over the feature rows of items (or users): codes (n,) -> x W (n, n_out), x the row's blocks side by side, each of length 1 (`Block.unit`).

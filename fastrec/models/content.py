@@ -1,4 +1,4 @@
-"Items known by their features: an encoder of feature blocks times a vector for each user."
+"""Items known by their features: an encoder of feature blocks times a vector for each user."""
 from __future__ import annotations
 
 import torch
@@ -8,7 +8,6 @@ from .blocks import FeatureLinear, unique_rows
 from .embedding import EmbeddingTable, squash, unsquash
 
 __all__ = ['FeatureEncoder', 'Content']
-
 
 class FeatureEncoder(nn.Module):
     "Feature blocks of codes to vectors: sparse layer -> `hidden` -> ReLU -> dropout -> n_out; with `hidden=0` the sparse layer alone."

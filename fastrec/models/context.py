@@ -1,4 +1,4 @@
-"What belongs to an interaction itself and to neither its user nor its item: when it was, on what device."
+"""What belongs to an interaction itself and to neither its user nor its item: when it was, on what device."""
 from __future__ import annotations
 
 import numpy as np

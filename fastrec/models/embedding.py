@@ -1,16 +1,14 @@
-"What the models are made of: embedding tables that know which rows were trained, and the scaling of scores to a range."
+"""What the models are made of: embedding tables that know which rows were trained, and the scaling of scores to a range."""
 from __future__ import annotations
 
+import torch.nn.functional as F
 import math
-
 import torch
 from torch import nn
-import torch.nn.functional as F
+
+from .fused import Lookup
 
 __all__ = ['EmbeddingTable', 'pop_l2', 'set_l2', 'squash', 'unsquash']
-
-ZEROED = 2**14  # elements of a gradient up to which zeroing them all costs no more than choosing rows
-
 
 class EmbeddingTable(nn.Embedding):
     """`nn.Embedding` for users or items of which some have no training row.
@@ -95,51 +93,6 @@ def set_gradients(tables, kind:str='dense', large:float=math.inf):
         m.sparse = kind == 'rows' and m.weight.numel() >= large
         m.keeps_grad = kind == 'rows' and not m.sparse
         m.weight.grad = None
-
-
-def add_rows(weight, idx, grads):
-    "Add gradients (k, d) of rows `idx` (k,) to `weight.grad`, a dense tensor that remembers which rows are not 0."
-    grad = weight.grad
-    if grad is None:
-        grad = weight.grad = torch.zeros_like(weight)
-        grad.rows, grad.written = [], grad._version
-    known = getattr(grad, 'written', None) == grad._version  # else somebody else has written to it, too, anywhere
-    grad.index_add_(0, idx, grads)
-    if known:
-        grad.rows.append(idx)
-        grad.written = grad._version
-
-
-def reset_grad(weight):
-    "`weight.grad` back to 0 where `add_rows` wrote to it, or, if others did, to None."
-    grad = weight.grad
-    if grad is None: return
-    if getattr(grad, 'written', None) != grad._version: weight.grad = None
-    else:
-        if grad.numel() < ZEROED or 4 * sum(o.numel() for o in grad.rows) > grad.shape[0]: grad.zero_()
-        else:
-            for idx in grad.rows: grad.index_fill_(0, idx, 0.)
-        grad.rows, grad.written = [], grad._version
-
-
-def rows_grad(table, idx, grads):
-    "The gradient to return for the weight of `table` from those of the rows looked up: idx (k,), grads (k, d); None if it was added where it belongs."
-    weight = table.weight
-    if table.sparse: return torch.sparse_coo_tensor(idx[None], grads, weight.shape, check_invariants=False)
-    if table.keeps_grad and not weight._backward_hooks and not weight._post_accumulate_grad_hooks: return add_rows(weight, idx, grads)
-    return torch.ops.aten.embedding_dense_backward(grads, idx, len(weight), -1, False)
-
-
-class Lookup(torch.autograd.Function):
-    "Rows of a table that keeps its gradient: (weight (n, d), idx (...), table) -> (..., d)."
-    @staticmethod
-    def forward(ctx, weight, idx, table):
-        ctx.table, ctx.idx = table, idx.reshape(-1)
-        return F.embedding(idx, weight)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad): return rows_grad(ctx.table, ctx.idx, grad.reshape(-1, grad.shape[-1])), None, None
 
 
 def pop_l2(model:nn.Module):

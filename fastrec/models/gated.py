@@ -1,10 +1,9 @@
-"Items known by who rated them and by their features, behind a gate that says which to trust for this user and this item."
+"""Items known by who rated them and by their features, behind a gate that says which to trust for this user and this item."""
 from __future__ import annotations
 
-import math
-
-import torch
 import torch.nn.functional as F
+import math
+import torch
 from torch import nn
 
 from .blocks import unique_rows

@@ -1,15 +1,13 @@
-"The models of He et al., 'Neural Collaborative Filtering', WWW 2017. GMF and NeuMF score logits: the sigmoid is in the loss."
+"""The models of He et al., 'Neural Collaborative Filtering', WWW 2017. GMF and NeuMF score logits: the sigmoid is in the loss."""
 from __future__ import annotations
 
 import copy
-
 import torch
 from torch import nn
 
 from .embedding import EmbeddingTable, squash, unsquash
 
 __all__ = ['GMF', 'MLP', 'NeuMF']
-
 
 class Product(nn.Module):
     "GMF's pathway: the element-wise product p_u * q_i of two embeddings."

@@ -1,12 +1,12 @@
-"Dot products of vectors that sum what users and items have in the training rows."
+"""Dot products of vectors that sum what users and items have in the training rows."""
 from __future__ import annotations
 
-from warnings import catch_warnings, simplefilter
-
+import torch.nn.functional as F
 import numpy as np
 import torch
-import torch.nn.functional as F
+from warnings import catch_warnings
 from scipy.sparse import csr_matrix
+from warnings import simplefilter
 
 from .blocks import FeatureLinear, unique_rows
 from .context import Mood

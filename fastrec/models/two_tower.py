@@ -1,15 +1,14 @@
-"Two towers: users and items are encoded apart and meet in a dot product, which an index can search."
+"""Two towers: users and items are encoded apart and meet in a dot product, which an index can search."""
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
+import torch
 from torch import nn
 
 from .blocks import FeatureLinear, unique_rows
 from .embedding import EmbeddingTable
 
 __all__ = ['TwoTower']
-
 
 class Encoder(nn.Module):
     """One tower: codes to unit vectors, z / |z| with z = x + MLP(x), x = embedding of the id + linear layer over the features.

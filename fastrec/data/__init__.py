@@ -1,0 +1,1 @@
+"Tables to codes: ids, rows, files, splits, metadata. Knows no model and no fastai."

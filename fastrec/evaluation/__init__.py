@@ -1,0 +1,1 @@
+"Answers judged: metrics, held-out rows, models side by side. Knows no fastai."
