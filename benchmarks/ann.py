@@ -14,6 +14,7 @@ import torch
 
 from common import about, emit, table
 from fastrec.data.catalog import Catalog
+from fastrec.data.history import History
 from fastrec.data.interactions import Interactions
 from fastrec.models.dot import DotBias
 from fastrec.scorers.retrieval import Inner
@@ -82,19 +83,19 @@ def recommendations(n_items, n_users=20_000, n_seen=100):
     df = pd.DataFrame(dict(user=np.concatenate([np.repeat(np.arange(n_users), n_seen // 2), rng.integers(n_users, size=n_items)]), item=np.concatenate([liked.ravel(), np.arange(n_items)]))).drop_duplicates()
     inter = Interactions.from_df(df.sample(frac=1, random_state=0)).implicit()
     n = len(inter)
-    catalog = Catalog(inter, make_split(inter, (np.arange(n - 1), np.array([n - 1]))))
+    catalog = Catalog(History(inter, make_split(inter, (np.arange(n - 1), np.array([n - 1])))))
     model = DotBias(n_users, n_items, D, known_users=torch.from_numpy(catalog.known('user')), known_items=torch.from_numpy(catalog.known('item')))
     with torch.no_grad():
         for p, v in ((model.user_factors.weight, users), (model.item_factors.weight, items), (model.item_biases.weight, biases[:, None])): p.copy_(v)
     scorer, ids, rows, want = ModelScorer(model, catalog, 'rank'), catalog.vocab['user'].ids, [], None
-    catalog.seen
+    catalog.require_history().seen
     for kind in (None, 'exact', 'ivf'):
         build = 0. if kind is None else seconds(lambda: scorer.index(kind))
         own = ids[-TEST:]
         df = scorer.recommend(own)
         if want is None: want = df
         codes = [catalog.vocab[o].encode(df[o]) for o in ('user', 'item')]
-        hits = int(np.asarray(catalog.seen[codes[0], codes[1]] != 0).sum())
+        hits = int(np.asarray(catalog.require_history().seen[codes[0], codes[1]] != 0).sum())
         one, many = seconds(lambda: [scorer.recommend(u) for u in own[:10]]) / 10, seconds(lambda: scorer.recommend(own)) / len(own)
         share = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(df.item.to_numpy().reshape(-1, 10), want.item.to_numpy().reshape(-1, 10))])
         rows.append(['no index' if kind is None else repr(scorer.item_index()), f'{share:.3f}', hits, f'{1/one:,.0f}', f'{1/many:,.0f}', f'{build:.0f}'])

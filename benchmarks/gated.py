@@ -75,7 +75,7 @@ def ranking(learn, dls, rows):
     codes, at = np.unique(inter.users[rows], return_inverse=True)
     items = torch.from_numpy(inter.items[rows].astype(np.int64))
     scores = learn.score_items(torch.from_numpy(codes.astype(np.int64)))
-    mask_seen(scores, dls.catalog.matrix(np.concatenate(dls.catalog.split[:2]))[codes])
+    mask_seen(scores, dls.catalog.history.matrix(np.concatenate(dls.catalog.split[:2]))[codes])
     rank = np.concatenate([(scores[u] > scores[u, i][:, None]).sum(1).numpy() + 1 for u, i in zip(torch.from_numpy(at).split(1024), items.split(1024))])
     gain, group = np.where(rank <= 10, 1 / np.log2(1 + rank), 0), deciles(dls.catalog.counts['item'][items.numpy()])
     ideal, res = np.cumsum(1 / np.log2(np.arange(2, 12))), []

@@ -46,7 +46,7 @@ def turns(sides, repeats):
 
 def sampling(dls, repeats=5, n=2**18, n_slow=2**13):
     "A vectorised draw of 4 negatives for n rows, and a set-based sampler that goes row by row, as public NCF code does."
-    seen, rng = dls.catalog.seen, np.random.default_rng(0)
+    seen, rng = dls.catalog.require_history().seen, np.random.default_rng(0)
     users = torch.from_numpy(rng.integers(0, N_USERS, n))
     sets = [set(seen.indices[seen.indptr[u]:seen.indptr[u+1]]) for u in range(N_USERS)]
     uniform, popular = NegativeSampler(seen), NegativeSampler(seen, alpha=.75)
@@ -63,7 +63,7 @@ def sampling(dls, repeats=5, n=2**18, n_slow=2**13):
 
 def ranking(dls, learn, repeats):
     "`evaluate_users` against a loop over users that scores, masks and ranks one at a time with vectorised scores."
-    inter, split, seen = dls.catalog.interactions, dls.catalog.split, dls.catalog.seen
+    inter, split, seen = dls.catalog.interactions, dls.catalog.split, dls.catalog.require_history().seen
     held = {}
     for u, i in zip(inter.users[split.valid], inter.items[split.valid]): held.setdefault(int(u), []).append(int(i))
 

@@ -72,7 +72,7 @@ def main():
         g_new = genre_matrix(items)[items['item'].isin(out).to_numpy()]
         counts = dls.catalog.counts['item']
         popular = (g_old * counts[:, None]).sum(0) / np.maximum(g_old.sum(0), 1e-9)  # mean rows of an item of the genre
-        taste = np.asarray(dls.catalog.positives @ g_old)
+        taste = np.asarray(dls.catalog.require_history().positives @ g_old)
         taste /= np.maximum(taste.sum(1, keepdims=True), 1e-9)
         sides = {'random': np.random.default_rng(seed).random(positives.shape), 'popularity by genre': np.tile(g_new @ popular, (len(users), 1)), 'popularity by genre, weighted by the user\'s': taste * popular @ g_new.T}
         models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, feats := make(old), {'features': feats.names}, hidden=64)}

@@ -96,7 +96,7 @@ def whole(path, n_users, repeats):
              '`learn.recommend(..., to="recs.parquet")`': lambda: learn.recommend(users, k=K, to=f'{path}.recs.parquet'),
              '`learn.recommend` among 50 candidates': lambda: learn.recommend(users, k=K, candidates=few),
              '`evaluate`, hr@10 and ndcg@10': lambda: evaluate(learn, dls, metrics, users=some, relevant=0), '`evaluate`, auc besides (exact ranks)': lambda: evaluate(learn, dls, [*metrics, auc()], users=some, relevant=0)}
-    dls.catalog.seen  # made once
+    dls.catalog.require_history().seen  # made once
     times = {name: [] for name in sides}
     for r in range(repeats + 1):
         for name, f in sides.items():

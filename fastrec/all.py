@@ -4,6 +4,7 @@ from fastai.callback.all import *
 
 from .progress import *
 from .data.interactions import *
+from .data.history import *
 from .data.files import *
 from .data.stream import *
 from .data.datasets import *
@@ -13,6 +14,7 @@ from .data.block import *
 from .data.images import *
 from .data.features import *
 from .data.sampling import *
+from .models.base import *
 from .models.embedding import *
 from .models.blocks import *
 from .models.context import *
@@ -49,3 +51,4 @@ from .training.builders import *
 from .training.resume import *
 from .training.selection import *
 from .interpretation.interpret import *
+from .renamed import *

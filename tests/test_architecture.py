@@ -16,14 +16,14 @@ ROOT = Path(fastrec.__file__).parent
 # build on each other. A file imports only what stands before it, wherever in the file the import stands.
 HOUSE = {
     '': 'progress',
-    'data': 'columns interactions files splits catalog stream datasets block images features sampling',
-    'models': 'fused embedding blocks context dot svdpp neumf content gated two_tower losses',
-    'scorers': 'recommend retrieval coldstart scorer model_scorer extend baselines blend refine rerank artifact',
+    'data': 'columns interactions files splits history catalog stream datasets block images features sampling',
+    'models': 'fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
+    'scorers': 'recommend retrieval coldstart given scorer model_scorer extend baselines blend refine rerank artifact',
     'evaluation': 'metrics evaluate compare card',
     'training': 'batches stream_batches dataloaders optimizers callbacks loop learner builders resume selection',
     'interpretation': 'interpret',
 }
-ORDER = [f'{wing}.{name}'.lstrip('.') for wing, names in HOUSE.items() for name in names.split()] + ['all', 'cli']
+ORDER = [f'{wing}.{name}'.lstrip('.') for wing, names in HOUSE.items() for name in names.split()] + ['renamed', 'all', 'cli']
 WINGS = [o for o in HOUSE if o]
 # what a wing must not import, beside the wings above it
 FORBIDDEN = {

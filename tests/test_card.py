@@ -56,13 +56,13 @@ def test_fingerprints_change_with_the_data_alone(table):
     ratings, items, _ = table
     make = lambda df=ratings, seed=0, **kw: RecDataLoaders.from_df(df, valid_pct=.2, seed=seed, **kw).catalog
     first = make()
-    assert make(item_df=items).fingerprint() == first.fingerprint() and make().fingerprint('split') == first.fingerprint('split')
+    assert make(item_df=items).history.fingerprint() == first.history.fingerprint() and make().history.fingerprint('split') == first.history.fingerprint('split')
     other = ratings.copy()
     other.loc[3, 'rating'] += .5
-    assert make(other).fingerprint() != first.fingerprint() and make(other).fingerprint('split') == first.fingerprint('split')
-    assert make(ratings.assign(item=ratings.item.replace({ratings.item[0]: 99_999}))).fingerprint() != first.fingerprint()
-    assert make(seed=1).fingerprint() == first.fingerprint() and make(seed=1).fingerprint('split') != first.fingerprint('split')
-    with pytest.raises(ValueError, match="'data' or 'split'"): first.fingerprint('rows')
+    assert make(other).history.fingerprint() != first.history.fingerprint() and make(other).history.fingerprint('split') == first.history.fingerprint('split')
+    assert make(ratings.assign(item=ratings.item.replace({ratings.item[0]: 99_999}))).history.fingerprint() != first.history.fingerprint()
+    assert make(seed=1).history.fingerprint() == first.history.fingerprint() and make(seed=1).history.fingerprint('split') != first.history.fingerprint('split')
+    with pytest.raises(ValueError, match="'data' or 'split'"): first.history.fingerprint('rows')
 
 
 def test_splitters_are_described():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fastrec.data.catalog import Catalog
+from fastrec.data.history import History
 from fastrec.data.interactions import Interactions, Vocab
 from fastrec.data.splits import Split, make_split
 
@@ -23,7 +24,7 @@ SPLIT = ([0, 1, 2, 3], [4, 5], [6])  # cyd and item 40 have no training row
 
 def catalog(item_df=MOVIES, ratings=RATINGS, split=SPLIT, duplicates='error', item_name=None, **kwargs):
     inter = Interactions.from_df(ratings, item_name=item_name, duplicates=duplicates)
-    return Catalog(inter, make_split(inter, split), item_df=item_df, **kwargs)
+    return Catalog(History(inter, make_split(inter, split)), item_df=item_df, **kwargs)
 
 
 def message(exc): return exc.value.args[0]
@@ -230,14 +231,14 @@ def test_counts_and_known_speak_of_training_rows():
 
 
 def test_seen_holds_the_training_ratings():
-    seen = catalog().seen
+    seen = catalog().history.seen
     assert seen.format == 'csr' and seen.shape == (3, 4) and seen.dtype == np.float32
     assert seen.toarray().tolist() == [[4, 2, 0, 0], [5, 0, 3, 0], [0, 0, 0, 0]]
 
 
 def test_seen_without_ratings_counts_rows():
     cat = catalog(ratings=pd.concat([RATINGS, RATINGS[:1]])[['user', 'item']], split=([0, 1, 2, 7], [3, 4, 5, 6]), duplicates='keep')
-    assert cat.seen.toarray().tolist() == [[2, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]] and cat.mean_rating is None
+    assert cat.history.seen.toarray().tolist() == [[2, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]] and cat.mean_rating is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -251,16 +252,16 @@ def test_seen_against_a_slow_one(data):
     cat = catalog(None, df, (train, [i for i in range(len(pairs)) if i not in train]))
     expect = np.zeros((cat.n_users, cat.n_items))
     for i in train: expect[sorted(set(df.user)).index(df.user[i]), sorted(set(df.item)).index(df.item[i])] = df.rating[i]
-    np.testing.assert_array_equal(cat.seen.toarray(), expect)
+    np.testing.assert_array_equal(cat.history.seen.toarray(), expect)
 
 
 def test_a_rating_of_zero_is_seen():
     cat = catalog(None, RATINGS.assign(rating=[0., 2, 5, 3, 4, 1, 3]))
-    assert cat.seen[0].indices.tolist() == [0, 1]
+    assert cat.history.seen[0].indices.tolist() == [0, 1]
 
 
 def test_history_is_best_rated_first_then_latest():
-    df = catalog().history('ann')
+    df = catalog().history_of('ann')
     assert df.columns.tolist() == ['user', 'item', 'title', 'rating', 'time', 'part']
     assert df.values.tolist() == [['ann', 30, 'Blue Moon Rising (1999)', 4., 9, 'valid'], ['ann', 10, 'Zebra (1970)', 4., 5, 'train'],
                                   ['ann', 40, 'Dust (1990)', 3., 2, 'test'], ['ann', 20, 'Blue Moon (1960)', 2., 6, 'train']]
@@ -268,34 +269,34 @@ def test_history_is_best_rated_first_then_latest():
 
 
 def test_history_without_ratings_is_latest_first_and_without_times_in_order():
-    assert catalog(ratings=RATINGS.drop(columns='rating')).history('ann').item.tolist() == [30, 20, 10, 40]
-    assert catalog(ratings=RATINGS[['user', 'item']]).history('ann').item.tolist() == [10, 20, 30, 40]
+    assert catalog(ratings=RATINGS.drop(columns='rating')).history_of('ann').item.tolist() == [30, 20, 10, 40]
+    assert catalog(ratings=RATINGS[['user', 'item']]).history_of('ann').item.tolist() == [10, 20, 30, 40]
 
 
 def test_history_of_nobody():
-    with pytest.raises(KeyError, match="unknown user id: 'dan'"): catalog().history('dan')
+    with pytest.raises(KeyError, match="unknown user id: 'dan'"): catalog().history_of('dan')
 
 
 def test_without_history_drops_the_rows_and_keeps_the_rest():
     cat = catalog(user_df=USERS)
-    assert cat.seen.nnz == 4  # cached
+    assert cat.history.seen.nnz == 4  # cached
     res = cat.without_history()
     assert res.interactions is None and res.split is None and res.user_df is None and 'seen' not in res.__dict__
-    for ask in (lambda: res.seen, lambda: res.history('ann'), res.require_history):
+    for ask in (lambda: res.require_history().seen, lambda: res.history_of('ann'), res.require_history):
         with pytest.raises(ValueError, match='training data and did not travel with what was saved. .*RecDataLoaders'):
             ask()
     assert res.find('zebra') == 0 and res.titles([3]).tolist() == ['Dust (1990)'] and res.candidates('year < 1970').tolist() == [1]
     assert res.counts['item'].tolist() == [2, 1, 1, 0] and res.mean_rating == 3.5
     assert res.vocab['user'].ids.tolist() == ['ann', 'bob', 'cyd']
     assert repr(res) == 'Catalog(3 users, 4 items, without history)'
-    assert cat.history('ann').shape == (4, 6) and cat.user_df is not None  # the original is as before
+    assert cat.history_of('ann').shape == (4, 6) and cat.user_df is not None  # the original is as before
 
 
 def test_without_history_nothing_of_the_rows_is_pickled():
     n = 20_000
     ratings = pd.DataFrame(dict(user=np.arange(n) % 200, item=np.arange(n) // 200, rating=1., time=np.arange(n)))
     cat = catalog(None, ratings, (range(n - 1), [n - 1]))
-    cat.seen
+    cat.history.seen
     assert len(pickle.dumps(cat)) > 10 * n > n > len(pickle.dumps(cat.without_history()))
 
 
@@ -306,7 +307,7 @@ def test_the_split_is_kept_as_given():
 def test_conditions_may_use_the_id_and_a_string_id_is_an_id():
     df = pd.DataFrame(dict(user=['a', 'a', 'b', 'b'], item=['x', 'y', 'x', 'z'], rating=[1., 2., 3., 4.]))
     inter = Interactions.from_df(df)
-    catalog = Catalog(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3]))), pd.DataFrame(dict(item=['z', 'y', 'x'], title=['Z', 'Y', 'X'])))
+    catalog = Catalog(History(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3])))), pd.DataFrame(dict(item=['z', 'y', 'x'], title=['Z', 'Y', 'X'])))
     assert catalog.item_df.item.tolist() == ['x', 'y', 'z'] and catalog.candidates("item != 'y'").tolist() == [0, 2]
     assert catalog.candidates('z').tolist() == [2]
 

@@ -284,5 +284,5 @@ def test_cold_can_be_refused(synthetic):
     with pytest.raises(KeyError, match='have no training row'): learn.recommend('c', cold='raise')
     assert list(learn.recommend('c', k=2).cold) == [True, True]
     blend = Blend([learn, collab_learner(learn.dls, n_factors=2)])
-    assert blend.informed('item').tolist() == [True, True, False] and blend.knows_cold
+    assert blend.knows('item').tolist() == [True, True, False] and blend.knows_cold
     assert not Blend([learn, rec_learner(learn.dls, Own)]).knows_cold

@@ -11,7 +11,7 @@ from torch import nn
 from fastrec.all import (ItemFeatures, RecDataLoaders, UserFeatures, collab_learner, ensemble_learner, evaluate, load_learner, load_recommender, mlp_learner, rmse, save_recommender, svdpp_learner, synthetic_ratings)
 from fastrec.data.interactions import Context, Interactions
 from fastrec.models.losses import MSELoss
-from fastrec.models import DotBias, Mood, SVDpp
+from fastrec.models import DotBias, TimeDependentBias, SVDpp
 
 
 def quiet(learn, epochs=0, lr=5e-3):
@@ -112,7 +112,7 @@ def test_mood_by_hand():
     dense[3] = False
     times = csr_matrix(np.where(dense, rng.integers(100, 130, dense.shape), 0)).astype(np.int64).sorted_indices()
     residual = rng.normal(size=times.nnz).astype(np.float32)
-    mood = Mood(times, residual)
+    mood = TimeDependentBias(times, residual)
     with torch.no_grad(): mood.kernel.copy_(torch.randn(len(mood.kernel)))
     r = csr_matrix((residual, times.indices, times.indptr), shape=times.shape).toarray()
     def by_hand(u, i, t):
@@ -130,7 +130,7 @@ def test_mood_by_hand():
     assert mood(users, items, torch.full((6,), -1)).abs().max() == 0, 'no time, no mood'
     whole = mood.all_items(users, when, 9)
     assert np.allclose(whole.detach(), [[by_hand(u, i, t) for i in range(9)] for u, t in zip(users.tolist(), when.tolist())], atol=1e-5)
-    empty = Mood(csr_matrix((2, 3), dtype=np.int64), np.zeros(0, np.float32))
+    empty = TimeDependentBias(csr_matrix((2, 3), dtype=np.int64), np.zeros(0, np.float32))
     assert empty(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([5, 6])).tolist() == [0, 0]
 
 
@@ -140,7 +140,7 @@ def test_mood_of_times_as_fine_as_nanoseconds():
     "A user's neighbours are the user's own, however many users and moments there are."
     n, late = 5000, 10**18
     times = csr_matrix(([10**17, late, late + 10**9], ([0, n - 1, n - 1], [0, 1, 2])), shape=(n, 3), dtype=np.int64)
-    mood = Mood(times, np.array([1., -1., 1.], np.float32))
+    mood = TimeDependentBias(times, np.array([1., -1., 1.], np.float32))
     got = mood(torch.tensor([0, n - 1, n - 1, n // 2]), torch.tensor([1, 1, 0, 0]), torch.tensor([10**17 + 10**9, late, late, late])).detach()
     assert got[0] > 0 and got[1] > 0 > got[2] and got[3] == 0
     assert got[1] == pytest.approx(got[0].item(), rel=.2), 'a second away, either way'
@@ -227,7 +227,7 @@ def test_learners_with_context_grow(learn, moody):
         warnings.simplefilter('ignore')
         grown.extend(new)
     assert grown.catalog.n_items == n + 1 and len(grown.catalog.interactions.context) == len(df) + 3 and grown.catalog.interactions.context[-3:, 1].tolist() == [2, 0, 1]
-    assert torch.equal(grown.model.levels.factors[0].weight, before) and len(grown.model.mood.key) == len(learn.model.mood.key) + 3
+    assert torch.equal(grown.model.levels.factors[0].weight, before) and len(grown.model.time_bias.key) == len(learn.model.time_bias.key) + 3
     assert np.isfinite(evaluate(grown).rmse['all'])
 
 
@@ -242,7 +242,7 @@ def test_new_items_are_known_by_their_features(moody):
     ages = UserFeatures.from_df(users, category='age')
     with_features, without = (quiet(svdpp_learner(dls, n_factors=4, **o), 6, 1e-2) for o in (dict(item_features=features, user_features=ages), {}))
     assert evaluate(with_features).rmse['features'] < evaluate(without).rmse['cold'] - .02
-    assert with_features.informed('item').all() and not without.informed('item').all()
+    assert with_features.knows('item').all() and not without.knows('item').all()
     known = with_features.score_items(torch.arange(4)).clone()
     with_features.add_items(pd.DataFrame(dict(item=[900, 901], genre=['1', '2'])))
     now = with_features.score_items(torch.arange(4))

@@ -263,5 +263,5 @@ def test_a_catalog_with_further_items(dls, table):
     catalog = dls.catalog.with_items([5001, 5000], pd.DataFrame(dict(item=[5000, 5001], title=['a', 'b'], other=[1, 2])))
     n = dls.n_items
     assert catalog.vocab['item'].encode([5001, 5000, int(dls.vocab['item'].ids[0])]).tolist() == [n, n + 1, 0]
-    assert catalog.titles([n, n + 1]).tolist() == ['b', 'a'] and catalog.seen.shape == (dls.n_users, n + 2) and not catalog.known('item')[n:].any()
+    assert catalog.titles([n, n + 1]).tolist() == ['b', 'a'] and catalog.require_history().seen.shape == (dls.n_users, n + 2) and not catalog.known('item')[n:].any()
     assert list(catalog.item_df.columns) == list(dls.item_df.columns) and dls.n_items == n

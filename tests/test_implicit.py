@@ -68,7 +68,7 @@ def test_only_positives_are_held_out():
     inter, split = dls.catalog.interactions, dls.catalog.split
     assert (inter.items[split.valid] == 2).all() and len(split.valid) == 6
     assert len(dls.train_ds) == 12, 'rows below the threshold are seen, not learned from'
-    assert dls.catalog.seen.nnz == 24 and dls.catalog.positives.nnz == 12 and dls.catalog.counts['item'].tolist() == [6, 6, 0, 0, 0, 0]
+    assert dls.catalog.require_history().seen.nnz == 24 and dls.catalog.require_history().positives.nnz == 12 and dls.catalog.counts['item'].tolist() == [6, 6, 0, 0, 0, 0]
 
 
 # --- loaders
@@ -77,7 +77,7 @@ def test_negatives(idls):
     users, items, target = idls.one_batch()
     assert items.shape == target.shape == (64, 5) and target.dtype == torch.float32 and items.dtype == torch.int64
     assert target[:, 0].eq(1).all() and target[:, 1:].eq(0).all()
-    seen = torch.from_numpy(idls.catalog.seen.toarray() != 0)
+    seen = torch.from_numpy(idls.catalog.require_history().seen.toarray() != 0)
     for users, items, _ in idls.train:
         assert seen[users, items[:, 0]].all() and not seen[users[:, None], items[:, 1:]].any()
         assert all(len(set(row)) == 5 for row in items.tolist())
@@ -353,7 +353,7 @@ def test_popularity(idls):
 
 def test_ease_against_its_definition(idls):
     "Each column solves the ridge regression on all other columns (Steck 2019, eq. 3)."
-    x = idls.catalog.positives.toarray().astype(float)
+    x = idls.catalog.require_history().positives.toarray().astype(float)
     base = EASE(20.).fit(idls)
     for j in (0, 17):
         others = np.delete(np.arange(x.shape[1]), j)
@@ -376,14 +376,14 @@ def test_counts_with_a_long_tail_are_warned_of(clicks, items):
 @pytest.mark.filterwarnings('ignore:1%')
 def test_counts_do_not_drown_the_item_models(clicks, items):
     once, counted = (loaders(clicks.assign(rating=rating), items, weighted=weighted) for rating, weighted in ((1., False), (10. ** (np.arange(len(clicks)) % 5), True)))
-    assert counted.catalog.positives.data.max() >= 1e4
+    assert counted.catalog.require_history().positives.data.max() >= 1e4
     for scorer in (EASE(20.), ItemKNN(5, 3.)):
         a, b = (scorer.fit(dls).score_items(torch.arange(6)) for dls in (once, counted))
         assert a.abs().max() > 0 and torch.allclose(a, b, atol=1e-5)
 
 
 def test_item_knn_against_its_definition(idls):
-    x = idls.catalog.positives.toarray().astype(float)
+    x = idls.catalog.require_history().positives.toarray().astype(float)
     common = x.T @ x
     norms = np.sqrt(np.diag(common))
     s = common / (np.outer(norms, norms) + 3.)
@@ -422,7 +422,7 @@ def test_list_metrics_by_hand(idls):
     scorer = EASE(50.).fit(idls)
     per_user = evaluate_users(scorer, idls, metrics)
     catalog, (inter, split) = idls.catalog, (idls.catalog.interactions, idls.catalog.split)
-    x = catalog.positives.toarray() > 0
+    x = catalog.require_history().positives.toarray() > 0
     counts = x.sum(0)
     cosine = (x.T.astype(float) @ x) / np.sqrt(np.outer(counts, counts))
     lists = scorer.recommend(per_user.index, 5)

@@ -9,7 +9,7 @@ from fastai.callback.all import ProgressCallback
 
 from fastrec.all import RecDataLoaders, collab_learner, mlp_learner
 from fastrec.interpretation.interpret import RecInterpretation, place_labels
-from fastrec.models import unsquash
+from fastrec.models.base import from_range
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +47,7 @@ def test_explain_adds_up_to_the_prediction(interp, learn, synthetic):
     for user, item in zip(synthetic[0].user[:5], synthetic[0].item[:5]):
         df = interp.explain(user, item)
         prediction = learn.predict(user, item)
-        assert df.value.sum() == pytest.approx(unsquash(prediction, (.5, 5.5)), abs=1e-5)
+        assert df.value.sum() == pytest.approx(from_range(prediction, (.5, 5.5)), abs=1e-5)
         assert df.attrs['prediction'] == pytest.approx(prediction, abs=1e-5) and df.attrs['score'] == pytest.approx(df.value.sum())
         assert list(df.index[:3]) == ['global mean', 'user bias', 'item bias'] and df.index[-1] == '3 other factors'
     title = learn.catalog.titles([4])[0]
@@ -115,7 +115,7 @@ def test_a_model_that_cannot_explain_says_so(learn):
     other.remove_cb(ProgressCallback)
     interp = RecInterpretation.from_learner(other)
     interp.plot_pca(10)
-    with pytest.raises(AttributeError, match='MLP has no method explain'): interp.explain(learn.vocab['user'].ids[0], 1000)
+    with pytest.raises(TypeError, match='MLP has no method explain'): interp.explain(learn.vocab['user'].ids[0], 1000)
 
 
 def test_nothing_is_changed(interp, learn):

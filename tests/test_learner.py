@@ -260,7 +260,7 @@ def test_a_users_own_module(dls, synthetic):
     df = learn.recommend(synthetic[0].user[0], k=3)
     scores = [learn.predict(synthetic[0].user[0], i) for i in df.item]
     assert df.score.tolist() == pytest.approx(scores, abs=1e-5)
-    with pytest.raises(AttributeError, match='no method vectors'): learn.similar_items(1000)
+    with pytest.raises(TypeError, match='no method vectors'): learn.similar_items(1000)
 
 
 def test_weight_decay_reaches_tables_as_l2_and_not_the_biases(dls):

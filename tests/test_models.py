@@ -7,7 +7,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 from fastrec.models.svdpp import residuals_of
-from fastrec.models import DotBias, EmbeddingTable, GMF, MLP, NeuMF, SVDpp, pop_l2, set_l2, squash, unsquash
+from fastrec.models import DotBias, EmbeddingTable, GMF, MLP, NeuMF, SVDpp, pop_l2, set_l2
+from fastrec.models.base import to_range
+from fastrec.models.base import from_range
 
 N_USERS, N_ITEMS = 7, 11
 HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < .4).astype(np.float32))
@@ -66,7 +68,9 @@ def test_vectors_and_biases(make):
     model = make()
     for side, n in (('user', N_USERS), ('item', N_ITEMS)):
         assert model.vectors(side).shape[0] == n and model.vectors(side).ndim == 2 and not model.vectors(side).requires_grad
-        if hasattr(model, 'biases'): assert model.biases(side).shape == (n,) and not model.biases(side).requires_grad
+        biases = model.biases(side)
+        assert biases is None or biases.shape == (n,) and not biases.requires_grad
+    assert (model.biases('item') is None) == isinstance(model, (GMF, NeuMF))
 
 
 def test_gradients_reach_every_parameter(make):
@@ -108,7 +112,7 @@ def test_explain_adds_up():
     model = randomised(MODELS['dot'](y_range=(1, 5))).eval()
     parts = model.explain(3, 4)
     total = parts['mean'] + parts['user_bias'] + parts['item_bias'] + parts['factors'].sum()
-    assert torch.allclose(squash(total, (1, 5)), model(torch.tensor([3]), torch.tensor([4]))[0], atol=1e-6)
+    assert torch.allclose(to_range(total, (1, 5)), model(torch.tensor([3]), torch.tensor([4]))[0], atol=1e-6)
 
 
 def test_l2_is_per_row_looked_up():
@@ -141,8 +145,8 @@ def test_models_hold_no_graph_after_copy(make):
 
 
 def test_squash_inverts():
-    for y in (1.2, 3., 4.9): assert np.isclose(squash(torch.tensor(unsquash(y, (.5, 5.5))), (.5, 5.5)).item(), y, atol=1e-5)
-    assert unsquash(2., None) == 2. and np.isfinite(unsquash(9., (0, 5)))
+    for y in (1.2, 3., 4.9): assert np.isclose(to_range(torch.tensor(from_range(y, (.5, 5.5))), (.5, 5.5)).item(), y, atol=1e-5)
+    assert from_range(2., None) == 2. and np.isfinite(from_range(9., (0, 5)))
 
 
 def test_bad_arguments():
@@ -164,7 +168,7 @@ def test_svdpp_by_hand():
         mine = torch.from_numpy(HISTORY[u].indices.astype(np.int64))
         vector = model.user_factors.weight[u] + model.history_factors.weight[mine].sum(0) / len(mine)**.5
         x = model.mean + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + vector @ model.item_factors.weight[i]
-        assert torch.allclose(model(torch.tensor([u]), torch.tensor([i]))[0], squash(x, (1, 5)), atol=1e-5)
+        assert torch.allclose(model(torch.tensor([u]), torch.tensor([i]))[0], to_range(x, (1, 5)), atol=1e-5)
         assert torch.allclose(model.vectors('user')[u], vector, atol=1e-5)
 
 
@@ -215,7 +219,7 @@ def test_flipped_by_hand():
         want = []
         for u, i in pairs:
             p, q = flipped_by_hand(model, u, i, leave_out=training)
-            want.append(squash(p @ q + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + model.mean, (1, 5)))
+            want.append(to_range(p @ q + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + model.mean, (1, 5)))
         assert torch.allclose(model.train(training)(users, items), torch.stack(want), atol=1e-5)
     p, q = flipped_by_hand(model, 2, 3)
     assert torch.allclose(model.vectors('user')[2], p, atol=1e-5) and torch.allclose(model.vectors('item')[3], q, atol=1e-5)

@@ -7,6 +7,7 @@ import torch
 from fastrec.all import collab_learner, rec_learner
 from fastrec.scorers.baselines import BiasOnly
 from fastrec.data.catalog import Catalog
+from fastrec.data.history import History
 from fastrec.data.interactions import Interactions
 from fastrec.models import DotBias
 from fastrec.scorers.scorer import Scorer
@@ -39,7 +40,7 @@ def scorer():
     items = pd.DataFrame(dict(item=100 + np.arange(N_ITEMS), title=[f'Title {i}' for i in range(N_ITEMS)], genre=['a', 'b'] * 10))
     cold = (df.user == 'u03') | (df.item == 107)  # no training row for them
     inter = Interactions.from_df(df)
-    return Fixed(Catalog(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold))), items))
+    return Fixed(Catalog(History(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold)))), items))
 
 
 def reference(scorer, user, k, exclude=(), allowed=None):
@@ -184,7 +185,7 @@ def test_baselines_are_scorers(dls):
 def test_damped_biases_by_hand():
     df = pd.DataFrame([(1, 'a', 5.), (1, 'b', 3.), (2, 'a', 4.), (2, 'c', 1.)], columns=['user', 'item', 'rating'])
     inter = Interactions.from_df(df)
-    class Dls: catalog = Catalog(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3]))))
+    class Dls: catalog = Catalog(History(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3])))))
     base = BiasOnly(damping=(1., 2.)).fit(Dls)
     b_a, b_b = (1. + 0.) / (2 + 2), -1. / (1 + 2)
     assert base.mean == 4. and base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.])

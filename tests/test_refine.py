@@ -124,7 +124,7 @@ def test_errors_of_graphs(source, kwargs, text):
 def test_errors_of_shared_and_of_scorers_without_vectors(liked):
     numbers = ItemFeatures.from_df(pd.DataFrame(dict(item=[1, 2], year=[1990, 2000.])), numeric='year')
     with pytest.raises(ValueError, match='hold\\(s\\) numbers'): item_graph(numbers, link='shared')
-    with pytest.raises(TypeError, match='no item vectors'): item_graph(Popularity().fit(liked))
+    with pytest.raises(TypeError, match='no vectors of items'): item_graph(Popularity().fit(liked))
 
 
 # --- Correct-and-Smooth

@@ -240,7 +240,7 @@ def test_reranked_recommends_and_ranks_alike(groups):
     codes = torch.arange(9)
     scores = scorer.score_items(codes)
     order = scores.clone()
-    for u in range(9): order[u, torch.from_numpy(groups.catalog.seen[u].indices).long()] = -torch.inf
+    for u in range(9): order[u, torch.from_numpy(groups.catalog.require_history().seen[u].indices).long()] = -torch.inf
     assert df.item.tolist() == order.topk(5).indices.flatten().tolist() and not df.item.isin([0, 1]).any()
     assert torch.equal(scorer.score(codes, codes), scores[codes, codes])
     assert order[:, :2].max() <= -60  # left out: behind everything
@@ -251,7 +251,7 @@ def test_random_items_are_unseen_and_known_by_title(groups):
     base = Popularity().fit(groups)
     df = epsilon_greedy(base.recommend(groups.vocab['user'].ids, k=5), 1., k=8, items=base, seed=3)
     check_table(df)
-    seen = set(zip(*groups.catalog.seen.nonzero()))
+    seen = set(zip(*groups.catalog.require_history().seen.nonzero()))
     first = base.recommend(groups.vocab['user'].ids, k=5)
     shown = set(zip(first.user, first.item))
     for u, i, t in zip(df.user, df.item, df.title):

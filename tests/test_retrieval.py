@@ -10,6 +10,7 @@ import torch
 import fastrec.scorers.retrieval
 from fastrec.all import EASE, RecDataLoaders, collab_learner, load_learner, mlp_learner, neumf_learner, save_recommender, load_recommender, set_seed, svdpp_learner
 from fastrec.data.catalog import Catalog
+from fastrec.data.history import History
 from fastrec.data.interactions import Interactions
 from fastrec.scorers.scorer import Scorer
 from fastrec.scorers.retrieval import Inner, ItemIndex
@@ -38,7 +39,7 @@ class Dots(Scorer):
         df = pd.concat([df, pd.DataFrame(dict(user=0, item=np.setdiff1d(np.arange(n_items), df.item), rating=1.))])  # every item is in the vocab
         cold = ((df.user == n_users - 1) | (df.item == n_items - 1)).to_numpy()
         inter = Interactions.from_df(df)
-        self.catalog = Catalog(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold))))
+        self.catalog = Catalog(History(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold)))))
 
     def score_all(self, users): return self.u[users] @ self.v.T
     def score_items(self, users): return self.score_all(users)

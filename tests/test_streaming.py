@@ -138,7 +138,7 @@ def test_killed_training_goes_on(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt): fit(make(), Kill())
     again = fit(make(), Callback())
     for a, b in zip(whole.model.parameters(), again.model.parameters()): assert torch.equal(a, b)
-    prints = [make(seed).catalog.fingerprint(part) for seed in (1, 2) for part in ('data', 'split')]
+    prints = [make(seed).catalog.history.fingerprint(part) for seed in (1, 2) for part in ('data', 'split')]
     assert prints[0] == prints[2] and prints[1] != prints[3]
 
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from fastrec.all import collab_learner, rec_learner
 from fastrec.training.loop import StepRecorder
-from fastrec.models import DotBias, EmbeddingTable, pop_l2, set_l2, squash
+from fastrec.models import DotBias, EmbeddingTable, pop_l2, set_l2
+from fastrec.models.base import to_range
 from fastrec.models.fused import add_rows, reset_grad
 from fastrec.models.embedding import set_gradients
 from fastrec.training.optimizers import FusedAdam, LazyAdam, RowwiseAdagrad, TableAdam
@@ -23,7 +24,7 @@ class PlainDotBias(DotBias):
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
-        return squash((p * q).sum(-1) + bu + bi + self.mean, self.y_range)
+        return to_range((p * q).sum(-1) + bu + bi + self.mean, self.y_range)
 
 
 def models(**kwargs):

@@ -37,7 +37,7 @@ def quick(learn, n=4, lr=2e-2):
 def test_a_batch_against_a_loop(clicks):
     dls = loaders(clicks)
     assert isinstance(dls.train, InBatchDL) and dls.target == 'implicit'
-    for dl, seen in ((dls.train, dls.catalog.seen), (dls.valid, dls.catalog.matrix(np.concatenate(dls.catalog.split[:2])))):
+    for dl, seen in ((dls.train, dls.catalog.require_history().seen), (dls.valid, dls.catalog.history.matrix(np.concatenate(dls.catalog.split[:2])))):
         n = 0
         for users, cols, target in dl:
             assert cols.shape == (1, target.shape[1]) and target.shape[0] == len(users) and target.dtype == torch.float32 and len(cols[0].unique()) == cols.shape[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from copy import copy
 from warnings import warn
 
 from .columns import CHUNK, dense_codes, find_columns, first_few, in_chunks, kind_of, plain_values
@@ -392,6 +393,12 @@ class Interactions:
             pair.sort()
             if (pair[1:] == pair[:-1]).any(): return True
         return False
+
+    def with_vocab(self, vocab:dict)->Interactions:
+        "The same rows under a vocabulary that has further ids after those there are."
+        res = copy(self)
+        res.vocab = vocab
+        return res
 
     def __len__(self): return len(self.users)
     def __repr__(self):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .catalog import Catalog
+from .history import History
 from .columns import find_columns
 from .files import BATCH, FileTable, Irregular, ids_of, ratings_of
 from .interactions import Interactions, Vocab
@@ -169,36 +169,73 @@ class StreamedSeen:
         return self.matrix[codes]
 
 
-class StreamCatalog(Catalog):
-    "The catalog of rows that stay in their files: `interactions` and `split` are None, what needs all rows says what to do instead."
-    def __init__(self, stream, item_df=None, user_df=None, title_name:str=None):
-        self._describe(stream.vocab, stream.names, item_df, user_df, title_name)
-        self.stream, self.interactions, self.split, self.thresholds, self.context_of = stream, None, None, None, None
-        self.counts, self.mean_rating = stream.counts[0], stream.mean
+class StreamHistory(History):
+    """The history of rows that stay in their files: `interactions` and `split` are None.
 
-    def require_history(self, way=None):
-        "`ValueError` with the way out: the rows are not in memory."
-        raise ValueError('this needs all rows in memory, and these loaders stream them from files. Take those of some users, as in `evaluate(learn, dls.of_users(10_000))`, or read everything: RecDataLoaders.from_parquet(...) without stream=True, '
-                         'which takes 20 bytes a row' + (f'. {way}' if way else ''))
+    What needs all rows raises a `ValueError` that says what to do instead.
+    """
 
-    def seen_of(self, users):
-        "What `users` (codes) have in the training rows, to be indexed with codes."
-        return StreamedSeen(self.stream, users, (self.n_users, self.n_items))
+    def __init__(self, stream: ParquetStream) -> None:
+        self.stream = stream
+        self.interactions = self.split = None
 
-    def fingerprint(self, part:str='data')->str:
-        "16 hex digits that change with any id or count, the range of the ratings, or ('split') with how rows are held out; the rows themselves are not read for it."
-        if part not in ('data', 'split'): raise ValueError(f"part={part!r}: 'data' or 'split'")
-        s, digest = self.stream, hashlib.blake2b(digest_size=8)
-        if part == 'split': digest.update(repr((s.valid_pct, s.seed, s.splitter, s.sizes)).encode())
+    @property
+    def vocab(self) -> dict[str, Vocab]:
+        """{'user': Vocab, 'item': Vocab}."""
+        return self.stream.vocab
+
+    @property
+    def names(self) -> dict:
+        """The column of each role in the files."""
+        return self.stream.names
+
+    @property
+    def context_of(self) -> None:
+        """None: a stream reads no context."""
+        return None
+
+    def train_counts(self, side: str) -> np.ndarray:
+        """Training rows of each 'user' or 'item', int64 (n,)."""
+        return self.stream.counts[0][side]
+
+    def mean_rating(self) -> float:
+        """Mean of the training ratings."""
+        return self.stream.mean
+
+    def in_words(self) -> str:
+        """What there is, for a `repr`."""
+        n = len(self.stream.files)
+        return f', {self.stream.n:,} rows in {n:,} file{"s" if n > 1 else ""}'
+
+    def require_rows(self, way: str = '') -> None:
+        """`ValueError` with the way out: the rows are not in memory."""
+        raise ValueError(
+            'this needs all rows in memory, and these loaders stream them from files. Take those of some users, as in '
+            '`evaluate(learn, dls.of_users(10_000))`, or read everything: RecDataLoaders.from_parquet(...) without '
+            f'stream=True, which takes 20 bytes a row. {way}'.rstrip()
+        )
+
+    def seen_of(self, users: np.ndarray) -> StreamedSeen:
+        """What `users` (codes) have in the training rows: something to index with their codes."""
+        return StreamedSeen(self.stream, users, tuple(len(o) for o in self.vocab.values()))
+
+    def with_vocab(self, vocab: dict[str, Vocab]) -> StreamHistory:
+        """The same files: a stream encodes with the ids it was made with, after which further items come."""
+        return self
+
+    def fingerprint(self, part: str = 'data') -> str:
+        """16 hex digits that change with any id or count and the range of the ratings, or with the split ('split').
+
+        The rows themselves are not read for it.
+        """
+        stream, digest = self.stream, hashlib.blake2b(digest_size=8)
+        if part == 'split':
+            digest.update(repr((stream.valid_pct, stream.seed, stream.splitter, stream.sizes)).encode())
+        elif part == 'data':
+            for side, vocab in stream.vocab.items():
+                digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes())
+                digest.update(sum(o[side] for o in stream.counts).tobytes())
+            digest.update(repr((stream.groups, stream.low, stream.high)).encode())
         else:
-            for side, vocab in s.vocab.items(): digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes() + sum(o[side] for o in s.counts).tobytes())
-            digest.update(repr((s.groups, s.low, s.high)).encode())
+            raise ValueError(f"part={part!r}: 'data' or 'split'")
         return digest.hexdigest()
-
-    def without_history(self):
-        "As in `Catalog`; the files are left behind, too."
-        res = super().without_history()
-        del res.stream
-        return res
-
-    def __repr__(self): return f"Catalog({len(self.vocab['user']):,} users, {len(self.vocab['item']):,} items, {self.stream.n:,} rows in {len(self.stream.files):,} file{'s' if len(self.stream.files) > 1 else ''})"

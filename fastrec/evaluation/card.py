@@ -60,11 +60,11 @@ def model_card(
 )->Card:
     "The `Card` of a model; the arguments are those of `RecLearner.card`."
     catalog = dls.catalog
-    inter = catalog.require_history()
+    inter = catalog.require_history().interactions
     part = getattr(catalog.split, split, None)
     if part is None: raise ValueError(f'there is no {split!r} part in the split')
     baselines = {} if not len(part) else _baselines(dls) if baselines is None else baselines
-    model = getattr(scorer, 'model', None)
+    model = scorer.model
     name = type(scorer if model is None else model).__name__
     rows = {name: scorer, **baselines}
     figures = pd.DataFrame() if not len(part) else pd.concat({o: evaluate(s, dls, metrics, k=k, split=split, **kwargs) for o, s in rows.items()}, names=['model', 'users or rows'])
@@ -77,9 +77,9 @@ def model_card(
                    loss=None if loss is None else getattr(loss, '__name__', type(loss).__name__), optimiser=None if opt is None else getattr(opt, '__name__', None) or getattr(getattr(opt, 'keywords', {}).get('opt'), '__name__', repr(opt))),
         data=dict(target=dls.target, rows=len(inter), users=catalog.n_users, items=catalog.n_items, density=len(inter) / catalog.n_users / catalog.n_items,
                   ratings=None if inter.ratings is None else f'{inter.ratings.min():g} to {inter.ratings.max():g}, mean {inter.ratings.mean():.4f}', positives=inter.options,
-                  times=None if times is None else f'{when(times.min())} to {when(times.max())}', columns=inter.names, fingerprint=catalog.fingerprint()),
+                  times=None if times is None else f'{when(times.min())} to {when(times.max())}', columns=inter.names, fingerprint=catalog.history.fingerprint()),
         split=dict(made_by=getattr(dls, 'split_by', None), **{o: len(p) for o, p in zip(catalog.split._fields, catalog.split) if p is not None},
-                   cold_rows=None if not len(part) else f'{_cold(catalog, part):.1%} of {split} have a user or an item without training rows', fingerprint=catalog.fingerprint('split')),
+                   cold_rows=None if not len(part) else f'{_cold(catalog, part):.1%} of {split} have a user or an item without training rows', fingerprint=catalog.history.fingerprint('split')),
         seeds=dict(torch=torch.initial_seed(), order_of_rows=getattr(dls.train, 'seed', None)),
         training=[dict(o) for o in getattr(scorer, 'fits', [])],
         metrics=dict(split=split, about='No rows are held out: all are for training, and there are no figures.' if not len(part) else f'On the {split} part ({len(part):,} rows)' + (', which the choice of settings may have seen.' if split == 'valid' else '.'), rows=figures.reset_index().to_dict('records') if len(part) else []),

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from scipy.sparse import csr_matrix
 
-from ..data.catalog import check_leakage, standing
+from ..data.catalog import check_leakage, cold_groups
 from ..data.columns import first_few
 from ..data.sampling import NegativeSampler
 from ..evaluation import metrics as _metrics
@@ -20,7 +20,7 @@ GRAM_LIMIT = 2**14  # items up to which how alike they are is worked out from wh
 
 
 def _held_out(catalog, split):
-    inter = catalog.require_history()
+    inter = catalog.require_history().interactions
     rows = getattr(catalog.split, split, None)
     if rows is None: raise ValueError(f"there is no {split!r} part: the split has {[o for o in catalog.split._fields if getattr(catalog.split, o) is not None]}")
     if not len(rows): raise ValueError('no rows are held out (valid_pct=0), so there is nothing to evaluate on: choose settings on loaders that hold some out, then train on all')
@@ -46,7 +46,7 @@ def evaluate(
     if any(isinstance(m, (RankingMetric, LabelMetric)) for m in metrics):
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         if by is not None: return _by_group(per_user, catalog, by, split)
-        groups = standing(scorer, catalog, catalog.vocab['user'].encode(per_user.index))
+        groups = cold_groups(scorer, catalog, catalog.vocab['user'].encode(per_user.index))
         res = pd.DataFrame([dict(users=int(m.sum()), **per_user[m].mean()) for m in groups.values()], index=list(groups))
         for name, value in per_user.attrs['overall'].items(): res[name] = pd.Series({'all': value})
         if 'one_class' in per_user.attrs: res.insert(1, 'one_class', pd.Series({'all': per_user.attrs['one_class']}))
@@ -58,12 +58,12 @@ def evaluate(
     users, items = inter.users[rows].astype(np.int64), inter.items[rows].astype(np.int64)
     scores = scorer.score_rows(inter, rows).cpu()
     target = torch.from_numpy(inter.ratings[rows])
-    groups = standing(scorer, catalog, users, items)
+    groups = cold_groups(scorer, catalog, users, items)
     return pd.DataFrame([dict(rows=int(m.sum()), **{f.__name__: f(scores[m], target[m]).item() for f in metrics}) for m in groups.values()], index=list(groups))
 
 
 def _default_metrics(catalog, scorer):
-    if catalog.require_history().weights is None and catalog.thresholds is None and scorer.scale == 'rating': return [_metrics.rmse, _metrics.mae]
+    if catalog.require_history().interactions.weights is None and catalog.thresholds is None and scorer.scale == 'rating': return [_metrics.rmse, _metrics.mae]
     if catalog.thresholds is not None:
         decide = [_metrics.f1_score(), _metrics.precision_score(), _metrics.recall_score(), _metrics.accuracy_score()] if scorer.scale != 'rank' else []
         return [_metrics.roc_auc_score(), *decide, _metrics.ndcg_score()]
@@ -147,7 +147,7 @@ def labelled(scorer, catalog, users, scores, labels):
 def _top_k(catalog, codes, items, split, relevant, vectors):
     "What `ListMetric`s look at, for the lists `items` (len(codes), k)."
     inter, rows = _held_out(catalog, split)
-    rows, owned = _relevant(catalog, rows, relevant), catalog.positives
+    rows, owned = _relevant(catalog, rows, relevant), catalog.require_history().positives
     pairs = np.sort(inter.users[rows].astype(np.int64) * catalog.n_items + inter.items[rows])
     keys = codes[:, None] * catalog.n_items + items.numpy()
     hit = (items.numpy() >= 0) & (pairs[np.searchsorted(pairs, keys).clip(max=len(pairs) - 1)] == keys)
@@ -203,7 +203,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
     rows = _relevant(catalog, rows, relevant)
     check_leakage(scorer, catalog, rows)
     wanted = _chosen(catalog, inter, rows, users, seed)
-    masked = catalog.seen if split == 'valid' else catalog.matrix(np.concatenate([catalog.split.train, catalog.split.valid]))
+    masked = catalog.require_history().seen if split == 'valid' else catalog.history.matrix(np.concatenate([catalog.split.train, catalog.split.valid]))
     held = csr_matrix((np.ones(len(rows), np.int8), (inter.users[rows], inter.items[rows])), shape=masked.shape)
     given = None if candidates is None else seen_matrix(catalog, candidates, unknown='raise')
     if n_candidates is not None:
@@ -216,7 +216,7 @@ def rank_held_out(scorer, dls=None, split='valid', relevant=None, n_candidates=N
     rank = ranker_for(scorer, len(wanted)) if whole else None
     parts, tops, step = [], [], users_at_a_time(rank, catalog.n_items)
     first = max(k, cut if cut < catalog.n_items else 1)  # of each list: to tell whether an item is among them, and to find scores that are not numbers
-    with scorer._inference(), Progress(len(wanted), 'evaluating', 'users', scorer._shows_progress) as progress:
+    with scorer.inference(), Progress(len(wanted), 'evaluating', 'users', scorer.shows_progress) as progress:
         for at in range(0, len(wanted), step):
             codes = wanted[at:at+step]
             scores = (rank or scorer.score_items)(torch.from_numpy(codes)).float()

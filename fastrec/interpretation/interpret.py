@@ -8,7 +8,7 @@ import torch
 from fastai.interpret import Interpretation
 from matplotlib.patheffects import withStroke
 
-from ..models.embedding import squash
+from ..models.base import to_range
 from ..training.batches import decode, show_table
 
 __all__ = ['RecInterpretation']
@@ -37,7 +37,7 @@ class RecInterpretation(Interpretation):
         return [o if len(o) <= 32 else o[:30].rstrip() + '…' for o in map(str, labels)]
 
     @property
-    def _before(self): return ' (before the sigmoid)' if getattr(self.learn.model, 'y_range', None) else ''
+    def _before(self): return ' (before the sigmoid)' if self.learn.rec_model.y_range else ''
 
     def _known(self, side, k=None):
         "Codes with training rows, most rows first (the first `k`)."
@@ -151,7 +151,7 @@ class RecInterpretation(Interpretation):
         Column `value`, in units of the score before the sigmoid; it adds up to `.attrs['score']`, and `.attrs['prediction']` is that after the sigmoid.
         """
         user, item = int(self.catalog.vocab['user'].encode([user])[0]), self.catalog.find(item)
-        with self.learn._inference(): parts = self.learn._of_model('explain')(user, item)
+        with self.learn.inference(): parts = self.learn.rec_model.explain(user, item)
         factors = parts['factors'].cpu().double()
         order = factors.abs().argsort(descending=True)
         top, rest = order[:k].tolist(), order[k:]
@@ -160,7 +160,7 @@ class RecInterpretation(Interpretation):
         df = pd.DataFrame(dict(value=rows))
         df.index.name = 'part'
         df.attrs['score'] = float(df.value.sum())
-        df.attrs['prediction'] = squash(torch.tensor(df.attrs['score']), getattr(self.learn.model, 'y_range', None)).item()
+        df.attrs['prediction'] = to_range(torch.tensor(df.attrs['score']), self.learn.rec_model.y_range).item()
         return df
 
     def plot_explain(self, user, item, k:int=5, ax=None):
@@ -188,7 +188,7 @@ class RecInterpretation(Interpretation):
             known = np.flatnonzero(self.catalog.known('user'))
             users = np.random.default_rng(seed).choice(known, min(n_users, len(known)), replace=False)
         else: users = self.catalog.vocab['user'].encode(users)
-        with self.learn._inference() as device:
+        with self.learn.inference() as device:
             at = torch.from_numpy(codes).to(device)
             step = max(1, 2**24 // (len(codes) * len(model.names)))
             of = model.contributions if shares else model.gate_weights
@@ -249,7 +249,7 @@ class RecInterpretation(Interpretation):
 
     def plot_ratings(self, n_users:int=60, n_items:int=60, axes=None):
         "Three views of the training rows: how ratings are distributed, how few items have most of them, and who rated what (most active users, most rated items)."
-        inter, rows = self.catalog.require_history(), self.catalog.split.train
+        inter, rows = self.catalog.require_history().interactions, self.catalog.split.train
         axes = plt.subplots(1, 3, figsize=(16, 4.6), layout='constrained')[1] if axes is None else axes
         values, counts = np.unique(inter.ratings[rows], return_counts=True)
         if len(values) <= 20: axes[0].bar(values, counts, width=.8 * (np.diff(values).min() if len(values) > 1 else 1), color=_BLUE)
@@ -266,13 +266,13 @@ class RecInterpretation(Interpretation):
         axes[1].legend(framealpha=1, edgecolor='none')
         axes[1].set(xlabel='item, by popularity', ylabel='rows of the item', title='The long tail', yscale='symlog', ylim=(0, None))
 
-        matrix = self.catalog.seen[self._known('user', n_users)][:, self._known('item', n_items)]
+        matrix = self.catalog.require_history().seen[self._known('user', n_users)][:, self._known('item', n_items)]
         grid = np.full(matrix.shape, np.nan)
         coo = matrix.tocoo()
         grid[coo.row, coo.col] = coo.data
         image = axes[2].imshow(grid, aspect='auto', cmap='viridis', interpolation='nearest')
         axes[2].figure.colorbar(image, ax=axes[2], label='rating')
-        axes[2].set(xlabel=f'{grid.shape[1]} most rated items', ylabel=f'{grid.shape[0]} most active users', title=f'User-item matrix ({np.isfinite(grid).mean():.0%} filled here, {self.catalog.seen.nnz / np.prod(self.catalog.seen.shape):.1%} in all)')
+        axes[2].set(xlabel=f'{grid.shape[1]} most rated items', ylabel=f'{grid.shape[0]} most active users', title=f'User-item matrix ({np.isfinite(grid).mean():.0%} filled here, {self.catalog.require_history().seen.nnz / np.prod(self.catalog.require_history().seen.shape):.1%} in all)')
         return axes
 
 

@@ -1,9 +1,10 @@
 "Codes to scores: `nn.Module`s and their losses. They know nothing of tables, vocabularies or loaders."
+from .base import RecModel
 from .blocks import FeatureLinear
 from .content import Content
-from .context import Levels, Mood
+from .context import Levels, TimeDependentBias
 from .dot import DotBias
-from .embedding import EmbeddingTable, pop_l2, set_l2, squash, unsquash
+from .embedding import EmbeddingTable, pop_l2, set_l2
 from .gated import ConcatHybrid, GatedHybrid, SumHybrid
 from .losses import BCELoss, BPRLoss, InBatchSoftmaxLoss, MSELoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
 from .neumf import GMF, MLP, NeuMF
@@ -12,6 +13,6 @@ from .two_tower import TwoTower
 
 __all__ = [
     'BCELoss', 'BPRLoss', 'ConcatHybrid', 'Content', 'DotBias', 'EmbeddingTable', 'FeatureLinear', 'GMF', 'GatedHybrid',
-    'InBatchSoftmaxLoss', 'Levels', 'MLP', 'MSELoss', 'Mood', 'NeuMF', 'SVDpp', 'SampledSoftmaxLoss', 'SoftmaxLoss',
-    'SumHybrid', 'TwoTower', 'WARPLoss', 'pop_l2', 'set_l2', 'squash', 'unsquash',
+    'InBatchSoftmaxLoss', 'Levels', 'MLP', 'MSELoss', 'NeuMF', 'RecModel', 'SVDpp', 'SampledSoftmaxLoss', 'SoftmaxLoss',
+    'SumHybrid', 'TimeDependentBias', 'TwoTower', 'WARPLoss', 'pop_l2', 'set_l2',
 ]

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from .blocks import FeatureLinear, unique_rows
-from .embedding import EmbeddingTable, squash, unsquash
+from .base import RecModel, from_range
+from .embedding import EmbeddingTable
 
 __all__ = ['FeatureEncoder', 'Content']
 
@@ -27,7 +28,7 @@ class FeatureEncoder(nn.Module):
         return self.dropout(x) if self.second is None else self.second(self.dropout(torch.relu(x)))
 
 
-class Content(nn.Module):
+class Content(RecModel):
     """Features of the item times a user vector: score = mean + b_u + p_u . f(x_i) + g(x_i), (f, g) = `FeatureEncoder`; through a sigmoid to `y_range` if one is given.
 
     There is no parameter of an item: one that was never rated is scored as any other, by its features. g is what an item's features say to every user, the bias that a rated
@@ -53,7 +54,7 @@ class Content(nn.Module):
         self.user_factors = EmbeddingTable(n_users, n_factors, known_users, std)
         self.user_biases = EmbeddingTable(n_users, 1, known_users, 0, decay=0.)
         self.user_net = None if user_blocks is None else FeatureLinear(user_blocks, n_factors + 1, known_users, std)
-        self.mean = nn.Parameter(torch.tensor(0. if mean is None else unsquash(mean, self.y_range)))
+        self.mean = nn.Parameter(torch.tensor(0. if mean is None else from_range(mean, self.y_range)))
 
     def config(self)->dict:
         "Arguments that make a model of this shape; the features are among them."
@@ -73,13 +74,13 @@ class Content(nn.Module):
         q = unique_rows(self.item_net, items)
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
-        return squash((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean, self.y_range)
+        return self.in_range((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean)
 
     def score_items(self, users): # (B,) -> (B, n_items)
         "Scores of the whole catalogue: the items encoded once, then one matrix product."
         q = self.item_net()
         p, bu = self.users_of(users)
-        return squash(p @ q[:, :-1].T + q[:, -1] + bu + self.mean, self.y_range)
+        return self.in_range(p @ q[:, :-1].T + q[:, -1] + bu + self.mean)
 
     @torch.no_grad()
     def vectors(self, side:str)->torch.Tensor:
@@ -97,6 +98,10 @@ class Content(nn.Module):
         return torch.zeros(self.user_factors.num_embeddings, dtype=torch.bool) if layer is None else layer.present.any(1)
 
     def _all_users(self): return torch.arange(self.user_factors.num_embeddings, device=self.mean.device)
+
+    def intercept(self)->float:
+        "The mean."
+        return self.mean.item()
 
     def explain(self, user:int, item:int)->dict:
         "Parts that add up to the score before the sigmoid: mean, user and item bias (floats) and the product of each factor, (n_factors,)."

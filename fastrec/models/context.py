@@ -7,7 +7,7 @@ from torch import nn
 
 from .embedding import EmbeddingTable
 
-__all__ = ['Levels', 'Mood']
+__all__ = ['Levels', 'TimeDependentBias']
 
 NEAREST = 16  # ratings before a time, and as many after it, that say what mood a user is in
 OCTAVES = 48  # distances in time are told apart by powers of two
@@ -32,7 +32,7 @@ class Levels(nn.Module):
         return of(self.factors), of(self.biases).squeeze(-1)
 
 
-class Mood(nn.Module):
+class TimeDependentBias(nn.Module):
     """How far a user's ratings nearest in time were above expectation: users, items, times (B,) -> a sum_j w_j r_j / (sum_j w_j + d), (B,).
 
     j: up to `NEAREST` training ratings of the user before the time and as many from it on, without that of the item itself; r_j: what biases leave of the rating (`residuals_of`);

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from .context import Levels
-from .embedding import EmbeddingTable, squash, unsquash
+from .base import RecModel, from_range
+from .embedding import EmbeddingTable
 from .fused import PairScores
 
 __all__ = ['DotBias']
 
-class DotBias(nn.Module):
+class DotBias(RecModel):
     """Matrix factorisation with biases: score = mean + b_u + b_i + p_u . q_i, through a sigmoid to `y_range` if one is given.
 
     Koren, Bell, Volinsky, 'Matrix Factorization Techniques for Recommender Systems', Computer 2009, eq. 4; the sigmoid and the order of
@@ -36,7 +37,7 @@ class DotBias(nn.Module):
         self.item_factors = EmbeddingTable(n_items, n_factors, known_items, std)
         self.user_biases = EmbeddingTable(n_users, 1, known_users, 0, bias_decay)
         self.item_biases = EmbeddingTable(n_items, 1, known_items, 0, bias_decay)
-        self.mean = nn.Parameter(torch.tensor(0. if mean is None else unsquash(mean, self.y_range)))
+        self.mean = nn.Parameter(torch.tensor(0. if mean is None else from_range(mean, self.y_range)))
         self.context_sizes = list(context_sizes)
         self.levels = Levels(self.context_sizes, n_factors) if any(self.context_sizes) else None
 
@@ -45,13 +46,13 @@ class DotBias(nn.Module):
         if self.levels is not None:
             more, bias = self._of_context(users, context)
             x = ((self.user_vectors(users) + more) * self.item_factors(items)).sum(-1) + self.user_biases(users).squeeze(-1) + self.item_biases(items).squeeze(-1)
-            return squash(x + bias + self.mean, self.y_range)
+            return self.in_range(x + bias + self.mean)
         if self.training and self._plain(users, items, tables := self.tables): return self._pair_scores(users, items, tables)
         p, q = self.user_vectors(users), self.item_factors(items)
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
-        return squash((p * q).sum(-1) + bu + bi + self.mean, self.y_range)
+        return self.in_range((p * q).sum(-1) + bu + bi + self.mean)
 
     def config(self)->dict:
         "Arguments that make a model of this shape; the rest is in its state."
@@ -92,7 +93,7 @@ class DotBias(nn.Module):
         if self.levels is not None:
             more, bias = self._of_context(users, context)
             p, b = p + more, b + bias[:, None]
-        return squash(p @ self.item_factors.weight.T + b + self.item_biases.weight.T + self.mean, self.y_range)
+        return self.in_range(p @ self.item_factors.weight.T + b + self.item_biases.weight.T + self.mean)
 
     def ranking_items(self): # (n_items, n_factors + 1)
         "With `ranking_users`: vectors whose products order each user's items as `score_items` does, without the user's bias, the mean and the sigmoid, which leave the order alone."
@@ -114,6 +115,10 @@ class DotBias(nn.Module):
     def _neutral(self, side): # what users have of a context that is not given: vector, bias
         if self.levels is None or side == 'item': return 0., 0.
         with torch.no_grad(): return tuple(o[0] for o in self._of_context(torch.zeros(1, dtype=torch.long, device=self.mean.device), None))
+
+    def intercept(self)->float:
+        "The mean."
+        return self.mean.item()
 
     def explain(self, user:int, item:int)->dict:
         "Parts that add up to the score before the sigmoid: mean, user and item bias (floats) and the product of each factor, (n_factors,)."

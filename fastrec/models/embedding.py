@@ -8,7 +8,7 @@ from torch import nn
 
 from .fused import Lookup
 
-__all__ = ['EmbeddingTable', 'pop_l2', 'set_l2', 'squash', 'unsquash']
+__all__ = ['EmbeddingTable', 'pop_l2', 'set_l2']
 
 class EmbeddingTable(nn.Embedding):
     """`nn.Embedding` for users or items of which some have no training row.
@@ -105,15 +105,3 @@ def pop_penalties(tables):
     for m in tables:
         if m.penalty is not None: total, m.__dict__['penalty'] = m.penalty if total is None else total + m.penalty, None
     return total
-
-
-def squash(x, y_range):
-    "Scores `x` (any shape) -> `y_range` through a sigmoid; unchanged when there is no range."
-    return x if y_range is None else torch.sigmoid(x) * (y_range[1] - y_range[0]) + y_range[0]
-
-
-def unsquash(y:float, y_range)->float:
-    "The score that `squash` maps to `y`."
-    if y_range is None: return float(y)
-    p = min(max((y - y_range[0]) / (y_range[1] - y_range[0]), 1e-4), 1 - 1e-4)
-    return float(torch.logit(torch.tensor(p, dtype=torch.float64)))

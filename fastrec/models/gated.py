@@ -8,14 +8,15 @@ from torch import nn
 
 from .blocks import unique_rows
 from .content import FeatureEncoder
-from .embedding import EmbeddingTable, squash, unsquash
+from .base import RecModel, from_range
+from .embedding import EmbeddingTable
 
 __all__ = ['Hybrid', 'SumHybrid', 'ConcatHybrid', 'GatedHybrid']
 
 BUDGET = 64 * 2**20  # bytes of intermediate scores when a gated catalogue is scored
 
 
-class Hybrid(nn.Module):
+class Hybrid(RecModel):
     """What the hybrids share: score = mean + b_u + b_i + p_u . q + c, where (q, c) is made of the item's pathways z_im (n_factors + 1 values each, the last a bias).
 
     Pathway 0, 'id', is an embedding of the item (its bias is b_i); the others are encoders of feature blocks. A pathway is masked where an item lacks it: an item
@@ -50,7 +51,7 @@ class Hybrid(nn.Module):
         self.encoders = nn.ModuleList(FeatureEncoder(blocks, n_factors + 1, hidden, dropout, known_items, absent=len(blocks) > 1, std=std) for blocks in pathways.values())
         if not pathways: raise ValueError('no pathways of features')
         if any(len(o.first) != n_items for o in self.encoders): raise ValueError(f'the features have {len(self.encoders[0].first):,} rows for {n_items:,} items: align them with the vocab')
-        self.mean = nn.Parameter(torch.tensor(0. if mean is None else unsquash(mean, self.y_range)))
+        self.mean = nn.Parameter(torch.tensor(0. if mean is None else from_range(mean, self.y_range)))
         counts = torch.ones(n_items) if item_counts is None else torch.as_tensor(item_counts, dtype=torch.float32)
         self.register_buffer('log_counts', counts.log1p())
 
@@ -92,12 +93,12 @@ class Hybrid(nn.Module):
         else: p = p.unsqueeze(1)
         q = unique_rows(self.item_rows, items)
         self.penalise(items)
-        return squash((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean, self.y_range)
+        return self.in_range((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean)
 
     def score_items(self, users): # (B,) -> (B, n_items)
         "Scores of the whole catalogue: items worked out once, then a matrix product."
         q = self.item_rows(self._all('item'))
-        return squash(self.user_factors(users) @ q[:, :-1].T + q[:, -1] + self.user_biases(users) + self.mean, self.y_range)
+        return self.in_range(self.user_factors(users) @ q[:, :-1].T + q[:, -1] + self.user_biases(users) + self.mean)
 
     def has_features(self, side:str)->torch.Tensor:
         "bool (n,): which users or items have any features."
@@ -119,6 +120,10 @@ class Hybrid(nn.Module):
     def biases(self, side:str)->torch.Tensor:
         "Detached biases, (n,), of 'user' or 'item' (its own and its features')."
         return self.fused()[:, -1] if side == 'item' else self.user_biases.weight.detach().squeeze(-1)
+
+    def intercept(self)->float:
+        "The mean."
+        return self.mean.item()
 
     def explain(self, user:int, item:int)->dict:
         "Parts that add up to the score before the sigmoid: mean, user and item bias (floats) and the product of each factor, (n_factors,)."
@@ -218,7 +223,7 @@ class GatedHybrid(Hybrid):
         z, _, bias = self._split(rows)
         gates, scores, rest = self.gates(p, rows), (z[..., :-1] * p.unsqueeze(-2)).sum(-1) + z[..., -1], bias + bu + self.mean
         self.penalise(items)
-        return squash(self._mix(gates, scores, rest, who, items, -1), self.y_range)
+        return self.in_range(self._mix(gates, scores, rest, who, items, -1))
 
     def _mix(self, gates, scores, rest, users, items, dim):
         "sum_m g_m s_m + rest; in training each pair's gradient goes to the gate or to all else."
@@ -240,7 +245,7 @@ class GatedHybrid(Hybrid):
             logits = torch.stack([query @ keys[:, j, :-1].T + keys[:, j, -1] + own[:, j, None] for j in range(m)])
             scores = torch.stack([p @ z[:, j, :-1].T + z[:, j, -1] for j in range(m)])
             parts.append(self._mix(logits.softmax(0), scores, bias + self.user_biases(part) + self.mean, part[:, None], items, 0))
-        return squash(torch.cat(parts) if parts else bias.new_zeros(0, len(rows)), self.y_range)
+        return self.in_range(torch.cat(parts) if parts else bias.new_zeros(0, len(rows)))
 
     @torch.no_grad()
     def fused(self, p=None, codes=None):

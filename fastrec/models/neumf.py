@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from .embedding import EmbeddingTable, squash, unsquash
+from .base import RecModel, from_range
+from .embedding import EmbeddingTable
 
 __all__ = ['GMF', 'MLP', 'NeuMF']
 
@@ -59,7 +60,7 @@ def _output(n_in):
     return out
 
 
-class GMF(nn.Module):
+class GMF(RecModel):
     "Generalised matrix factorisation: score = h . (p_u * q_i) + c (He et al. 2017, eq. 9). `h` starts at 1, that is, as a dot product."
     def __init__(self,
         n_users:int, n_items:int,
@@ -84,12 +85,16 @@ class GMF(nn.Module):
         "Scores of the whole catalogue by one matrix product."
         return self.product.score_items(users, self.out.weight[0]) + self.out.bias
 
+    def intercept(self)->float:
+        "c."
+        return self.out.bias.item()
+
     def vectors(self, side:str)->torch.Tensor:
         "Detached embeddings, (n, n_factors), of 'user' or 'item'; the item's are weighted by h, so that their product with the user's is the score but for c."
         return (self.product.user_factors.weight if side == 'user' else self.product.item_factors.weight * self.out.weight).detach()
 
 
-class MLP(nn.Module):
+class MLP(RecModel):
     """A perceptron over the concatenated user and item embeddings, plus biases (He et al. 2017, eq. 10).
 
     score = h . z_L + b_u + b_i + c. Deviations from the paper: dropout after each layer, and the user and item biases of a rating model (start at 0; c
@@ -112,7 +117,7 @@ class MLP(nn.Module):
         self.user_biases = EmbeddingTable(n_users, 1, known_users, 0, decay=0.)
         self.item_biases = EmbeddingTable(n_items, 1, known_items, 0, decay=0.)
         self.out = _output(self.tower.n_out)
-        if mean is not None: nn.init.constant_(self.out.bias, unsquash(mean, self.y_range))
+        if mean is not None: nn.init.constant_(self.out.bias, from_range(mean, self.y_range))
 
     def config(self)->dict:
         "Arguments that make a model of this shape; the rest is in its state."
@@ -122,12 +127,16 @@ class MLP(nn.Module):
     def forward(self, users, items): # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs
         bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
         if items.dim() == 1: bu = bu.squeeze(-1)
-        return squash(self.out(self.tower(users, items)).squeeze(-1) + bu + bi, self.y_range)
+        return self.in_range(self.out(self.tower(users, items)).squeeze(-1) + bu + bi)
 
     def score_items(self, users): # (B,) -> (B, n_items)
         "Scores of the whole catalogue; the item half of the first layer is computed once."
         x = self.tower.score_items(users, self.out.weight[0]) + self.out.bias
-        return squash(x + self.user_biases(users) + self.item_biases.weight.T, self.y_range)
+        return self.in_range(x + self.user_biases(users) + self.item_biases.weight.T)
+
+    def explain(self, user:int, item:int)->dict:
+        "`TypeError`: what a perceptron makes of a pair is no sum over factors."
+        raise TypeError(f'{type(self).__name__} has no method explain: what a perceptron makes of a pair is not a sum over factors. collab_learner, svdpp_learner and gated_learner can be explained')
 
     def vectors(self, side:str)->torch.Tensor:
         "Detached embeddings, (n, n_factors), of 'user' or 'item'."
@@ -138,7 +147,7 @@ class MLP(nn.Module):
         return (self.item_biases if side == 'item' else self.user_biases).weight.detach().squeeze(-1)
 
 
-class NeuMF(nn.Module):
+class NeuMF(RecModel):
     """GMF's and MLP's pathways, each with embeddings of its own, under one output layer: score = h . [p_u * q_i, z_L] + c (He et al. 2017, eq. 12).
 
     As in the paper there are no user or item biases.
@@ -187,6 +196,10 @@ class NeuMF(nn.Module):
         "Scores of the whole catalogue: one matrix product for the GMF pathway; the item half of the MLP's first layer is computed once."
         h, d = self.out.weight[0], self.product.user_factors.embedding_dim
         return self.product.score_items(users, h[:d]) + self.tower.score_items(users, h[d:]) + self.out.bias
+
+    def explain(self, user:int, item:int)->dict:
+        "`TypeError`: what a perceptron makes of a pair is no sum over factors."
+        raise TypeError(f'{type(self).__name__} has no method explain: what a perceptron makes of a pair is not a sum over factors. collab_learner, svdpp_learner and gated_learner can be explained')
 
     def vectors(self, side:str)->torch.Tensor:
         "Detached embeddings of both pathways side by side, (n, 2 * n_factors), of 'user' or 'item'."

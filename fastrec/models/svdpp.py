@@ -9,9 +9,9 @@ from scipy.sparse import csr_matrix
 from warnings import simplefilter
 
 from .blocks import FeatureLinear, unique_rows
-from .context import Mood
+from .context import TimeDependentBias
 from .dot import DotBias
-from .embedding import EmbeddingTable, squash
+from .embedding import EmbeddingTable
 
 __all__ = ['SVDpp']
 
@@ -59,7 +59,7 @@ class SVDpp(DotBias):
     - A cold user or item has the mean of the known p or q, and an empty sum.
     - Side features are further factors, as in a factorisation machine (Rendle 2010): with `item_blocks` q_i and b_i add W x_i, x the item's feature row, with `user_blocks` p_u and b_u. Their L2 is that of p and q,
       times `feature_decay` in the place of `own_decay`, and the biases of one's own, which otherwise have none, have it times `bias_decay`. A cold item is scored by its features.
-    - Context (see `Levels`): vectors and biases of the levels of its columns, on the user's side; with `times` the user's `Mood` at the time.
+    - Context (see `Levels`): vectors and biases of the levels of its columns, on the user's side; with `times` the user's `TimeDependentBias` at the time.
 
     The sums are made for the whole table by one sparse product, or for the users and items of the batch where they have but a small part of it. The history is held as CSR both
     ways (`indptr, indices` by user, `item_indptr, item_indices`); it is no part of the state.
@@ -99,7 +99,7 @@ class SVDpp(DotBias):
             if layer is not None: layer.penalised = True
         history = history.tocsr().sorted_indices()
         values = residuals_of(history) if residuals else np.ones(history.nnz, np.float32)
-        self.mood = None if times is None else Mood(times.tocsr().sorted_indices(), values if residuals else residuals_of(history))
+        self.time_bias = None if times is None else TimeDependentBias(times.tocsr().sorted_indices(), values if residuals else residuals_of(history))
         if times is not None and (times.nnz != history.nnz or 0 not in self.context_sizes): raise ValueError('times have to be those of the history, and their column in context_sizes a 0')
         if times is not None: self.register_buffer('times', torch.from_numpy(times.tocsr().sorted_indices().data.astype(np.int64)), persistent=False)
         by_user = csr_matrix((values, history.indices, history.indptr), shape=history.shape)
@@ -116,7 +116,7 @@ class SVDpp(DotBias):
         "Arguments that make a model of this shape; the history is one of them."
         matrix = lambda values: csr_matrix((values.cpu().numpy(), self.indices.cpu().numpy(), self.indptr.cpu().numpy()), shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
         blocks = {f'{side}_blocks': None if (layer := self._layer(side)) is None else layer.blocks() for side in ('user', 'item')}
-        return dict(super().config(), history=matrix(self.ratings if hasattr(self, 'ratings') else self.ones), times=None if self.mood is None else matrix(self.times), bias_decay=self.bias_decay, feature_decay=self.feature_decay, **blocks, dropout=self.dropout, norm=self.norm, item_side=self.item_side, residuals=self.residuals, leave_one_out=self.leave_one_out,
+        return dict(super().config(), history=matrix(self.ratings if hasattr(self, 'ratings') else self.ones), times=None if self.time_bias is None else matrix(self.times), bias_decay=self.bias_decay, feature_decay=self.feature_decay, **blocks, dropout=self.dropout, norm=self.norm, item_side=self.item_side, residuals=self.residuals, leave_one_out=self.leave_one_out,
                     own_decay=self.user_factors.decay, history_decay=self.history_decay, residual_decay=self.residual_decay)
 
     def train(self, mode:bool=True):
@@ -232,7 +232,7 @@ class SVDpp(DotBias):
         if items.dim() == 1: bu = bu.squeeze(-1)
         else: p = p.unsqueeze(1)
         x = (p * q).sum(-1) + bu + bi.squeeze(-1) + self.mean
-        return squash(x if self.mood is None or context is None else x + self.mood(users, items, self._times(context)), self.y_range)
+        return self.in_range(x if self.time_bias is None or context is None else x + self.time_bias(users, items, self._times(context)))
 
     def _times(self, context): return context[:, self.context_sizes.index(0)]
 
@@ -268,7 +268,7 @@ class SVDpp(DotBias):
             more, bias = self._of_context(users, context)
             p, bu = p + more, bu + bias[:, None]
         x = p @ q.T + bu + bi.T + self.mean
-        return squash(x if self.mood is None or context is None else x + self.mood.all_items(users, self._times(context), len(q)), self.y_range)
+        return self.in_range(x if self.time_bias is None or context is None else x + self.time_bias.all_items(users, self._times(context), len(q)))
 
     def ranking_items(self): # (n_items, n_factors + 1)
         "As in `DotBias`."

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .blocks import FeatureLinear, unique_rows
+from .base import RecModel
 from .embedding import EmbeddingTable
 
 __all__ = ['TwoTower']
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
         return F.normalize(x if self.mlp is None else x + self.mlp(x), dim=1)
 
 
-class TwoTower(nn.Module):
+class TwoTower(RecModel):
     """score = cos(f(user), g(item)) / temperature, f and g `Encoder`s over ids and features.
 
     Yi et al., 'Sampling-bias-corrected neural modeling for large corpus item recommendations', RecSys 2019, section 3 (unit vectors, temperature), trained with `InBatchSoftmaxLoss`. Deviation: their

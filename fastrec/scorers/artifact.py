@@ -18,6 +18,7 @@ import torch
 import uuid
 from pathlib import Path
 from fastrec import __version__
+from copy import copy
 from functools import cached_property
 from scipy.sparse import csr_matrix
 from importlib import import_module
@@ -26,6 +27,7 @@ from torch import nn
 from warnings import warn
 
 from ..data.catalog import Catalog
+from ..models.base import as_rec_model
 from .model_scorer import ModelScorer
 from .scorer import Scorer
 
@@ -35,7 +37,7 @@ FORMAT = 1  # of the files; raised when an older fastrec could not read them any
 MANIFEST = 'recommender.json'
 # rooms whose classes a file may name, those that load fast first
 _ROOMS = (
-    'data.interactions', 'data.splits', 'data.catalog', 'data.block', 'scorers.model_scorer',
+    'data.interactions', 'data.splits', 'data.history', 'data.catalog', 'data.block', 'scorers.model_scorer',
     'models.dot', 'models.svdpp', 'models.neumf', 'models.content', 'models.gated', 'models.two_tower',
     'scorers.baselines', 'scorers.blend', 'data.features', 'data.images', 'scorers.rerank', 'scorers.refine',
 )
@@ -74,9 +76,8 @@ def save_recommender(
             digest = _sha256(aside/key)
             files[key] = dict(name=f'{key}-{digest[:12]}.{suffix}', bytes=(aside/key).stat().st_size, sha256=digest)
             _put(aside/key, folder/files[key]['name'])
-        model = getattr(scorer, 'model', None)
         manifest = dict(format=FORMAT, fastrec=__version__, torch=torch.__version__, pandas=pd.__version__, saved=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-                        scorer=content['object'], model=None if model is None else type(model).__name__, scale=scorer.scale, n_users=catalog.n_users, n_items=catalog.n_items, history=history, files=files)
+                        scorer=content['object'], model=None if scorer.model is None else type(scorer.model).__name__, scale=scorer.scale, n_users=catalog.n_users, n_items=catalog.n_items, history=history, files=files)
         (aside/MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
         _put(aside/MANIFEST, folder/MANIFEST)
     for name in before - {o['name'] for o in files.values()}: (folder/name).unlink(missing_ok=True)
@@ -118,12 +119,10 @@ def _safetensors(name):
 def _scorers(scorer):
     "A scorer and those that it is made of."
     yield scorer
-    for value in vars(scorer).values():
-        for part in (value if isinstance(value, (list, tuple)) else [value]):
-            if isinstance(part, Scorer): yield from _scorers(part)
+    for part in scorer.parts(): yield from _scorers(part)
 
 
-def _reads_history(scorer): return any(getattr(o, 'reads_history', False) for o in _scorers(scorer))
+def _reads_history(scorer): return any(o.reads_history for o in _scorers(scorer))
 
 
 def _read_manifest(folder):
@@ -208,23 +207,29 @@ class _Packer:
 
     def _object(self, value, at):
         if isinstance(value, Catalog) and not self.history: value = value.without_history()
-        if isinstance(value, ModelScorer) and _find_class(type(value).__name__) is not type(value):  # a learner: without what is for training
-            value = ModelScorer(value.model.without_history() if hasattr(value.model, 'without_history') else value.model, value.catalog, value.scale, value.item_features)
+        if isinstance(value, ModelScorer): value = self._portable(value)
         cls = type(value)
         if _find_class(cls.__name__) is not cls and not isinstance(value, Scorer):
             raise TypeError(f'{at} is a {cls.__module__}.{cls.__name__}, which cannot be saved without pickle: only plain data, tensors, tables and classes of fastrec can')
-        if hasattr(value, '_fields'): state = dict(zip(value._fields, value))
+        if isinstance(value, tuple): state = dict(zip(value._fields, value))
         else:
             cached = {k for c in cls.__mro__ for k, v in vars(c).items() if isinstance(v, cached_property)}
             attributes = value.saved_state() if hasattr(value, 'saved_state') else vars(value)
-            state = {k: v for k, v in attributes.items() if k not in cached and k != '_item_index'}
+            state = {k: v for k, v in attributes.items() if k not in cached and not (isinstance(value, Scorer) and k in value.not_saved)}
         return {'object': cls.__name__, 'state': {k: self.pack(v, f'{at}.{k}') for k, v in state.items()}}
+
+    def _portable(self, scorer):
+        "A scorer with the model that may be given away; of a learner, without what is for training."
+        model = scorer.rec_model.without_history() if self.history else scorer.without_history()
+        if _find_class(type(scorer).__name__) is not type(scorer):
+            return ModelScorer(model, scorer.catalog, scorer.scale, scorer.item_features)
+        res = copy(scorer)
+        res.model = model
+        return res
 
     def _model(self, model, at):
         name = type(model).__name__
-        if not hasattr(model, 'config'):
-            raise TypeError(f'{name} does not say how to make one like it: give it a method `config()` that returns the arguments of its constructor as a dict, and load with load_recommender(folder, classes=[{name}])')
-        return {'model': name, 'config': {k: self.pack(v, f'{at}.config.{k}') for k, v in model.config().items()}, 'state': {k: self._tensor(v, f'{at}.{k}') for k, v in model.state_dict().items()}}
+        return {'model': name, 'config': {k: self.pack(v, f'{at}.config.{k}') for k, v in as_rec_model(model).config().items()}, 'state': {k: self._tensor(v, f'{at}.{k}') for k, v in model.state_dict().items()}}
 
     def _tensor(self, t, at):
         "-> the name of the tensor in the file. The same tensor twice is one; storage is not shared there."
@@ -295,7 +300,10 @@ class _Unpacker:
         raise ValueError(f'the recommender holds a {name}, which fastrec {__version__} does not know. If it is a class of your own: load_recommender(folder, classes=[{name}])')
 
     def _object(self, cls, value):
-        if hasattr(cls, '_fields'): return cls(**self.unpack(dict(value['state'])))
+        if issubclass(cls, tuple): return cls(**self.unpack(dict(value['state'])))
+        if cls is Catalog:
+            res = self.made[value['number']] = Catalog.from_saved({k: self.unpack(v) for k, v in value['state'].items()})
+            return res
         res = self.made[value['number']] = object.__new__(cls)
         res.__dict__.update({k: self.unpack(v) for k, v in value['state'].items()})
         return res

@@ -31,7 +31,7 @@ class BiasOnly(Scorer):
     def fit(self, dls):
         "Learn from the training rows of `dls`; returns self."
         self.catalog = dls.catalog
-        inter, rows = self.catalog.require_history(), self.catalog.split.train
+        inter, rows = self.catalog.require_history().interactions, self.catalog.split.train
         if inter.ratings is None: raise ValueError(f'{type(self).__name__} predicts ratings, and the table has none')
         users, items, y = inter.users[rows], inter.items[rows], inter.ratings[rows].astype(np.float64)
         self.mean = y.mean()
@@ -86,7 +86,7 @@ class _ItemWeights(Scorer):
 
     def score_items(self, users):
         "Scores of all items: codes (B,) -> (B, n_items)."
-        x = _once(self.catalog.positives[np.asarray(users)])
+        x = _once(self.catalog.require_history().positives[np.asarray(users)])
         s = x @ self.weights
         return torch.from_numpy(np.asarray(s.todense() if hasattr(s, 'todense') else s, dtype=np.float32))
 
@@ -191,7 +191,7 @@ class IALS(Scorer):
 def _positives(dls):
     "Training positives (n_users, n_items), float32 CSR: weights of implicit feedback, 1 for each row of a rating table."
     dls.catalog.require_history()
-    x = dls.catalog.positives
+    x = dls.catalog.require_history().positives
     return _once(x) if dls.catalog.interactions.weights is None else x
 
 

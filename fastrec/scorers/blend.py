@@ -39,20 +39,24 @@ class Blend(Scorer):
         if len(self.weights) != len(scorers): raise ValueError(f'{len(scorers)} scorers, but {len(self.weights)} weights')
         _same_ids(scorers)
         self.catalog = scorers[0].catalog
-        self.knows_cold = all(getattr(s, 'knows_cold', True) for s in scorers)
+        self.knows_cold = all(s.knows_cold for s in scorers)
 
-    def informed(self, side:str='item'):
+    def parts(self):
+        "The blended scorers."
+        return self.scorers
+
+    def knows(self, side:str='item'):
         "bool (n,): users or items of which any of the scorers knows something."
-        return np.any([s.informed(side) for s in self.scorers], axis=0)
+        return np.any([s.knows(side) for s in self.scorers], axis=0)
 
     @contextmanager
-    def _inference(self):
+    def inference(self):
         with ExitStack() as stack:
-            for s in self.scorers: stack.enter_context(s._inference())
+            for s in self.scorers: stack.enter_context(s.inference())
             yield
 
     @property
-    def _shows_progress(self): return all(s._shows_progress for s in self.scorers)
+    def shows_progress(self): return all(s.shows_progress for s in self.scorers)
 
     def score_items(self, users):
         "Blended scores of all items: codes (B,) -> (B, n_items), on the CPU."
@@ -85,10 +89,10 @@ class Ensemble(Scorer):
         _same_ids(members)
         if len(scales := {m.scale for m in members}) > 1: raise ValueError(f'members have scores of different kinds ({first_few(sorted(scales))}), of which there is no mean: combine them with Blend, which standardises')
         self.members, self.seed, self.scale, self.catalog = members, seed, members[0].scale, members[0].catalog
-        self.knows_cold = all(getattr(m, 'knows_cold', True) for m in members)
+        self.knows_cold = all(m.knows_cold for m in members)
 
     def __len__(self): return len(self.members)
-    def __repr__(self): return f'Ensemble({len(self)} x {first_few(dict.fromkeys(repr(getattr(m, "model", m)).split("(")[0] for m in self.members))}, {self.scale}, {self.catalog})'
+    def __repr__(self): return f'Ensemble({len(self)} x {first_few(dict.fromkeys(repr(m if m.model is None else m.model).split("(")[0] for m in self.members))}, {self.scale}, {self.catalog})'
 
     # --- training
 
@@ -115,10 +119,10 @@ class Ensemble(Scorer):
         "Each member's `fine_tune`; arguments as there."
         self._each('fine_tune', epochs, base_lr, **kwargs)
 
-    def _inference(self): return self._all('_inference')
+    def inference(self): return self._all('inference')
 
     @property
-    def _shows_progress(self): return all(m._shows_progress for m in self.members)
+    def shows_progress(self): return all(m.shows_progress for m in self.members)
 
     @contextmanager
     def _all(self, context):
@@ -141,21 +145,25 @@ class Ensemble(Scorer):
 
     # --- scores
 
-    def informed(self, side:str='item'):
+    def parts(self):
+        "The members."
+        return self.members
+
+    def knows(self, side:str='item'):
         "bool (n,): users or items of which any of the members knows something."
-        return np.any([m.informed(side) for m in self.members], axis=0)
+        return np.any([m.knows(side) for m in self.members], axis=0)
 
     def _comparable(self, scores): return standardised(scores) if self.scale == 'rank' else scores
 
     def in_context(self, values:dict):
         "The ensemble in one situation: its members' `in_context`."
-        if without := [m for m in self.members if not hasattr(m, 'in_context')]: raise TypeError(f'members of type {type(without[0]).__name__} read no context')
+        if without := [m for m in self.members if not m.reads_context]: raise TypeError(f'members of type {type(without[0]).__name__} read no context')
         return Ensemble([m.in_context(values) for m in self.members], self.seed)
 
     def member_scores(self, users, items, context=None)->torch.Tensor:
         "What each member says of pairs of codes: (n,), (n,)[, context (n, columns)] -> (members, n), on the CPU."
         users, items = torch.as_tensor(users), torch.as_tensor(items)
-        if self.scale != 'rank': return torch.stack([m.score(users, items, *([context] if context is not None and getattr(m, 'reads_context', False) else [])).float().cpu() for m in self.members])
+        if self.scale != 'rank': return torch.stack([m.score(users, items, *([context] if context is not None and m.reads_context else [])).float().cpu() for m in self.members])
         users, at = torch.unique(users, return_inverse=True)
         parts = [torch.empty(len(at)) for _ in self.members]
         for j in torch.arange(len(users)).split(max(1, 2**25 // self.catalog.n_items)):  # 128 MiB of scores
@@ -188,7 +196,7 @@ class Ensemble(Scorer):
 
     def predict(self, user, item=None)->float:
         "Predicted score of one pair, the members' mean: `predict(user, item)` or `predict((user, item))`, ids as in the table."
-        if self.scale != 'rank' and all(hasattr(m, 'predict') for m in self.members): return float(np.mean([m.predict(user, item) for m in self.members]))
+        if self.scale != 'rank': return float(np.mean([m.predict(user, item) for m in self.members]))
         user, item = user if item is None else (user, item)
         return self.score(*(torch.from_numpy(self.vocab[side].encode([o])) for side, o in (('user', user), ('item', item)))).item()
 

@@ -11,10 +11,12 @@ from warnings import warn
 
 from ..data.columns import column_of, first_few, plain_values
 from ..data.interactions import Interactions, Vocab
+from ..data.history import History
 from ..data.splits import Split
+from ..models.base import as_rec_model, to_range
 from ..models.blocks import FeatureLinear
 from ..models.dot import DotBias
-from ..models.embedding import EmbeddingTable, squash
+from ..models.embedding import EmbeddingTable
 
 __all__ = []
 
@@ -23,7 +25,7 @@ SAMPLE = 2**12  # training rows that tell how far ratings are from their scores
 DAMPING = 5.  # rows that the average threshold counts for, in that of a new user
 
 
-def new_catalog(scorer, ratings):
+def new_users(scorer, ratings):
     "The catalog with the new users in the place of the known ones, their ratings as training rows."
     old = scorer.catalog
     asks = scorer.scale == 'rating' or old.thresholds is not None
@@ -37,17 +39,15 @@ def new_catalog(scorer, ratings):
     if values is not None:
         values = pd.to_numeric(pd.Series(values), errors='coerce').to_numpy(dtype=np.float32)
         if not np.isfinite(values).all(): raise ValueError(f'{int((~np.isfinite(values)).sum()):,} of {len(values):,} ratings are missing or no numbers')
-        y_range = getattr(getattr(scorer, 'model', None), 'y_range', None)
+        y_range = None if scorer.model is None else as_rec_model(scorer.model).y_range
         if scorer.scale == 'rating' and y_range is not None and (values.min() < y_range[0] or values.max() > y_range[1]):
             raise ValueError(f'ratings run from {values.min():g} to {values.max():g}, those of the model from {y_range[0]:g} to {y_range[1]:g} (y_range): is this another scale?')
-    res = copy(old.without_history())
-    res.vocab = dict(user=vocab, item=old.vocab['item'])
     weights = None if asks else np.ones(len(codes), np.float32)
-    res.interactions = Interactions(user_codes, codes.astype(np.int32), values, None, res.vocab, old.names, weights=weights)
-    res.split = Split(np.arange(len(codes)), np.zeros(0, np.int64))
-    res.counts = dict(user=res.interactions.counts('user'), item=old.counts['item'])
+    vocab = dict(user=vocab, item=old.vocab['item'])
+    inter = Interactions(user_codes, codes.astype(np.int32), values, None, vocab, old.names, weights=weights)
+    res = old.with_users(History(inter, Split(np.arange(len(codes)), np.zeros(0, np.int64))))
     if old.thresholds is not None:
-        sums = np.bincount(user_codes, values.astype(np.float64), len(vocab))
+        sums = np.bincount(user_codes, values.astype(np.float64), len(vocab['user']))
         res.thresholds = (sums + DAMPING * old.thresholds.mean()) / (res.counts['user'] + DAMPING)
     return res
 
@@ -87,7 +87,7 @@ class Objective:
     "The loss of one new user: its value, and its first and second derivatives by the scores."
     def __init__(self, scorer, noise):
         self.noise, self.scale, self.liked = noise, scorer.scale, scorer.catalog.thresholds is not None
-        self.n_neg = getattr(getattr(getattr(scorer, 'dls', None), 'train', None), 'n_neg', 4)
+        self.n_neg = scorer.n_negatives
         self.whole = scorer.scale == 'rank' or scorer.scale == 'logit' and not self.liked  # over the whole catalogue
 
     def rows(self, catalog, user):
@@ -107,7 +107,7 @@ class Objective:
         return (w * (s - y).square()).sum() / (2 * self.noise)
 
     def newton(self, t, y, w, z, y_range):
-        "-> gradient (d,) and a positive definite Hessian (d, d) (for squares behind `y_range` that of Gauss and Newton) by x, for scores squash(t), t = o + z x."
+        "-> gradient (d,) and a positive definite Hessian (d, d) (for squares behind `y_range` that of Gauss and Newton) by x, for scores to_range(t), t = o + z x."
         if self.scale == 'rank':
             p, n = t.softmax(0), y.sum()
             zp = z.T @ p
@@ -116,7 +116,7 @@ class Objective:
             p = t.sigmoid()
             g, h = w * (p - y), w * p * (1 - p)
         else:
-            s = squash(t, y_range)
+            s = to_range(t, y_range)
             slope = torch.ones_like(t) if y_range is None else t.sigmoid() * (1 - t.sigmoid()) * (y_range[1] - y_range[0])
             g, h = w * slope * (s - y), w * slope * slope
         return z.T @ g / self.noise, (z.T * h) @ z / self.noise
@@ -134,17 +134,16 @@ def _prior(rows):
 
 def _dot_parts(scorer):
     "-> bias and vector of users (n_users, 1 + d), of items (n_items, 1 + d), mean, y_range, if scores are mean + b_u + b_i + p_u . q_i; else None."
-    model, catalog = scorer.model, scorer.catalog
-    if not hasattr(model, 'vectors'): return None
-    try: p, q = (model.vectors(o).float().cpu() for o in ('user', 'item'))
+    model, catalog = scorer.rec_model, scorer.catalog
+    try: p, q = (scorer.vectors(o).float().cpu() for o in ('user', 'item'))
     except (ValueError, TypeError, NotImplementedError): return None
     if p.ndim != 2 or p.shape[1] != q.shape[1]: return None
-    bu, bi = (model.biases(o).float().cpu() if hasattr(model, 'biases') else torch.zeros(len(x)) for o, x in (('user', p), ('item', q)))
-    mean, y_range = float(getattr(model, 'mean', 0.)), getattr(model, 'y_range', None)
+    bu, bi = (torch.zeros(len(x)) if (b := scorer.biases(o)) is None else b.float().cpu() for o, x in (('user', p), ('item', q)))
+    mean, y_range = model.intercept(), model.y_range
     rng = np.random.default_rng(0)
     users, items = (torch.from_numpy(rng.choice(np.flatnonzero(catalog.known(side)), 64)) for side in ('user', 'item'))
     want = scorer.score(users, items).float().cpu()
-    got = squash((p[users] * q[items]).sum(1) + bu[users] + bi[items] + mean, y_range)
+    got = to_range((p[users] * q[items]).sum(1) + bu[users] + bi[items] + mean, y_range)
     if (want - got).abs().max() > 1e-3 * want.abs().max().clamp(min=1e-3): return None
     return torch.cat([bu[:, None], p], 1), torch.cat([bi[:, None], q], 1), mean, y_range
 
@@ -154,7 +153,7 @@ def fold_dot(scorer, catalog, objective):
     if (parts := _dot_parts(scorer)) is None: return None
     users, items, mean, y_range = (o.double() if isinstance(o, torch.Tensor) else o for o in parts)
     m, precision = _prior(users[torch.from_numpy(scorer.catalog.known('user'))])
-    learned = torch.from_numpy(scorer.informed('item'))
+    learned = torch.from_numpy(scorer.knows('item'))
     rows, unlearned = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64), 0
     for user in range(catalog.n_users):
         at, y, w = objective.rows(catalog, user)
@@ -182,7 +181,7 @@ class _Linear:
 
 def _newton(objective, f, y, w, m, precision, y_range, n_steps=20, tol=1e-9):
     "The row x that minimises the objective of scores f(x), by Newton's method (of Gauss and Newton where f is not linear) with halved steps; for squares of a linear f without `y_range` the first is exact."
-    value = lambda x: objective.value(squash(f.scores(x), y_range), y, w) + (x - m) @ precision @ (x - m) / 2
+    value = lambda x: objective.value(to_range(f.scores(x), y_range), y, w) + (x - m) @ precision @ (x - m) / 2
     x, best = m, value(m)
     for _ in range(n_steps):
         t, z = f.slopes(x)

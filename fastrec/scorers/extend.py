@@ -3,7 +3,6 @@
 Codes of old ids stay what they are and new ids come after them, so that an old row of a table is the same row of the larger one."""
 from __future__ import annotations
 
-import inspect
 import numpy as np
 import torch
 from torch import nn
@@ -13,7 +12,9 @@ from ..data.block import Block
 from ..data.columns import column_of, first_few
 from ..data.interactions import Interactions
 from ..data.splits import Split
+from ..models.base import as_rec_model
 from ..models.embedding import EmbeddingTable
+from .given import GIVEN, PERSONAL, arguments
 
 __all__ = ['extend_interactions', 'extend_model', 'copy_vectors']
 
@@ -67,14 +68,14 @@ def extend_model(model:nn.Module, catalog):
     What it knows of the data (which rows are known, how many training rows items have) is as `catalog` says.
     """
     cls = type(model)
-    if not hasattr(model, 'config'): raise TypeError(f'{cls.__name__} does not say how to make a larger one: give it a method `config()` that returns the arguments of its constructor as a dict, n_users and n_items among them')
-    takes = _arguments(cls)
-    offered = {**{f'known_{side}s': torch.from_numpy(catalog.known(side)) for side in ('user', 'item')}, 'item_counts': catalog.counts['item']}
+    takes = arguments(cls)
     sizes = dict(user=catalog.n_users, item=catalog.n_items)
-    config = {k: _padded(v, sizes['user' if k.startswith('user') else 'item']) for k, v in model.config().items()}
-    config.update(n_users=catalog.n_users, n_items=catalog.n_items, **{k: v for k, v in offered.items() if k in takes})
-    if 'history' in config: config['history'] = catalog.positives
-    if config.get('times') is not None: config['times'] = catalog.times
+    before = as_rec_model(model).config()
+    config = {k: _padded(v, sizes['user' if k.startswith('user') else 'item']) for k, v in before.items()}
+    config.update(n_users=catalog.n_users, n_items=catalog.n_items)
+    # what it was given of the data it is given again; of training data and context what it had
+    had = {k for k in (*PERSONAL, 'context_sizes') if before.get(k) is not None and not (k == 'context_sizes' and not before[k])}
+    config.update({k: of(catalog) for k, of in GIVEN.items() if k in takes and (k in had or k not in (*PERSONAL, 'context_sizes'))})
     with torch.random.fork_rng(devices=[]): res = cls(**config)
     res.to(next(model.parameters()).device)
     old, state, new_rows = model.state_dict(), res.state_dict(), {}
@@ -105,17 +106,6 @@ def extend_model(model:nn.Module, catalog):
     return res.train(model.training), new_rows
 
 
-def _arguments(cls):
-    "Names of the arguments that a class takes, itself or by handing them on to the one it comes from."
-    names = set()
-    for c in cls.__mro__:
-        if '__init__' not in vars(c): continue
-        parameters = inspect.signature(c.__init__).parameters.values()
-        names |= {p.name for p in parameters}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters): break
-    return names
-
-
 def _padded(value, n):
     "Feature blocks, also in dicts, with absent rows up to `n`; other values as they are."
     if isinstance(value, dict): return {k: _padded(v, n) for k, v in value.items()}
@@ -135,11 +125,12 @@ def copy_vectors(model:nn.Module, catalog, other, side:str)->int:
         raise ValueError(f'no {side} of this model is a trained {side} of the other: ids here look like {first_few(mine.ids, 3)}, there like {first_few(theirs.ids, 3)}')
     source = torch.from_numpy(codes[codes >= 0])
     tables = _tables_of(model, catalog, side)
-    given = _tables_of(other.model, other.catalog, side) if hasattr(other, 'model') else {}
+    given = {} if other.model is None else _tables_of(other.model, other.catalog, side)
     pairs = {name: given[name].weight for name, t in tables.items() if name in given and given[name].weight.shape[1] == t.weight.shape[1]}
-    if not pairs and hasattr(other, 'vectors'):
-        vectors = other.vectors(side)
-        pairs = {name: vectors for name, t in tables.items() if name.endswith(f'{side}_factors') and t.weight.shape[1] == vectors.shape[1]}
+    if not pairs:
+        try: vectors = other.vectors(side)
+        except TypeError: vectors = None
+        if vectors is not None: pairs = {name: vectors for name, t in tables.items() if name.endswith(f'{side}_factors') and t.weight.shape[1] == vectors.shape[1]}
     if not pairs:
         shapes = lambda ts: ', '.join(f'{n} {t.weight.shape[1]} wide' for n, t in ts.items()) or 'none'
         raise ValueError(f'no table of {side}s fits: here there are {shapes(tables)}; in the other {shapes(given) if given else type(other).__name__}. Make this model with the n_factors of the other')

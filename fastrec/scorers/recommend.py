@@ -27,9 +27,9 @@ MEMORY_BUDGET = 512 * 2**20  # bytes for a chunk of users: scores and what it ta
 def seen_matrix(catalog, seen, unknown='mark', users=None):
     "Pairs of a table (None: the training rows; then perhaps only of the codes `users`) as a CSR matrix (n_users, n_items); unknown ids are left out or, with 'raise', an error."
     if seen is None:
-        if users is not None and hasattr(catalog, 'stream'): return catalog.seen_of(users)
-        catalog.require_history('Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`')
-        return catalog.seen
+        if catalog.history is not None and users is not None:
+            return catalog.history.seen_of(users)
+        return catalog.require_history('Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`').seen
     if issparse(seen): return seen
     if isinstance(seen, pd.DataFrame):
         users, items = (catalog.vocab[side].encode(seen[column_of(seen, side, catalog.names)], unknown=unknown) for side in ('user', 'item'))
@@ -98,19 +98,19 @@ def recommend(scorer, users, k=10, exclude_seen=True, candidates=None, cold='pop
     if cold not in COLD_POLICIES: raise ValueError(f'cold={cold!r}: choose one of {first_few(COLD_POLICIES)}')
     codes = catalog.vocab['user'].encode(users)
     ids = catalog.vocab['user'].decode(codes)
-    known_users, known_items = scorer.informed('user'), scorer.informed('item')
+    known_users, known_items = scorer.knows('user'), scorer.knows('item')
     is_cold = ~known_users[codes]
     if cold == 'raise' and is_cold.any():
         raise KeyError(f"{is_cold.sum()} users have no training row: {first_few(ids[is_cold])}. cold='popular' gives them what is popular, cold='mean' what the average user would get")
     forbid = _allowed(scorer, candidates, k)
-    if not getattr(scorer, 'knows_cold', True):  # an untrained vector is never used
+    if not scorer.knows_cold:  # an untrained vector is never used
         forbid = (torch.zeros(catalog.n_items) if forbid is None else forbid).masked_fill(torch.from_numpy(~known_items), -torch.inf)
     matrix = seen_matrix(catalog, seen, users=codes) if exclude_seen else None
     popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32)) if cold == 'popular' else None
     if len(few := _few(scorer, candidates, catalog, known_items)): best_of = lambda users, is_cold, done: _best_of_few(scorer, users, is_cold, few, k, matrix, popularity, done)
     else: best_of = _best_of_all(scorer, len(codes), k, forbid, matrix, popularity, candidates is None)
     frame = lambda rows, parts: _frame(catalog, ids[rows], is_cold[rows], known_items, cold, *(map(torch.cat, zip(*parts)) if parts else (torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long))))
-    with scorer._inference(), Progress(len(codes), 'recommending', 'users', scorer._shows_progress) as progress:
+    with scorer.inference(), Progress(len(codes), 'recommending', 'users', scorer.shows_progress) as progress:
         parts = ((slice(at, at + PART), best_of(codes[at:at+PART], is_cold[at:at+PART], progress.update)) for at in range(0, len(codes), PART))
         if to is None:
             df = frame(slice(None), [o for _, part in parts for o in part])
@@ -128,7 +128,7 @@ def _best_of_all(scorer, n_users, k, forbid, matrix, popularity, may_search):
         if forbid is not None: scores += forbid.to(scores.device)
         if matrix is not None: mask_seen(scores, matrix[chunk])
         return scores
-    index = scorer.item_index() if may_search and hasattr(scorer, 'item_index') else None
+    index = scorer.item_index() if may_search else None
     whole = users_at_a_time(None, catalog.n_items)
     rank = ranker_for(scorer, n_users) if index is None else None
     step = INDEX_USERS if index is not None else users_at_a_time(rank, catalog.n_items)
@@ -177,7 +177,7 @@ def _few(scorer, candidates, catalog, known):
     "Codes of the candidates (an empty list if there are none, or too many to be scored as pairs)."
     if candidates is None: return ()
     codes = catalog.candidates(candidates)
-    if not getattr(scorer, 'knows_cold', True): codes = codes[known[codes]]
+    if not scorer.knows_cold: codes = codes[known[codes]]
     return codes if len(codes) * FEW <= catalog.n_items else ()
 
 
@@ -209,13 +209,12 @@ def recommend_basket(scorer, basket, k=10, candidates=None)->pd.DataFrame:
     learned vectors in the place of rating columns; in [-1, 1].
     """
     catalog = scorer.catalog
-    if not hasattr(scorer, 'vectors'): raise TypeError(f'{type(scorer).__name__} has no item vectors, which tell what is near a basket: take a learner, EASE or ItemKNN')
     codes = torch.from_numpy(np.unique(catalog.find_all(basket)))
     if not len(codes): raise ValueError('the basket is empty')
     vectors = torch.nn.functional.normalize(scorer.vectors('item').float().cpu(), dim=1)
     scores = (vectors @ vectors[codes].mean(0))[None]
     scores[:, codes] = -torch.inf
-    scores[:, torch.from_numpy(~scorer.informed('item'))] = -torch.inf  # a cold item's vector says nothing about it
+    scores[:, torch.from_numpy(~scorer.knows('item'))] = -torch.inf  # a cold item's vector says nothing about it
     forbid = _allowed(scorer, candidates, k)
     if forbid is not None: scores += forbid
     return _top_frame(catalog, scores, None, k)[0]
@@ -226,17 +225,17 @@ def recommend_users(scorer, items, k=10, exclude_seen=True, users=None, seen=Non
     catalog = scorer.catalog
     if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one user')
     at = catalog.find_all(items)
-    known_items = scorer.informed('item')[at]
-    if not known_items.all() and not getattr(scorer, 'knows_cold', True): raise KeyError(f"item {first_few(catalog.vocab['item'].decode(at[~known_items]))} has no training row, and the model does not know what to make of that")
-    mask = scorer.informed('user').copy()
+    known_items = scorer.knows('item')[at]
+    if not known_items.all() and not scorer.knows_cold: raise KeyError(f"item {first_few(catalog.vocab['item'].decode(at[~known_items]))} has no training row, and the model does not know what to make of that")
+    mask = scorer.knows('user').copy()
     if users is not None: mask &= np.isin(np.arange(catalog.n_users), catalog.vocab['user'].encode(users))
     codes = np.flatnonzero(mask)
     if not len(codes): raise ValueError('no user is left: none of users= has a training row')
     matrix = seen_matrix(catalog, seen).tocsc()[:, at].T.tocsr() if exclude_seen else None
-    whole = getattr(scorer, 'reads_history', False)  # scores of a pair cost as much as those of the whole catalogue
+    whole = scorer.reads_history  # scores of a pair cost as much as those of the whole catalogue
     step = max(1, MEMORY_BUDGET // (16 * (catalog.n_items if whole else max(len(at), 64))))
     best, found = torch.zeros(len(at), 0), torch.zeros(len(at), 0, dtype=torch.int64)
-    with scorer._inference(), Progress(len(codes), 'asking', 'users', scorer._shows_progress) as progress:
+    with scorer.inference(), Progress(len(codes), 'asking', 'users', scorer.shows_progress) as progress:
         for chunk in np.split(codes, range(step, len(codes), step)):
             rows = torch.from_numpy(chunk)
             if whole: scores = scorer.score_items(rows)[:, torch.from_numpy(at)].T

@@ -116,13 +116,12 @@ def item_graph(
         if x.ndim != 2 or x.shape[0] != len(ids): raise ValueError(f'vectors of shape {tuple(x.shape)} for {len(ids):,} ids: expected a row each')
         return ItemGraph(ids, _nearest(x, k), 'nearest vectors')
     if isinstance(source, Scorer):
-        if not hasattr(source, 'vectors'): raise TypeError(f'{type(source).__name__} has no item vectors to find neighbours by')
         x = source.vectors('item').float().cpu().numpy().copy()
-        x[~source.informed('item')] = 0  # the vector of a cold item says nothing about it
-        return ItemGraph(source.vocab['item'].ids, _nearest(x, k), f'nearest vectors of {type(getattr(source, "model", source)).__name__}', source.catalog)
+        x[~source.knows('item')] = 0  # the vector of a cold item says nothing about it
+        return ItemGraph(source.vocab['item'].ids, _nearest(x, k), f'nearest vectors of {type(source if source.model is None else source.model).__name__}', source.catalog)
     catalog = getattr(source, 'catalog', None)
     if catalog is None: raise TypeError(f'an item graph is made of ItemFeatures, a fitted scorer, (ids, vectors), loaders or a table of edges, got {type(source).__name__}')
-    seen = catalog.require_history() and catalog.seen
+    seen = catalog.require_history().seen
     x = csr_matrix((np.ones(seen.nnz, np.float32), seen.indices, seen.indptr), shape=seen.shape).T.tocsr()
     root = np.sqrt(np.diff(x.indptr)).astype(np.float32)
     return ItemGraph(catalog.vocab['item'].ids, _nearest_sparse(x, x.T.tocsr(), k, lambda rows, part: part.data / (np.repeat(root[rows], np.diff(part.indptr)) * root[part.indices] + SHRINK)), 'had together', catalog)
@@ -225,7 +224,7 @@ class _Propagated(Scorer):
     def labels(self)->csr_matrix:
         "Labels of training rows, float32 CSR (n_users, n_items); a stored 0 is a label."
         catalog = self.catalog
-        inter, rows = catalog.require_history(), catalog.split.train
+        inter, rows = catalog.require_history().interactions, catalog.split.train
         if self.scale == 'rating': values = inter.ratings[rows]
         elif catalog.thresholds is not None: values = catalog.liked(rows)
         elif inter.weights is not None: values = inter.weights[rows] > 0
@@ -300,18 +299,22 @@ class Refined(_Propagated):
         self.base, self.graph, self.catalog = base, graph, base.catalog
         self.alpha, self.beta, self.n_steps, self.mode, self.alpha_rows = alpha, beta, n_steps, mode, alpha_rows
         self.scale = 'rating' if base.scale == 'rating' else 'probability'
-        self.knows_cold = getattr(base, 'knows_cold', True)
+        self.knows_cold = base.knows_cold
 
-    def _inference(self): return self.base._inference()
+    def inference(self): return self.base.inference()
 
     @property
-    def _shows_progress(self): return self.base._shows_progress
+    def shows_progress(self): return self.base.shows_progress
 
     def __repr__(self): return f'Refined({self.base!r}, {self.graph!r}, alpha={self.alpha}, beta={self.beta}, n_steps={self.n_steps}, mode={self.mode!r})'
 
-    def informed(self, side:str='item'):
+    def parts(self):
+        "The scorer that is refined."
+        return [self.base]
+
+    def knows(self, side:str='item'):
         "bool (n,): what the base knows, and items that have neighbours."
-        known = self.base.informed(side)
+        known = self.base.knows(side)
         if side == 'item': self._same_items(len(known))
         return known | (self.graph.degrees > 0 if side == 'item' else False)
 
@@ -409,7 +412,7 @@ class LabelPropagation(_Propagated):
         self.mean = float(self.labels.data.mean())
         return self
 
-    def informed(self, side:str='item'):
+    def knows(self, side:str='item'):
         "bool (n,): users with training rows, and items with those or with neighbours."
         return self.catalog.known(side) | (self.graph.degrees > 0 if side == 'item' else False)
 

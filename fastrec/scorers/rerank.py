@@ -85,7 +85,7 @@ def _unit_vectors(vectors, ids):
         at = vectors.ids.get_indexer(ids)
         if (at < 0).any(): raise KeyError(f'the features have no row for {int((at < 0).sum()):,} of {len(ids):,} recommended items: {first_few(ids[at < 0])}')
         v = torch.from_numpy(vectors.matrix()[at].toarray())
-    elif hasattr(vectors, 'vectors') and hasattr(vectors, 'vocab'): v = vectors.vectors('item').float().cpu()[torch.from_numpy(vectors.vocab['item'].encode(ids))]
+    elif isinstance(vectors, Scorer): v = vectors.vectors('item').float().cpu()[torch.from_numpy(vectors.vocab['item'].encode(ids))]
     else: raise TypeError(f'vectors says how alike items are: give a learner (or other scorer with item vectors), ItemFeatures, or a table of numbers indexed by item id; got {type(vectors).__name__}')
     if not torch.isfinite(v).all(): raise ValueError('some item vectors hold values that are not finite')
     return torch.nn.functional.normalize(v, dim=1)
@@ -94,7 +94,7 @@ def _unit_vectors(vectors, ids):
 def _counts(popularity, ids):
     "float64 (len(ids),): training rows of each item."
     if isinstance(popularity, pd.Series): res = _of_items(popularity, ids, 'popularity').to_numpy(np.float64)
-    elif hasattr(popularity, 'catalog'): res = popularity.catalog.counts['item'][popularity.vocab['item'].encode(ids)].astype(np.float64)
+    elif isinstance(popularity, Scorer): res = popularity.catalog.counts['item'][popularity.vocab['item'].encode(ids)].astype(np.float64)
     else: raise TypeError(f'popularity: give a learner (or other scorer), whose training rows count, or a Series of counts indexed by item id, such as ratings.item.value_counts(); got {type(popularity).__name__}')
     if not (res >= 0).all(): raise ValueError('popularity holds missing or negative counts')
     return res
@@ -108,7 +108,7 @@ def _add_rows(recs, users, items, titles=None):
         known = recs.drop_duplicates('item').set_index('item').title
         more['title'] = known.reindex(more.item).to_numpy()
         if titles is not None and (lack := more.title.isna()).any():
-            more.loc[lack, 'title'] = titles.catalog.titles(titles.vocab['item'].encode(more.item[lack])) if hasattr(titles, 'catalog') else titles.reindex(more.item[lack]).to_numpy()
+            more.loc[lack, 'title'] = titles.catalog.titles(titles.vocab['item'].encode(more.item[lack])) if isinstance(titles, Scorer) else titles.reindex(more.item[lack]).to_numpy()
     more = more.reindex(columns=recs.columns).astype({c: recs[c].dtype for c in ('user', 'item', 'score') if c in recs})
     return pd.concat([recs.reset_index(drop=True), more.assign(rank=0, **({'cold': False} if 'cold' in recs else {}))], ignore_index=True)
 
@@ -206,9 +206,9 @@ def epsilon_greedy(
 def _draw(recs, rows, k, items, rng):
     "-> `recs` with rows for items drawn, k for each user, who has them neither in the list nor in training; their row numbers (n_users, k), -1 where none was found."
     first = recs.iloc[rows[:, 0]]
-    if isinstance(items, Scorer) or hasattr(items, 'catalog'):
+    if isinstance(items, Scorer):
         if 'user' not in recs: raise ValueError('an anonymous basket has no training rows to leave out: give item ids')
-        ids, sampler = items.vocab['item'].ids, NegativeSampler(items.catalog.seen)
+        ids, sampler = items.vocab['item'].ids, NegativeSampler(items.catalog.require_history().seen)
         users = torch.from_numpy(items.vocab['user'].encode(first['user']))
     else: ids, sampler, users = pd.Index(pd.unique(pd.Series([items] if np.isscalar(items) else items))), None, None
     listed = ids.get_indexer(recs['item'])  # -1: not among those to draw
@@ -361,11 +361,15 @@ class Reranked(Scorer):
         n:int=100 # recommendations per user that go in
     ):
         self.scorer, self.rerank, self.n, self.catalog = scorer, rerank, n, scorer.catalog
-        if hasattr(scorer, 'knows_cold'): self.knows_cold = scorer.knows_cold
+        self.knows_cold = scorer.knows_cold
 
-    def informed(self, side:str='item'):
+    def parts(self):
+        "The scorer whose lists are re-ranked."
+        return [self.scorer]
+
+    def knows(self, side:str='item'):
         "bool (n,): as of the scorer."
-        return self.scorer.informed(side)
+        return self.scorer.knows(side)
 
     def vectors(self, side:str='item')->torch.Tensor:
         "Those of the scorer."

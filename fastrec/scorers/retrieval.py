@@ -94,7 +94,7 @@ class ItemIndex:
         if not 0 < recall <= 1: raise ValueError(f'recall={recall}: a share above 0, at most 1')
         self.options = dict(kind=kind, recall=recall, k=k, n_queries=n_queries, seed=seed)
         catalog = scorer.catalog
-        known = np.ones(catalog.n_items, bool) if getattr(scorer, 'knows_cold', True) else catalog.known('item')
+        known = np.ones(catalog.n_items, bool) if scorer.knows_cold else catalog.known('item')
         self.codes, self.n_items = np.flatnonzero(known), catalog.n_items
         has_faiss = find_spec('faiss') is not None
         if kind in ('ivf', 'hnsw') and not has_faiss: raise ImportError(f"kind={kind!r} is faiss's: pip install 'fastrec-learn[ann]'. Without it there is exact search, kind='exact'")
@@ -119,10 +119,7 @@ class ItemIndex:
     def queries(self, scorer, users):
         "float32 (B, d): what the rows are multiplied with, for codes of users."
         users = torch.as_tensor(users)
-        model = getattr(scorer, 'model', None)
-        if hasattr(model, 'user_vectors'):
-            with scorer._inference() as device: p = model.user_vectors(users.to(device))
-        else: p = (v := scorer.vectors('user'))[users.to(v.device)]
+        p = scorer.user_vectors(users)
         return F.pad(p.float().cpu(), (0, 1), value=1.) if self.has_biases else p.float().cpu()
 
     def is_stale(self, scorer)->bool:
@@ -194,11 +191,11 @@ def _contains(keys, values):
 
 def _item_rows(scorer):
     "-> float32 (n_items, d) item vectors, with a column of biases if there are any; are there?"
-    if not hasattr(scorer, 'vectors'): raise TypeError(f'{type(scorer).__name__} has no vectors of users and items to make an index of; it recommends without one')
     v = scorer.vectors('item').float().cpu()
     if not torch.isfinite(v).all(): raise ValueError('some item vectors are not numbers: did training diverge? Try a smaller learning rate')
-    if not hasattr(getattr(scorer, 'model', None), 'biases'): return v, False
-    b = scorer.biases('item').float().cpu()
+    b = scorer.biases('item')
+    if b is None: return v, False
+    b = b.float().cpu()
     return (torch.cat([v, b[:, None]], 1), True) if b.any() else (v, False)
 
 
@@ -207,9 +204,9 @@ def _check_order(scorer, x, has_biases, codes, seed):
     rng = np.random.default_rng(seed)
     users, items = torch.from_numpy(rng.integers(scorer.catalog.n_users, size=32)), torch.from_numpy(rng.choice(codes, min(256, len(codes)), replace=False))
     scores = scorer.score(users.repeat_interleave(len(items)), items.repeat(len(users))).float().cpu().reshape(len(users), -1)
-    why = f'{type(getattr(scorer, "model", scorer)).__name__} does not score by the inner product of its vectors, so an index would not find its best items: recommend without one, or take collab_learner or two_tower_learner'
+    why = f'{type(scorer if scorer.model is None else scorer.model).__name__} does not score by the inner product of its vectors, so an index would not find its best items: recommend without one, or take collab_learner or two_tower_learner'
     try: p = scorer.vectors('user').float().cpu()[users]
-    except (ValueError, AttributeError) as e: raise TypeError(why) from e
+    except (ValueError, TypeError) as e: raise TypeError(why) from e
     if p.shape[1] != x.shape[1] - has_biases: raise TypeError(why)
     products = (F.pad(p, (0, 1), value=1.) if has_biases else p) @ x[items].T
     ordered = scores.gather(1, products.argsort(dim=1))
@@ -218,10 +215,7 @@ def _check_order(scorer, x, has_biases, codes, seed):
 
 def _prints(scorer):
     "A few thousand numbers of each weight, which tell whether training has changed it (versions of tensors do not: fused optimisers leave them as they are)."
-    model = getattr(scorer, 'model', None)
-    if model is None: weights = [scorer.vectors(o) for o in ('item', 'user')]
-    else:
-        with scorer._inference(): weights = [*model.parameters()]
+    weights = scorer.trained_tensors()
     flat = [w.detach().reshape(-1) for w in weights]
     return [w[::max(1, len(w) // SAMPLE)].clone() for w in flat]
 
@@ -235,13 +229,13 @@ def similar(scorer, query, k:int=10, side:str='item')->pd.DataFrame:
     catalog = scorer.catalog
     if int(k) != k or k < 1: raise ValueError(f'k={k}: ask for at least one {side}')
     codes = catalog.find_all(query, side)
-    known = scorer.informed(side)
+    known = scorer.knows(side)
     if not known[codes].all():
         ids = catalog.vocab[side].decode(codes[~known[codes]])
         raise KeyError(f'{side} {first_few(ids)} has no training row, so the model has learned nothing about what is similar to it')
     vectors = F.normalize(scorer.vectors(side).float(), dim=1)
     at = torch.from_numpy(codes).to(vectors.device)
-    index = scorer.item_index() if side == 'item' and hasattr(scorer, 'item_index') else None
+    index = scorer.item_index() if side == 'item' else None
     if index is None or (found := _by_index(index, scorer, vectors[at], codes, known, k)) is None:
         scores = vectors[at] @ vectors.T
         scores[:, torch.from_numpy(~known).to(vectors.device)] = -torch.inf

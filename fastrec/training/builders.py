@@ -113,7 +113,7 @@ def svdpp_learner(
     """A learner for `SVDpp`: vectors that add what a user has, and who has an item, in the training rows.
 
     Of ratings the most accurate model here: `RecDataLoaders.from_df(ratings, bs=2048)` and `fit_one_cycle(15, 5e-3)`. In training a rating is predicted as if it were not in the histories.
-    Loaders with `context=` have levels of it, and with the time among it the user's mood at the time (see `Mood`), which takes more off the error than anything else where ratings between others are to be filled in.
+    Loaders with `context=` have levels of it, and with the time among it the user's mood at the time (see `TimeDependentBias`), which takes more off the error than anything else where ratings between others are to be filled in.
     What is saved or exported has vectors worked out once and for all and the levels of context; moods, and new items by their features, only the learner itself has.
     With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of its own for each user: the strongest ranker here.
     """
@@ -130,12 +130,12 @@ def svdpp_learner(
         lo, hi = dls.y_bounds
         if y_range is None and lo < hi: y_range = lo - (hi - lo) / 10, hi + (hi - lo) / 10
         if opt_func is None: opt_func = FusedAdam  # sums touch every row at every step
-        if wd is None: wd = .02 * dls.catalog.require_history().ratings[dls.catalog.split.train].var().item()
+        if wd is None: wd = .02 * dls.catalog.require_history().interactions.ratings[dls.catalog.split.train].var().item()
     norm = .4 if dls.target == 'implicit' else .5
     blocks = {f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks for side, f in (('user', user_features), ('item', item_features))}
     if bias_decay is None: bias_decay = 5. if of_ratings and (user_features is not None or item_features is not None) else 0.
-    sums = dict(**blocks, feature_decay=feature_decay, bias_decay=bias_decay, context_sizes=_context_sizes(dls), times=dls.catalog.times, norm=norm, item_side=item_side, residuals=residuals, leave_one_out=of_ratings if leave_one_out is None else leave_one_out, own_decay=own_decay, history_decay=history_decay, residual_decay=residual_decay)
-    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.positives, n_factors, dropout, **sums, **options)
+    sums = dict(**blocks, feature_decay=feature_decay, bias_decay=bias_decay, context_sizes=_context_sizes(dls), times=dls.catalog.require_history().times(), norm=norm, item_side=item_side, residuals=residuals, leave_one_out=of_ratings if leave_one_out is None else leave_one_out, own_decay=own_decay, history_decay=history_decay, residual_decay=residual_decay)
+    model = lambda **options: SVDpp(dls.n_users, dls.n_items, dls.catalog.require_history().positives, n_factors, dropout, **sums, **options)
     learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0., 0., .4, .01), context=True, **kwargs)
     if item_features is not None: learn.item_features = item_features.without_rows()
     return learn

@@ -7,7 +7,7 @@ from fastai.learner import Metric
 from fastai.learner import ValueMetric
 from functools import partial
 
-from ..data.catalog import standing
+from ..data.catalog import cold_groups
 from ..evaluation import metrics
 from ..evaluation.evaluate import evaluate_users, labelled
 from ..evaluation.metrics import as_metrics
@@ -33,7 +33,7 @@ class RatingMetric(Metric):
         if errors.device.type != 'mps': errors = errors.double()  # which MPS has not
         values = errors.square() if self.func is metrics.rmse else errors.abs()
         if self.rows != 'all':
-            groups = standing(learn, learn.dls.catalog, *(o.cpu().numpy() for o in learn.xb[:2]))
+            groups = cold_groups(learn, learn.dls.catalog, *(o.cpu().numpy() for o in learn.xb[:2]))
             mask = torch.from_numpy(groups.get(self.rows, groups['all'] & (len(groups) == 1 and self.rows == 'warm'))).to(values.device)
             values, n = values * mask, mask.sum()
         else: n = torch.tensor(values.numel(), device=values.device)

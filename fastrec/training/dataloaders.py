@@ -10,13 +10,14 @@ from fastai.torch_core import default_device
 from fastcore.meta import delegates
 from warnings import warn
 
-from ..data.catalog import Catalog, cold_mask, standing
+from ..data.history import History
+from ..data.catalog import Catalog, cold_mask, cold_groups
 from ..data.columns import CHUNK, column_of, first_few
 from ..data.files import FileTable
 from ..data.interactions import Interactions
 from ..data.sampling import NegativeSampler
 from ..data.splits import LARGE, Split, describe_splitter, everything, make_split, split_summary
-from ..data.stream import PARTS, ParquetStream, StreamCatalog
+from ..data.stream import PARTS, ParquetStream, StreamHistory
 from .batches import InBatchDL, InteractionDL, InteractionDataset, NegativesDL, UserDL, UserDataset, auto_batch_size, user_batch_size
 from .stream_batches import BUFFER, StreamDL, StreamDataset
 
@@ -115,7 +116,7 @@ class RecDataLoaders(DataLoaders):
             raise ValueError("the table has no rating column to learn from. Name it with rating_name=, or rank what users choose with target='implicit'")
         if liked and inter.weights is not None: raise ValueError('liked=True is for ratings, and these interactions are implicit feedback')
         split = make_split(inter, splitter)
-        catalog = Catalog(inter, split, item_df, user_df, title_name, liked)
+        catalog = Catalog(History(inter, split), item_df, user_df, title_name, liked)
         if inter.weights is not None and n_neg is None: loaders = _user_loaders(catalog, bs)
         else:
             n_rows = len(inter.positive(split.train))
@@ -161,14 +162,14 @@ class RecDataLoaders(DataLoaders):
     @property
     def y_bounds(self)->tuple:
         "Lowest and highest rating of the table."
-        y = self.catalog.require_history().ratings
+        y = self.catalog.require_history().interactions.ratings
         return float(y.min()), float(y.max())
 
-    def standing_of_valid(self, scorer)->dict:
+    def cold_shares(self, scorer)->dict:
         "Group of `standing` -> share of the valid rows."
-        inter, rows = self.catalog.require_history(), self.catalog.split.valid
+        inter, rows = self.catalog.require_history().interactions, self.catalog.split.valid
         if not len(rows): return dict(all=1.)
-        return {k: float(m.mean()) for k, m in standing(scorer, self.catalog, inter.users[rows], inter.items[rows]).items()}
+        return {k: float(m.mean()) for k, m in cold_groups(scorer, self.catalog, inter.users[rows], inter.items[rows]).items()}
 
     def new_empty(self): return type(self)(*(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device)
 
@@ -182,7 +183,7 @@ class RecDataLoaders(DataLoaders):
 
     def summary(self)->str:
         "Users, items, rows and density, rows per user and item, and who is cold in each part."
-        text = split_summary(self.catalog.require_history(), self.catalog.split)
+        text = split_summary(self.catalog.require_history().interactions, self.catalog.split)
         if self.target != 'liked': return text
         liked = ', '.join(f'{self.catalog.liked(rows).mean():.1%} of {name}' for name, rows in zip(Split._fields, self.catalog.split) if rows is not None)
         return f"{text}\nliked (at or above the user's mean over the training rows): {liked}"
@@ -243,7 +244,7 @@ def _negatives_loaders(catalog, bs, n_neg, alpha):
     if (inter.weights[inter.positive()] != 1).any(): columns.append(torch.from_numpy(inter.weights))
     loaders = []
     for i, rows in enumerate(_parts(catalog.split)):
-        sampler = NegativeSampler(catalog.seen if i == 0 else catalog.matrix(_seen_until(catalog.split, i)), alpha)
+        sampler = NegativeSampler(catalog.require_history().seen if i == 0 else catalog.history.matrix(_seen_until(catalog.split, i)), alpha)
         positives = inter.positive(rows)
         if len(rows) and not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
         left = sampler.left()[np.unique(inter.users[positives])]
@@ -263,7 +264,7 @@ def _in_batch_loaders(catalog, bs):
     for i, rows in enumerate(_parts(catalog.split)):
         positives = inter.positive(rows)
         if len(rows) and not len(positives): raise ValueError(f"the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)")
-        seen = catalog.seen if i == 0 else catalog.matrix(_seen_until(catalog.split, i))
+        seen = catalog.require_history().seen if i == 0 else catalog.history.matrix(_seen_until(catalog.split, i))
         loaders.append(InBatchDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), seen, bs=bs, shuffle=i == 0))
     return loaders
 
@@ -272,8 +273,8 @@ def _user_loaders(catalog, bs):
     inter, split, loaders = catalog.interactions, catalog.split, []
     bs = user_batch_size(catalog.n_users, catalog.n_items) if bs is None else bs
     for i, rows in enumerate(_parts(split)):
-        masked = None if i == 0 else catalog.matrix(_seen_until(split, i - 1))
-        loaders.append(UserDL(UserDataset(catalog.matrix(inter.positive(rows)), masked, catalog), bs=bs, shuffle=i == 0))
+        masked = None if i == 0 else catalog.history.matrix(_seen_until(split, i - 1))
+        loaders.append(UserDL(UserDataset(catalog.history.matrix(inter.positive(rows)), masked, catalog), bs=bs, shuffle=i == 0))
     return loaders
 
 
@@ -311,7 +312,7 @@ class StreamDataLoaders(RecDataLoaders):
         if others: raise ValueError(f'{first_few(others)}: not for a stream, which cannot look for repeated pairs and has neither negatives nor weights; {read}')
         if splitter is not None and not isinstance(splitter, str): raise ValueError(f"splitter={splitter!r}: a splitter looks at all rows. Stream with valid_pct= and seed=, or with a column that says the part (splitter='column'); or {read}")
         stream = ParquetStream(file, dict(user=user_name, item=item_name, rating=rating_name, time=False), valid_pct, seed, splitter)
-        catalog = StreamCatalog(stream, item_df, user_df, title_name)
+        catalog = Catalog(StreamHistory(stream), item_df, user_df, title_name)
         bs = auto_batch_size(stream.sizes[0]) if bs is None else bs
         res = cls(*(StreamDL(StreamDataset(stream, p, catalog), buffer, bs=max(bs, 4096) if p else bs, shuffle=not p) for p in range(len(PARTS)) if p < 2 or stream.sizes[p]), path=path, device=device)
         res.split_by = f'column {splitter!r}' if splitter is not None else 'all rows for training' if not valid_pct else f'random rows of a stream: valid_pct={valid_pct:g}, seed={stream.seed}'
@@ -325,12 +326,12 @@ class StreamDataLoaders(RecDataLoaders):
         "Lowest and highest rating of the files."
         return self.stream.low, self.stream.high
 
-    def standing_of_valid(self, scorer)->dict:
+    def cold_shares(self, scorer)->dict:
         "Group of `standing` -> share of the valid rows; of those that are not warm at most so many, since users and items were counted apart."
         held, known = self.stream.counts[1], self.catalog.known
         if not self.stream.sizes[1]: return dict(all=1.)
         without = lambda has: min(1., sum(int(held[side][~has(side)].sum()) for side in held) / self.stream.sizes[1])
-        new, cold = without(known), without(lambda side: known(side) | scorer.informed(side))
+        new, cold = without(known), without(lambda side: known(side) | scorer.knows(side))
         return {k: v for k, v in dict(all=1., warm=1 - new, features=new - cold, cold=cold).items() if v > 0 and (k == 'all' or new)}
 
     def summary(self)->str:

@@ -44,7 +44,7 @@ from ..models.losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SoftmaxLoss, W
 from ..scorers.extend import copy_vectors, extend_interactions, extend_model
 from ..scorers.model_scorer import ModelScorer
 from ..scorers.scorer import Scorer
-from .batches import InBatchDL, UserDataset
+from .batches import InBatchDL, NegativesDL, UserDataset
 from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
 from .dataloaders import RecDataLoaders
 from .loop import PlainTensors, Scheduler, StepCounter, StepRecorder
@@ -236,7 +236,7 @@ class RecLearner(Learner, ModelScorer):
         learned stays to the bit. See `extend_interactions` for pairs that were there already.
         """
         old = self.catalog
-        inter, split = extend_interactions(old.require_history(), old.split, new_ratings, valid_pct, seed)
+        inter, split = extend_interactions(old.require_history().interactions, old.split, new_ratings, valid_pct, seed)
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
         self.model, params = extend_model(self._with_features(inter.vocab['item'].ids[old.n_items:], item_df), dls.catalog)
         if isinstance(self.loss_func, InBatchSoftmaxLoss): self.loss_func = _default_loss(dls)  # it counts items
@@ -332,7 +332,12 @@ class RecLearner(Learner, ModelScorer):
     # --- Scorer
 
     @property
-    def _shows_progress(self): return 'progress' in self.__dict__  # fastai's ProgressCallback, which `no_bar` takes out
+    def shows_progress(self): return 'progress' in self.__dict__  # fastai's ProgressCallback, which `no_bar` takes out
+
+    @property
+    def n_negatives(self)->int:
+        "Negatives that each positive is trained with; 4, as loaders draw by default, where it is trained on none."
+        return self.dls.train.n_neg if isinstance(self.dls.train, (NegativesDL, InBatchDL)) else 4
 
     @property
     def catalog(self): return self.dls.catalog
@@ -404,7 +409,7 @@ def _takes_logits(loss_func):
 
 def _columns(dls, scorer, metrics):
     "fastai metrics for the training table: errors over the whole valid set, and by `standing` where that matters."
-    groups = dls.standing_of_valid(scorer)
+    groups = dls.cold_shares(scorer)
     if not COLD_SHARE <= 1 - groups.get('warm', groups['all']) < 1: groups = ('all',)
     ours = lambda m: m in (_metrics.rmse, _metrics.mae)
     if dls.target == 'implicit' and any(map(ours, metrics)): raise ValueError('rmse and mae compare ratings, and these loaders hold implicit feedback: rank instead, metrics=[hr(10), ndcg(10)]')

@@ -86,7 +86,7 @@ class ResumeCallback(Callback):
         scheds = {k: [f(p) for p in (0., .1, .25, .5, .9, 1.)] for cb in learn.cbs if isinstance(cb, ParamScheduler) for k, f in cb.scheds.items()}
         return {'the number of epochs': learn.n_epoch, 'the schedule': scheds, 'the hyper-parameters': None if scheds else learn.opt.hypers, 'the weight decay': [h.get('wd') for h in learn.opt.hypers] + [m.l2 for m in learn.model.modules() if isinstance(m, EmbeddingTable)],
                 'the model': {k: list(v.shape) for k, v in learn.model.state_dict().items()}, 'the optimiser': type(learn.opt).__name__, 'the loss': type(learn.loss_func).__name__, 'the batch size': train.bs,
-                'the data': learn.catalog.fingerprint(), 'the split': learn.catalog.fingerprint('split')}
+                'the data': learn.catalog.history.fingerprint(), 'the split': learn.catalog.history.fingerprint('split')}
 
     def _save(self, done):
         self._done, learn = done, self.learn
