@@ -1,4 +1,5 @@
-"What both sides of time_to_accuracy.py share, in fastrec's environment and in the peers': CPU seconds with pauses, and the errors and ranks of held-out rows. numpy and scipy only."
+"""What both sides of time_to_accuracy.py share, in fastrec's environment and in the peers': CPU seconds with pauses, and the errors and ranks of held-out rows. numpy and scipy only."""
+
 import time
 
 import numpy as np
@@ -6,12 +7,13 @@ import scipy.sparse as sp
 
 
 class Curve:
-    "CPU seconds of this process against a figure of held-out rows; looking at those costs nothing."
+    """CPU seconds of this process against a figure of held-out rows; looking at those costs nothing."""
+
     def __init__(self, measure):
-        self.measure, self.points, self.spent, self.started = measure, [], 0., time.process_time()
+        self.measure, self.points, self.spent, self.started = measure, [], 0.0, time.process_time()
 
     def look(self, *args):
-        "Stop the clock, measure, go on."
+        """Stop the clock, measure, go on."""
         self.spent += time.process_time() - self.started
         self.points.append([self.spent, self.measure(*args)])
         self.started = time.process_time()
@@ -19,25 +21,31 @@ class Curve:
 
 
 class Errors:
-    "RMSE of predictions for the held-out rows (a table with user, item, rating), clipped to the range of the training ratings."
+    """RMSE of predictions for the held-out rows (a table with user, item, rating), clipped to the range of the training ratings."""
+
     def __init__(self, train, held):
-        self.held, self.target, self.range = held, held.rating.to_numpy(np.float64), (train.rating.min(), train.rating.max())
+        self.held, self.target, self.range = (
+            held,
+            held.rating.to_numpy(np.float64),
+            (train.rating.min(), train.rating.max()),
+        )
 
     def __call__(self, predictions):
         d = np.clip(np.asarray(predictions, np.float64).ravel(), *self.range) - self.target
         assert len(d) == len(self.target) and np.isfinite(d).all(), 'a number for each held-out row'
-        return float((d**2).mean()**.5)
+        return float((d**2).mean() ** 0.5)
 
 
 class Ranking:
-    "NDCG@10 of one held-out item per user over the whole catalogue, training items left out; equal scores count as their mean rank. Users and items are codes."
+    """NDCG@10 of one held-out item per user over the whole catalogue, training items left out; equal scores count as their mean rank. Users and items are codes."""
+
     def __init__(self, train, held, n_users, n_items):
         self.users, self.items = held.user.to_numpy(), held.item.to_numpy()
         self.seen = sp.csr_matrix((np.ones(len(train), bool), (train.user, train.item)), shape=(n_users, n_items))
 
     def __call__(self, score):
-        "`score`: user codes (B,) -> scores (B, n_items)."
-        total = 0.
+        """`score`: user codes (B,) -> scores (B, n_items)."""
+        total = 0.0
         for at in np.array_split(np.arange(len(self.users)), -(-len(self.users) // 512)):
             users, items = self.users[at], self.items[at]
             s = np.array(score(users), dtype=np.float32)

@@ -4,55 +4,88 @@ One setting is varied at a time around a centre (weight decay for both schedules
 
     python benchmarks/defaults.py --ls PATH/TO/ml-latest-small
 """
-import argparse, time, warnings
+
+import argparse
+import time
+import warnings
 
 import numpy as np
 import torch
+from common import about, emit, need, quiet
 from fastai.torch_core import set_seed
 
-from common import about, emit, need, quiet
 from fastrec.all import RecDataLoaders, collab_learner, evaluate, mlp_learner, movielens
 
 SEEDS, Y_RANGE = (0, 1, 2), (0, 5.5)
-COLLAB = dict(n_factors=50, wd=.08, epochs=10, lr=3e-3, bs=256)
-COLLAB_GRID = [dict(wd=wd, epochs=epochs, lr=lr) for epochs, lr in ((5, 5e-3), (10, 3e-3)) for wd in (0., .03, .05, .07, .08, .1)]
+COLLAB = dict(n_factors=50, wd=0.08, epochs=10, lr=3e-3, bs=256)
+COLLAB_GRID = [
+    dict(wd=wd, epochs=epochs, lr=lr)
+    for epochs, lr in ((5, 5e-3), (10, 3e-3))
+    for wd in (0.0, 0.03, 0.05, 0.07, 0.08, 0.1)
+]
 COLLAB_GRID += [dict(n_factors=n) for n in (20, 50, 100)] + [dict(bs=bs) for bs in (128, 256, 512, 1024)]
-MLP = dict(n_factors=32, layers=(64, 32), dropout=0., wd=.05, epochs=5, lr=5e-3, bs=256)
+MLP = dict(n_factors=32, layers=(64, 32), dropout=0.0, wd=0.05, epochs=5, lr=5e-3, bs=256)
 MLP_GRID = [dict(n_factors=n) for n in (16, 32, 64)] + [dict(layers=o) for o in ((64, 32), (128, 64), (100, 50))]
-MLP_GRID += [dict(dropout=p) for p in (0., .1, .25)] + [dict(wd=wd) for wd in (0., .01, .05, .1)] + [dict(epochs=n) for n in (3, 5, 8)]
+MLP_GRID += (
+    [dict(dropout=p) for p in (0.0, 0.1, 0.25)]
+    + [dict(wd=wd) for wd in (0.0, 0.01, 0.05, 0.1)]
+    + [dict(epochs=n) for n in (3, 5, 8)]
+)
 # the first round says that the MLP overfits; the second starts from where each single change pointed
-MLP2 = {**MLP, **dict(n_factors=16, dropout=.25, wd=.1)}
-MLP2_GRID = [dict(n_factors=32)] + [dict(dropout=.5)] + [dict(wd=wd) for wd in (.2, .3)] + [dict(epochs=3), dict(epochs=3, dropout=.1)]
+MLP2 = {**MLP, **dict(n_factors=16, dropout=0.25, wd=0.1)}
+MLP2_GRID = (
+    [dict(n_factors=32)]
+    + [dict(dropout=0.5)]
+    + [dict(wd=wd) for wd in (0.2, 0.3)]
+    + [dict(epochs=3), dict(epochs=3, dropout=0.1)]
+)
 MLP2_GRID += [dict(lr=lr) for lr in (2e-3, 1e-2)]
-MLP2_GRID += [dict(dropout=.5, epochs=3), dict(dropout=.5, wd=.2), dict(dropout=.5, n_factors=8), dict(dropout=.5, n_factors=32)]
+MLP2_GRID += [
+    dict(dropout=0.5, epochs=3),
+    dict(dropout=0.5, wd=0.2),
+    dict(dropout=0.5, n_factors=8),
+    dict(dropout=0.5, n_factors=32),
+]
 
 
 def fit(learner, ratings, seed, epochs, lr, bs, **kwargs):
-    "-> validation RMSE and CPU seconds of the fit."
-    dls = RecDataLoaders.from_df(ratings, valid_pct=.1, seed=seed, bs=bs)
+    """-> validation RMSE and CPU seconds of the fit."""
+    dls = RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=seed, bs=bs)
     set_seed(seed)
     learn = learner(dls, y_range=Y_RANGE, **kwargs)
     start = time.process_time()
-    with quiet(learn): learn.fit_one_cycle(epochs, lr)
+    with quiet(learn):
+        learn.fit_one_cycle(epochs, lr)
     return evaluate(learn).loc['all', 'rmse'], time.process_time() - start
 
 
 def grid(name, learner, ratings, centre, changes):
-    "The table of all settings, printed row by row; each row's difference is to the centre on the same splits."
+    """The table of all settings, printed row by row; each row's difference is to the centre on the same splits."""
     results, show = {}, lambda o: ', '.join(f'{k}={v}' for k, v in o.items())
     run = lambda setting: np.array([fit(learner, ratings, seed, **setting) for seed in SEEDS])
     key = lambda setting: tuple(sorted(setting.items()))
     results[key(centre)] = run(centre)
     lines = []
+
     def say(line):
         lines.append(line)
         print(line, flush=True)
-    say(f'## {name}\n\nCentre: {show(centre)}\n\n| setting | mean rmse | to the centre: mean | on each split | CPU s per fit |\n|---|---|---|---|---|')
+
+    say(
+        f'## {name}\n\nCentre: {show(centre)}\n\n| setting | mean rmse | to the centre: mean | on each split | CPU s per fit |\n|---|---|---|---|---|'
+    )
     for change in changes:
         setting = {**centre, **change}
-        if key(setting) not in results: results[key(setting)] = run(setting)
+        if key(setting) not in results:
+            results[key(setting)] = run(setting)
         (rmse, cpu), base = results[key(setting)].T, results[key(centre)].T[0]
-        row = [show(change), f'{rmse.mean():.4f}', f'{(rmse - base).mean():+.4f}', ' '.join(f'{o:+.4f}' for o in rmse - base), f'{cpu.mean():.1f}']
+        row = [
+            show(change),
+            f'{rmse.mean():.4f}',
+            f'{(rmse - base).mean():+.4f}',
+            ' '.join(f'{o:+.4f}' for o in rmse - base),
+            f'{cpu.mean():.1f}',
+        ]
         say('| ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
 
@@ -67,8 +100,15 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', 'bs=')
     ratings, _ = movielens('latest-small', path)
-    head = (f'# Defaults, chosen on ml-latest-small\n\n{about()}.\n\nValidation RMSE on ml-latest-small ({len(ratings):,} ratings), random 90/10 with seeds {SEEDS}, y_range={Y_RANGE}')
-    grids = dict(collab=(collab_learner, COLLAB, COLLAB_GRID), mlp=(mlp_learner, MLP, MLP_GRID), mlp2=(mlp_learner, MLP2, MLP2_GRID))
-    texts = [grid(f'{learner.__name__}{", second round" if name == "mlp2" else ""}', learner, ratings, centre, changes)
-             for name, (learner, centre, changes) in grids.items() if args.only in (None, name)]
+    head = f'# Defaults, chosen on ml-latest-small\n\n{about()}.\n\nValidation RMSE on ml-latest-small ({len(ratings):,} ratings), random 90/10 with seeds {SEEDS}, y_range={Y_RANGE}'
+    grids = dict(
+        collab=(collab_learner, COLLAB, COLLAB_GRID),
+        mlp=(mlp_learner, MLP, MLP_GRID),
+        mlp2=(mlp_learner, MLP2, MLP2_GRID),
+    )
+    texts = [
+        grid(f'{learner.__name__}{", second round" if name == "mlp2" else ""}', learner, ratings, centre, changes)
+        for name, (learner, centre, changes) in grids.items()
+        if args.only in (None, name)
+    ]
     emit('\n\n'.join([head, *texts]), args.out)

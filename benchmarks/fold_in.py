@@ -1,22 +1,30 @@
 """Users who come after training: a fifth of the users is left out, folded in with their first n ratings, and judged by their last 10; beside them the average user, biases alone, and the model trained again with those ratings."""
-import argparse, time
+
+import argparse
+import time
 
 import numpy as np
 import pandas as pd
 import torch
-
 from common import about, emit, need, quiet, table
+
 from fastrec.all import *
 
 torch.set_num_threads(1)
 GIVEN, HELD = (1, 5, 30), 10
-MODELS = {'collab, y_range': lambda dls: collab_learner(dls, y_range=(dls.y_bounds[0] - .5, dls.y_bounds[1] + .5)), 'collab': collab_learner, 'mlp': mlp_learner, 'svdpp': svdpp_learner}
+MODELS = {
+    'collab, y_range': lambda dls: collab_learner(dls, y_range=(dls.y_bounds[0] - 0.5, dls.y_bounds[1] + 0.5)),
+    'collab': collab_learner,
+    'mlp': mlp_learner,
+    'svdpp': svdpp_learner,
+}
 
 
 def fit(name, dls, seed):
     torch.manual_seed(seed)
     learn = MODELS[name](dls)
-    with quiet(learn): learn.fit_one_cycle(15 if name == 'svdpp' else 5, 5e-3)
+    with quiet(learn):
+        learn.fit_one_cycle(15 if name == 'svdpp' else 5, 5e-3)
     return learn
 
 
@@ -26,7 +34,7 @@ def score(scorer, test):
 
 
 def rows_of(name, ratings, seed):
-    "-> model -> n -> figures."
+    """-> model -> n -> figures."""
     rng = np.random.default_rng(seed)
     ids = np.sort(ratings.user.unique())
     late = ratings.user.isin(rng.choice(ids, len(ids) // 5, replace=False))
@@ -35,7 +43,7 @@ def rows_of(name, ratings, seed):
     res = []
     for model in MODELS:
         bs = 2048 if model == 'svdpp' else 256
-        dls = RecDataLoaders.from_df(old, valid_pct=.02, seed=seed, bs=bs)
+        dls = RecDataLoaders.from_df(old, valid_pct=0.02, seed=seed, bs=bs)
         learn = fit(model, dls, seed)
         for n in GIVEN:
             given = new[(place < n) & (size >= n + HELD)]
@@ -51,21 +59,40 @@ def rows_of(name, ratings, seed):
             cut = len(old) + len(given)
             again_dls = RecDataLoaders.from_df(both, bs=bs, splitter=(np.arange(cut), np.arange(cut, len(both))))
             again = fit(model, again_dls, seed)
-            res.append(dict(data=name, seed=seed, model=model, given=n, users=given.user.nunique(), average=score(learn.fold_in(given, noise=1e12), test), biases=score(BiasOnly().fit(again_dls), test),
-                            ridge=np.nan if model in ('mlp', 'svdpp') else score(plain_ridge(learn, given), test), folded=score(folded, test), again=score(again, test), ms=min(times)))
+            res.append(
+                dict(
+                    data=name,
+                    seed=seed,
+                    model=model,
+                    given=n,
+                    users=given.user.nunique(),
+                    average=score(learn.fold_in(given, noise=1e12), test),
+                    biases=score(BiasOnly().fit(again_dls), test),
+                    ridge=np.nan if model in ('mlp', 'svdpp') else score(plain_ridge(learn, given), test),
+                    folded=score(folded, test),
+                    again=score(again, test),
+                    ms=min(times),
+                )
+            )
         print(name, seed, model, flush=True)
     return res
 
 
 def plain_ridge(learn, given):
-    "The fold-in that one would write: ridge with the training's own L2 towards 0 (wd per rating), ratings behind `y_range` taken back through the sigmoid at their place."
-    q, bi, mean, y_range = learn.vectors('item').double(), learn.biases('item').double(), float(learn.model.mean), learn.model.y_range
+    """The fold-in that one would write: ridge with the training's own L2 towards 0 (wd per rating), ratings behind `y_range` taken back through the sigmoid at their place."""
+    q, bi, mean, y_range = (
+        learn.vectors('item').double(),
+        learn.biases('item').double(),
+        float(learn.model.mean),
+        learn.model.y_range,
+    )
     res = learn.fold_in(given, noise=1e12)
     for code, user in enumerate(res.vocab['user'].ids):
         mine = given[given.user == user]
         at = torch.from_numpy(learn.vocab['item'].encode(mine.item))
         y = torch.tensor(mine.rating.to_numpy(), dtype=torch.float64)
-        if y_range is not None: y = torch.logit((y - y_range[0]) / (y_range[1] - y_range[0]))
+        if y_range is not None:
+            y = torch.logit((y - y_range[0]) / (y_range[1] - y_range[0]))
         z = torch.cat([torch.ones(len(at), 1, dtype=torch.float64), q[at]], 1)
         penalty = len(at) * learn.wd * torch.eye(z.shape[1], dtype=torch.float64)
         x = torch.linalg.solve(z.T @ z + penalty, z.T @ (y - mean - bi[at]))
@@ -82,23 +109,54 @@ def main():
     parser.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
     parser.add_argument('--out')
     args = parser.parse_args()
-    data = {'ML-100K': movielens('100k', need(args.ml100k, '--ml100k', 'the folder ml-100k'))[0], 'ml-latest-small': movielens('latest-small', need(args.ls, '--ls', 'the folder ml-latest-small'))[0]}
+    data = {
+        'ML-100K': movielens('100k', need(args.ml100k, '--ml100k', 'the folder ml-100k'))[0],
+        'ml-latest-small': movielens('latest-small', need(args.ls, '--ls', 'the folder ml-latest-small'))[0],
+    }
     rows = []
     for seed in args.seeds:
-        for name, ratings in data.items(): rows += rows_of(name, ratings, seed)
+        for name, ratings in data.items():
+            rows += rows_of(name, ratings, seed)
         report(rows, args.out)  # of the seeds so far: what is done is not lost
 
 
 def report(figures, out):
-    "Markdown of a list of dicts."
+    """Markdown of a list of dicts."""
     df = pd.DataFrame(figures)
     mean = df.groupby(['data', 'model', 'given'], sort=False).mean(numeric_only=True)
     columns = ['average', 'biases', 'ridge', 'folded', 'again']
-    rows = [[*key, f'{row.users:.0f}', *('' if np.isnan(row[c]) else f'{row[c]:.4f}' for c in columns), f'{row.ms:.0f}'] for key, row in mean.iterrows()]
-    emit('\n\n'.join(['# Users who come after training', about(), f'RMSE of the last {HELD} ratings of users who were not in training, given their first n; means over seeds {", ".join(map(str, df.seed.unique()))}. "biases": damped biases that know the n ratings; "plain ridge": '
-                      'ridge on the item vectors towards 0 with the L2 of training; "trained again": the model trained from the start with the n ratings of all new users. Settings of `fold_in` are its defaults (half the noise was chosen on ML-100K with '
-                      'another split). `svdpp` is trained for 15 epochs with batches of 2,048, the others for 5 with 256. Milliseconds of CPU time: to fold in one user, the best of five.',
-                      table(['data', 'model', 'n', 'users', 'average user', 'biases', 'plain ridge', 'fold_in', 'trained again', 'ms'], rows)]), out)
+    rows = [
+        [*key, f'{row.users:.0f}', *('' if np.isnan(row[c]) else f'{row[c]:.4f}' for c in columns), f'{row.ms:.0f}']
+        for key, row in mean.iterrows()
+    ]
+    emit(
+        '\n\n'.join(
+            [
+                '# Users who come after training',
+                about(),
+                f'RMSE of the last {HELD} ratings of users who were not in training, given their first n; means over seeds {", ".join(map(str, df.seed.unique()))}. "biases": damped biases that know the n ratings; "plain ridge": '
+                'ridge on the item vectors towards 0 with the L2 of training; "trained again": the model trained from the start with the n ratings of all new users. Settings of `fold_in` are its defaults (half the noise was chosen on ML-100K with '
+                'another split). `svdpp` is trained for 15 epochs with batches of 2,048, the others for 5 with 256. Milliseconds of CPU time: to fold in one user, the best of five.',
+                table(
+                    [
+                        'data',
+                        'model',
+                        'n',
+                        'users',
+                        'average user',
+                        'biases',
+                        'plain ridge',
+                        'fold_in',
+                        'trained again',
+                        'ms',
+                    ],
+                    rows,
+                ),
+            ]
+        ),
+        out,
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -5,54 +5,94 @@
 Step time: `collab_learner`'s model and optimisers on generated pairs beside fastai.collab's, CPU milliseconds per step (median; the optimisers take turns). Accuracy: dense AdamW and the
 row-sparse optimisers forced on small tables, at equal epochs and equal settings (Adagrad's rate apart, which `--select` prints figures to choose by), seeds 0, 1, 2.
 """
-import argparse, sys, time, warnings
+
+import argparse
+import sys
+import time
+import warnings
 
 import matplotlib
+
 matplotlib.use('Agg')
+from pathlib import Path
+
+import fastai.collab as fc
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from common import about, emit, need, quiet, table
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
-from pathlib import Path
+from ncf import ncf_1m
 
-import fastai.collab as fc
-from common import about, emit, need, quiet, table
-from fastrec.all import FusedAdam, LazyAdam, RecDataLoaders, RowwiseAdagrad, collab_learner, evaluate, movielens, ndcg, rmse
+from fastrec.all import (
+    FusedAdam,
+    LazyAdam,
+    RecDataLoaders,
+    RowwiseAdagrad,
+    collab_learner,
+    evaluate,
+    movielens,
+    ndcg,
+    rmse,
+)
 from fastrec.models import DotBias, set_l2
 from fastrec.models.embedding import pop_penalties, set_gradients
 from fastrec.training.optimizers import TableAdam
-from ncf import ncf_1m
 
 SIZES, SEEDS, DIM = (1_000, 10_000, 100_000, 1_000_000, 10_000_000), (0, 1, 2), 16
 KINDS = {'fastai': 'fastai.collab', 'dense': 'dense AdamW, fused', 'adam': 'lazy Adam', 'adagrad': 'row-wise Adagrad'}
 CENTRE = dict(n_users=100_000, n_items=10_000, dim=32, bs=1024)
-VARIED = {'n_items': ('items', (100, 1_000, 10_000, 100_000, 1_000_000)), 'dim': ('factors', (8, 16, 32, 64, 128, 256)), 'bs': ('batch size', (64, 256, 1024, 4096, 16384, 65536))}
+VARIED = {
+    'n_items': ('items', (100, 1_000, 10_000, 100_000, 1_000_000)),
+    'dim': ('factors', (8, 16, 32, 64, 128, 256)),
+    'bs': ('batch size', (64, 256, 1024, 4096, 16384, 65536)),
+}
 ROWS = (100_000, 1_000_000, 10_000_000)
 ADAGRAD_1M = 10  # times Adam's rate: chosen by --select
-BIG, ENOUGH = 20_000_000, 4.  # values from which on dense sides are left out; CPU seconds after which a side has had its turns
+BIG, ENOUGH = (
+    20_000_000,
+    4.0,
+)  # values from which on dense sides are left out; CPU seconds after which a side has had its turns
 
 
-class Lazy(LazyAdam): large = 0
-class Adagrad(RowwiseAdagrad): large = 0
+class Lazy(LazyAdam):
+    large = 0
+
+
+class Adagrad(RowwiseAdagrad):
+    large = 0
 
 
 class Steps:
-    "A model of users and items, and steps on random batches."
+    """A model of users and items, and steps on random batches."""
+
     def __init__(self, kind, n_users, n_items, dim, bs, lazy_from=0):
         large = 0 if kind in ('adam', 'adagrad') and n_users >= lazy_from else np.inf
         if kind == 'fastai':
             self.model = fc.EmbeddingDotBias(dim, n_users, n_items, y_range=(0, 5.5))
-            self.opt, self.tables = Adam(list(self.model.parameters()), lr=1e-3, wd=.1), []
+            self.opt, self.tables = Adam(list(self.model.parameters()), lr=1e-3, wd=0.1), []
         else:
-            self.model = DotBias(n_users, n_items, dim, y_range=(.5, 5.5), mean=3.)
-            self.opt, self.tables = TableAdam(self.model.parameters(), lr=1e-3, rows='adagrad' if kind == 'adagrad' else 'adam', large=large), self.model.tables
+            self.model = DotBias(n_users, n_items, dim, y_range=(0.5, 5.5), mean=3.0)
+            self.opt, self.tables = (
+                TableAdam(
+                    self.model.parameters(), lr=1e-3, rows='adagrad' if kind == 'adagrad' else 'adam', large=large
+                ),
+                self.model.tables,
+            )
             set_gradients(self.tables, 'rows', large)
-            set_l2(self.tables, .05)
+            set_l2(self.tables, 0.05)
         g = torch.Generator().manual_seed(0)
-        self.batches = [(torch.randint(n_users, (bs,), generator=g), torch.randint(n_items, (bs,), generator=g), torch.rand(bs, generator=g) * 5) for _ in range(16)]
+        self.batches = [
+            (
+                torch.randint(n_users, (bs,), generator=g),
+                torch.randint(n_items, (bs,), generator=g),
+                torch.rand(bs, generator=g) * 5,
+            )
+            for _ in range(16)
+        ]
         self.at = 0
 
     def step(self):
@@ -61,7 +101,8 @@ class Steps:
         start = time.process_time()
         pred = self.model(torch.stack([users, items], 1)) if not self.tables else self.model(users, items)
         loss = F.mse_loss(pred, y)
-        if self.tables: loss = loss + pop_penalties(self.tables)
+        if self.tables:
+            loss = loss + pop_penalties(self.tables)
         loss.backward()
         self.opt.step()
         self.opt.zero_grad()
@@ -69,7 +110,7 @@ class Steps:
 
 
 def step_times(kinds, settings, repeats, warm_up=8):
-    "kind -> ms per step at each of the settings (median); the kinds take turns at each, the first steps do not count."
+    """kind -> ms per step at each of the settings (median); the kinds take turns at each, the first steps do not count."""
     res = {kind: [] for kind in kinds}
     for setting in settings:
         big = (setting['n_users'] + setting['n_items']) * setting['dim'] >= BIG
@@ -77,62 +118,85 @@ def step_times(kinds, settings, repeats, warm_up=8):
         times = {kind: [] for kind in sides}
         for r in range(repeats + warm_up):
             for kind, side in sides.items():
-                if r > warm_up and sum(times[kind]) > ENOUGH: continue
+                if r > warm_up and sum(times[kind]) > ENOUGH:
+                    continue
                 t = side.step()
-                if r >= warm_up or r >= 3 and t > ENOUGH / 8: times[kind].append(t)  # what takes long warms up for less long
-        for kind in kinds: res[kind].append(1e3 * np.median(times[kind]) if kind in times else np.nan)
-        print({k: v for k, v in setting.items()}, {k: round(v[-1], 2) for k, v in res.items()}, file=sys.stderr, flush=True)
+                if r >= warm_up or (r >= 3 and t > ENOUGH / 8):
+                    times[kind].append(t)  # what takes long warms up for less long
+        for kind in kinds:
+            res[kind].append(1e3 * np.median(times[kind]) if kind in times else np.nan)
+        print(
+            {k: v for k, v in setting.items()},
+            {k: round(v[-1], 2) for k, v in res.items()},
+            file=sys.stderr,
+            flush=True,
+        )
     return res
 
 
 def by_rows(counts, bs=4096):
-    "Rows of the table: CPU seconds of `fit_one_cycle(1)` per million ratings with loaders made and a small validation part."
+    """Rows of the table: CPU seconds of `fit_one_cycle(1)` per million ratings with loaders made and a small validation part."""
     rows, epochs = [], {}
     for n in counts:
         rng = np.random.default_rng(0)
         keys = np.unique(rng.integers(0, 60_000 * 20_000, int(1.02 * (n + 64))))
-        keys = rng.permutation(keys)[:n + 64]
-        df = pd.DataFrame(dict(user=keys // 20_000, item=keys % 20_000, rating=rng.integers(1, 6, len(keys)).astype(np.float32)))
+        keys = rng.permutation(keys)[: n + 64]
+        df = pd.DataFrame(
+            dict(user=keys // 20_000, item=keys % 20_000, rating=rng.integers(1, 6, len(keys)).astype(np.float32))
+        )
         start = time.process_time()
         dls = RecDataLoaders.from_df(df, splitter=(np.arange(n), np.arange(n, len(df))), bs=bs)
         made = time.process_time() - start
-        learn, seconds = collab_learner(dls, n_factors=32, y_range=(.5, 5.5), opt_func=FusedAdam), []
+        learn, seconds = collab_learner(dls, n_factors=32, y_range=(0.5, 5.5), opt_func=FusedAdam), []
         for _ in range(3):
             start = time.process_time()
-            with quiet(learn): learn.fit_one_cycle(1, 3e-3)
+            with quiet(learn):
+                learn.fit_one_cycle(1, 3e-3)
             seconds.append(time.process_time() - start)
         epochs[n] = np.median(seconds[1:])
-        rows.append([f'{n:,}', f'{made:.2f}', f'{epochs[n]:.2f}', f'{1e6 * made / n:.2f}', f'{1e6 * epochs[n] / n:.2f}'])
+        rows.append(
+            [f'{n:,}', f'{made:.2f}', f'{epochs[n]:.2f}', f'{1e6 * made / n:.2f}', f'{1e6 * epochs[n] / n:.2f}']
+        )
     return rows
 
 
 def others(key):
-    "The centre but for `key`, in words."
+    """The centre but for `key`, in words."""
     words = dict(n_users='{:,} users', n_items='{:,} items', dim='{} factors', bs='batch size {:,}')
     return ', '.join(words[k].format(v) for k, v in CENTRE.items() if k != key)
 
 
 def plot(by_users, varied, path):
-    panels = [(f'users (items: a tenth)', times, sizes, f'batch size {bs:,}, {DIM} factors') for bs, (sizes, times) in by_users.items()] + \
-             [(VARIED[k][0], times, VARIED[k][1], others(k)) for k, times in varied.items()]
+    panels = [
+        ('users (items: a tenth)', times, sizes, f'batch size {bs:,}, {DIM} factors')
+        for bs, (sizes, times) in by_users.items()
+    ] + [(VARIED[k][0], times, VARIED[k][1], others(k)) for k, times in varied.items()]
     n = min(3, len(panels))
     fig, axes = plt.subplots(-(-len(panels) // n), n, figsize=(4.6 * n, 3.5 * -(-len(panels) // n)), squeeze=False)
     for ax, (label, times, values, title) in zip(axes.flat, panels):
-        for kind, t in times.items(): ax.plot(values, t, marker='o', ms=4, label=KINDS[kind])
+        for kind, t in times.items():
+            ax.plot(values, t, marker='o', ms=4, label=KINDS[kind])
         ax.set(xscale='log', yscale='log', xlabel=label, ylabel='CPU ms per step')
         ax.set_title(title, fontsize=9)
-    for ax in axes.flat[len(panels):]: ax.axis('off')
+    for ax in axes.flat[len(panels) :]:
+        ax.axis('off')
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    if len(panels) < axes.size: axes.flat[-1].legend(handles, labels, loc='center')
-    else: axes.flat[0].legend()
+    if len(panels) < axes.size:
+        axes.flat[-1].legend(handles, labels, loc='center')
+    else:
+        axes.flat[0].legend()
     fig.tight_layout()
     fig.savefig(path, dpi=110)
 
 
 def accuracy(make, build, epochs, lr, metric, seeds, rates):
-    "Rows of the table: each optimiser's mean over seeds, its difference to dense AdamW on the same seed, and CPU seconds of a fit. `rates`: Adagrad's, as multiples of the rate."
+    """Rows of the table: each optimiser's mean over seeds, its difference to dense AdamW on the same seed, and CPU seconds of a fit. `rates`: Adagrad's, as multiples of the rate."""
     rows, dense = [], None
-    for name, opt, scale in (('dense AdamW', FusedAdam, 1), ('lazy Adam', Lazy, 1), *((f'row-wise Adagrad, {r} times the rate', Adagrad, r) for r in rates)):
+    for name, opt, scale in (
+        ('dense AdamW', FusedAdam, 1),
+        ('lazy Adam', Lazy, 1),
+        *((f'row-wise Adagrad, {r} times the rate', Adagrad, r) for r in rates),
+    ):
         values, seconds = [], []
         for seed in seeds:
             dls = make(seed)
@@ -140,62 +204,144 @@ def accuracy(make, build, epochs, lr, metric, seeds, rates):
             dls.train.seed = seed
             learn = build(dls, opt)
             start = time.process_time()
-            with quiet(learn): learn.fit_one_cycle(epochs, lr * scale)
+            with quiet(learn):
+                learn.fit_one_cycle(epochs, lr * scale)
             seconds.append(time.process_time() - start)
             values.append(metric(learn))
         values = np.array(values)
         dense = values if dense is None else dense
         d = values - dense
-        rows.append([name, f'{values.mean():.4f}', '-' if opt is FusedAdam else f'{d.mean():+.4f} ({d.min():+.4f} to {d.max():+.4f})', ' '.join(f'{v:.4f}' for v in values), f'{np.median(seconds):.1f}'])
+        rows.append(
+            [
+                name,
+                f'{values.mean():.4f}',
+                '-' if opt is FusedAdam else f'{d.mean():+.4f} ({d.min():+.4f} to {d.max():+.4f})',
+                ' '.join(f'{v:.4f}' for v in values),
+                f'{np.median(seconds):.1f}',
+            ]
+        )
         print(*rows[-1], file=sys.stderr, flush=True)
-    return table(['optimiser', 'mean', 'less dense AdamW: mean (smallest to largest)', f"seeds {', '.join(map(str, seeds))}", 'CPU s per fit'], rows)
+    return table(
+        [
+            'optimiser',
+            'mean',
+            'less dense AdamW: mean (smallest to largest)',
+            f'seeds {", ".join(map(str, seeds))}',
+            'CPU s per fit',
+        ],
+        rows,
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help="folder of GroupLens' ml-100k; without it no accuracy on it")
-    parser.add_argument('--ml1m', help='folder with train_pairs.csv, ml-1m.test.rating and ml-1m.test.negative; without it no accuracy on it')
+    parser.add_argument(
+        '--ml1m',
+        help='folder with train_pairs.csv, ml-1m.test.rating and ml-1m.test.negative; without it no accuracy on it',
+    )
     parser.add_argument('--sizes', type=int, nargs='+', default=SIZES, help='numbers of users')
     parser.add_argument('--batch-sizes', type=int, nargs='*', default=(1024, 8192), help='none: only the accuracy')
     parser.add_argument('--rows', type=int, nargs='*', default=ROWS, help='numbers of ratings')
     parser.add_argument('--seeds', type=int, nargs='+', default=SEEDS)
     parser.add_argument('--repeats', type=int, default=40)
-    parser.add_argument('--select', action='store_true', help="ML-1M: figures on one further training item per user, with several rates of Adagrad's")
+    parser.add_argument(
+        '--select',
+        action='store_true',
+        help="ML-1M: figures on one further training item per user, with several rates of Adagrad's",
+    )
     parser.add_argument('--out', help='Markdown file to write; the plot goes beside it')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore')
-    text, cells = [f'# Cost of a step as tables grow\n\n{about()}.'], lambda values: [f'{v:.2f}' if v == v else '-' for v in values]
+    text, cells = (
+        [f'# Cost of a step as tables grow\n\n{about()}.'],
+        lambda values: [f'{v:.2f}' if v == v else '-' for v in values],
+    )
     by_users, varied = {}, {}
     for bs in args.batch_sizes:
-        times = step_times(KINDS, [dict(n_users=n, n_items=max(n // 10, 100), dim=DIM, bs=bs, lazy_from=10_000) for n in args.sizes], args.repeats)
+        times = step_times(
+            KINDS,
+            [dict(n_users=n, n_items=max(n // 10, 100), dim=DIM, bs=bs, lazy_from=10_000) for n in args.sizes],
+            args.repeats,
+        )
         by_users[bs] = args.sizes, times
         ref = next((i for i, n in enumerate(args.sizes) if n == 100_000), 0)
-        if bs == args.batch_sizes[0]: text.append(f'CPU ms per step of forward, backward and optimiser, median of {args.repeats} (fewer of what takes long). fastai.collab: its model and its Adam. '
-                                                  f'Dense optimisers are left out from {BIG:,} values on.\n\n## Users, with a tenth as many items, {DIM} factors')
-        text.append(f'Batch size {bs:,}. At 1,000 users lazy Adam and Adagrad are the dense kernel, as the builders have it.\n\n'
-                    + table(['users', *KINDS.values(), 'lazy Adam / at 100,000', 'Adagrad / at 100,000', 'fastai / lazy Adam'],
-                            [[f'{n:,}', *cells(t[i] for t in times.values()), *cells(times[k][i] / times[k][ref] for k in ('adam', 'adagrad')), *cells([times['fastai'][i] / times['adam'][i]])] for i, n in enumerate(args.sizes)]))
+        if bs == args.batch_sizes[0]:
+            text.append(
+                f'CPU ms per step of forward, backward and optimiser, median of {args.repeats} (fewer of what takes long). fastai.collab: its model and its Adam. '
+                f'Dense optimisers are left out from {BIG:,} values on.\n\n## Users, with a tenth as many items, {DIM} factors'
+            )
+        text.append(
+            f'Batch size {bs:,}. At 1,000 users lazy Adam and Adagrad are the dense kernel, as the builders have it.\n\n'
+            + table(
+                ['users', *KINDS.values(), 'lazy Adam / at 100,000', 'Adagrad / at 100,000', 'fastai / lazy Adam'],
+                [
+                    [
+                        f'{n:,}',
+                        *cells(t[i] for t in times.values()),
+                        *cells(times[k][i] / times[k][ref] for k in ('adam', 'adagrad')),
+                        *cells([times['fastai'][i] / times['adam'][i]]),
+                    ]
+                    for i, n in enumerate(args.sizes)
+                ],
+            )
+        )
     if args.batch_sizes:
         text.append('## One thing at a time\n\nThe others as at ' + others(None) + '.')
         for key, (label, values) in VARIED.items():
             times = varied[key] = step_times(KINDS, [{**CENTRE, key: v} for v in values], args.repeats // 2)
-            text.append(table([label, *KINDS.values(), *(['lazy Adam, microseconds per row'] if key == 'bs' else [])], [[f'{v:,}', *cells(t[i] for t in times.values()), *(cells([1e3 * times['adam'][i] / v]) if key == 'bs' else [])] for i, v in enumerate(values)]))
+            text.append(
+                table(
+                    [label, *KINDS.values(), *(['lazy Adam, microseconds per row'] if key == 'bs' else [])],
+                    [
+                        [
+                            f'{v:,}',
+                            *cells(t[i] for t in times.values()),
+                            *(cells([1e3 * times['adam'][i] / v]) if key == 'bs' else []),
+                        ]
+                        for i, v in enumerate(values)
+                    ],
+                )
+            )
     if args.out and by_users:
         plot(by_users, varied, Path(args.out).with_name('growth.png'))
         text.append('![CPU ms per step against users, items, factors and batch size](growth.png)')
     if args.rows:
-        text.append('## Ratings\n\n60,000 users x 20,000 items, batch size 4,096, 32 factors, dense AdamW: CPU seconds of `RecDataLoaders.from_df` and of `fit_one_cycle(1)`.\n\n'
-                    + table(['ratings', 'loaders', 'epoch', 'loaders, per million', 'epoch, per million'], by_rows(args.rows)))
+        text.append(
+            '## Ratings\n\n60,000 users x 20,000 items, batch size 4,096, 32 factors, dense AdamW: CPU seconds of `RecDataLoaders.from_df` and of `fit_one_cycle(1)`.\n\n'
+            + table(['ratings', 'loaders', 'epoch', 'loaders, per million', 'epoch, per million'], by_rows(args.rows))
+        )
     if args.ml100k:
         ratings, _ = movielens('100k', need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"))
-        text.append('## Accuracy on ML-100K at equal epochs: RMSE, random 90/10 (split and training by the same seed), `fit_one_cycle(10, 3e-3)`\n\n' + accuracy(
-            lambda seed: RecDataLoaders.from_df(ratings, valid_pct=.1, seed=seed), lambda dls, opt: collab_learner(dls, y_range=(.5, 5.5), opt_func=opt), 10, 3e-3, lambda learn: evaluate(learn, metrics=[rmse]).rmse['all'], args.seeds, (30,)))
+        text.append(
+            '## Accuracy on ML-100K at equal epochs: RMSE, random 90/10 (split and training by the same seed), `fit_one_cycle(10, 3e-3)`\n\n'
+            + accuracy(
+                lambda seed: RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=seed),
+                lambda dls, opt: collab_learner(dls, y_range=(0.5, 5.5), opt_func=opt),
+                10,
+                3e-3,
+                lambda learn: evaluate(learn, metrics=[rmse]).rmse['all'],
+                args.seeds,
+                (30,),
+            )
+        )
     if args.ml1m:
         dls, *_ = ncf_1m(need(args.ml1m, '--ml1m', 'the folder of the NCF files'), args.select)
-        text.append(f"## Accuracy on ML-1M as clicks at equal epochs: NDCG@10 over the whole catalogue, {'one further training item per user' if args.select else 'the last item of each user'}, 4 negatives, 64 factors, `fit_one_cycle(10, 2e-2)`\n\n" + accuracy(
-            lambda seed: dls, lambda dls, opt: collab_learner(dls, n_factors=64, opt_func=opt), 10, 2e-2, lambda learn: evaluate(learn, metrics=[ndcg(10)])['ndcg@10']['all'], args.seeds, (3, 10, 30) if args.select else (ADAGRAD_1M,)))
+        text.append(
+            f'## Accuracy on ML-1M as clicks at equal epochs: NDCG@10 over the whole catalogue, {"one further training item per user" if args.select else "the last item of each user"}, 4 negatives, 64 factors, `fit_one_cycle(10, 2e-2)`\n\n'
+            + accuracy(
+                lambda seed: dls,
+                lambda dls, opt: collab_learner(dls, n_factors=64, opt_func=opt),
+                10,
+                2e-2,
+                lambda learn: evaluate(learn, metrics=[ndcg(10)])['ndcg@10']['all'],
+                args.seeds,
+                (3, 10, 30) if args.select else (ADAGRAD_1M,),
+            )
+        )
     emit('\n\n'.join(text), args.out)
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

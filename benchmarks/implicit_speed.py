@@ -4,16 +4,33 @@
 
 The table has ML-1M's shape (6,040 users x 3,706 items, 1,000,000 rows) and is generated, so it runs anywhere. CPU seconds; sides take turns, medians of their ratios.
 """
-import argparse, json, subprocess, tempfile, time
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from common import about, emit, quiet, table
 from fastai.torch_core import set_seed
 
-from common import about, emit, quiet, table
-from fastrec.all import NegativeSampler, RecDataLoaders, Ranks, collab_learner, evaluate_users, hr, mrr, ndcg, neumf_learner, precision, recall
+from fastrec.all import (
+    NegativeSampler,
+    Ranks,
+    RecDataLoaders,
+    collab_learner,
+    evaluate_users,
+    hr,
+    mrr,
+    ndcg,
+    neumf_learner,
+    precision,
+    recall,
+)
 from fastrec.scorers.recommend import mask_seen
 
 N_USERS, N_ITEMS, N_ROWS = 6040, 3706, 1_000_000
@@ -22,10 +39,12 @@ LAYERS, BS = [128, 64, 32], 4096
 
 
 def generated():
-    "Distinct pairs; popular items and active users have more rows."
+    """Distinct pairs; popular items and active users have more rows."""
     rng = np.random.default_rng(0)
-    p, q = (1 / (1 + np.arange(n)) ** .5 for n in (N_USERS, N_ITEMS))
-    keys = np.unique(rng.choice(N_USERS, 3 * N_ROWS, p=p / p.sum()) * N_ITEMS + rng.choice(N_ITEMS, 3 * N_ROWS, p=q / q.sum()))
+    p, q = (1 / (1 + np.arange(n)) ** 0.5 for n in (N_USERS, N_ITEMS))
+    keys = np.unique(
+        rng.choice(N_USERS, 3 * N_ROWS, p=p / p.sum()) * N_ITEMS + rng.choice(N_ITEMS, 3 * N_ROWS, p=q / q.sum())
+    )
     keys = rng.permutation(keys)[:N_ROWS]
     return pd.DataFrame(dict(user=keys // N_ITEMS, item=keys % N_ITEMS))
 
@@ -37,35 +56,53 @@ def seconds(f):
 
 
 def turns(sides, repeats):
-    "name -> CPU seconds of each turn, after one that does not count."
+    """name -> CPU seconds of each turn, after one that does not count."""
     times = {name: [] for name in sides}
     for _ in range(repeats + 1):
-        for name, f in sides.items(): times[name].append(seconds(f))
+        for name, f in sides.items():
+            times[name].append(seconds(f))
     return {name: np.array(t[1:]) for name, t in times.items()}
 
 
 def sampling(dls, repeats=5, n=2**18, n_slow=2**13):
-    "A vectorised draw of 4 negatives for n rows, and a set-based sampler that goes row by row, as public NCF code does."
+    """A vectorised draw of 4 negatives for n rows, and a set-based sampler that goes row by row, as public NCF code does."""
     seen, rng = dls.catalog.require_history().seen, np.random.default_rng(0)
     users = torch.from_numpy(rng.integers(0, N_USERS, n))
-    sets = [set(seen.indices[seen.indptr[u]:seen.indptr[u+1]]) for u in range(N_USERS)]
-    uniform, popular = NegativeSampler(seen), NegativeSampler(seen, alpha=.75)
+    sets = [set(seen.indices[seen.indptr[u] : seen.indptr[u + 1]]) for u in range(N_USERS)]
+    uniform, popular = NegativeSampler(seen), NegativeSampler(seen, alpha=0.75)
 
     def row_by_row():
         for u in users[:n_slow].tolist():
             for _ in range(4):
-                while int(np.random.randint(N_ITEMS)) in sets[u]: pass
-    t = turns({'uniform': lambda: uniform.sample(users, 4), 'popularity^0.75': lambda: popular.sample(users, 4), 'row by row': row_by_row}, repeats)
+                while int(np.random.randint(N_ITEMS)) in sets[u]:
+                    pass
+
+    t = turns(
+        {
+            'uniform': lambda: uniform.sample(users, 4),
+            'popularity^0.75': lambda: popular.sample(users, 4),
+            'row by row': row_by_row,
+        },
+        repeats,
+    )
     slow = t['row by row'] / n_slow
-    return table(['sampler', 'negatives/s', 'times a row-by-row sampler'], [[name, f'{4*n/np.median(s)/1e6:.1f} M', f'{np.median(slow/(s/n)):.0f}'] for name, s in t.items() if name != 'row by row']
-                 + [['row by row (uniform)', f'{4/np.median(slow)/1e6:.2f} M', '1']])
+    return table(
+        ['sampler', 'negatives/s', 'times a row-by-row sampler'],
+        [
+            [name, f'{4 * n / np.median(s) / 1e6:.1f} M', f'{np.median(slow / (s / n)):.0f}']
+            for name, s in t.items()
+            if name != 'row by row'
+        ]
+        + [['row by row (uniform)', f'{4 / np.median(slow) / 1e6:.2f} M', '1']],
+    )
 
 
 def ranking(dls, learn, repeats):
-    "`evaluate_users` against a loop over users that scores, masks and ranks one at a time with vectorised scores."
+    """`evaluate_users` against a loop over users that scores, masks and ranks one at a time with vectorised scores."""
     inter, split, seen = dls.catalog.interactions, dls.catalog.split, dls.catalog.require_history().seen
     held = {}
-    for u, i in zip(inter.users[split.valid], inter.items[split.valid]): held.setdefault(int(u), []).append(int(i))
+    for u, i in zip(inter.users[split.valid], inter.items[split.valid]):
+        held.setdefault(int(u), []).append(int(i))
 
     def user_by_user():
         values = []
@@ -75,18 +112,20 @@ def ranking(dls, learn, repeats):
             ranks = Ranks.of(scores, torch.zeros(len(items), dtype=torch.long), torch.tensor(sorted(items)))
             values.append([m(ranks).item() for m in METRICS])
         return np.array(values)
+
     whole = lambda: evaluate_users(learn, dls, METRICS)
     assert np.allclose(whole().to_numpy(), user_by_user(), atol=1e-6), 'both have to give the same figures'
     return turns({'all': whole, 'user by user': user_by_user}, repeats)
 
 
 def recbole(python, df, split, repeats):
-    "RecBole's NeuMF on the same rows, batch size and dimensions: CPU seconds of training epochs and of its full-sort evaluation."
+    """RecBole's NeuMF on the same rows, batch size and dimensions: CPU seconds of training epochs and of its full-sort evaluation."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, rows in zip(('train', 'valid'), split): df.iloc[rows].to_csv(f'{folder}/{name}.csv', index=False)
+        for name, rows in zip(('train', 'valid'), split):
+            df.iloc[rows].to_csv(f'{folder}/{name}.csv', index=False)
         script = Path(__file__).with_name('peers_recbole.py')
         subprocess.run([python, script, folder, str(repeats), str(BS), *map(str, LAYERS)], check=True)
-        return json.loads((Path(folder)/'times.json').read_text())
+        return json.loads((Path(folder) / 'times.json').read_text())
 
 
 if __name__ == '__main__':
@@ -105,14 +144,25 @@ if __name__ == '__main__':
     neumf = neumf_learner(dls, n_factors=64, layers=LAYERS)
 
     def epoch():
-        with quiet(neumf): neumf.fit(1, 1e-3)
+        with quiet(neumf):
+            neumf.fit(1, 1e-3)
+
     ours = {name: ranking(dls, learn, args.repeats) for name, learn in (('dot product', dot), ('NeuMF', neumf))}
     epochs = turns({'epoch': epoch}, args.repeats)['epoch']
     theirs = recbole(args.recbole_python, df, split, args.repeats) if args.recbole_python else None
-    rows = [[name, f"{np.median(t['all']):.2f}", f"{np.median(t['user by user']/t['all']):.2f}", f"{np.median(theirs['evaluate'])/np.median(t['all']):.2f}" if theirs and name == 'NeuMF' else '-'] for name, t in ours.items()]
-    emit(f"""# Speed of the implicit path
+    rows = [
+        [
+            name,
+            f'{np.median(t["all"]):.2f}',
+            f'{np.median(t["user by user"] / t["all"]):.2f}',
+            f'{np.median(theirs["evaluate"]) / np.median(t["all"]):.2f}' if theirs and name == 'NeuMF' else '-',
+        ]
+        for name, t in ours.items()
+    ]
+    emit(
+        f"""# Speed of the implicit path
 
-{about()}{f"; RecBole {theirs['version']}, torch {theirs['torch']}" if theirs else '; RecBole left out: no --recbole-python'}.
+{about()}{f'; RecBole {theirs['version']}, torch {theirs['torch']}' if theirs else '; RecBole left out: no --recbole-python'}.
 
 {N_USERS:,} users x {N_ITEMS:,} items, {N_ROWS:,} rows, one held out per user.
 
@@ -126,4 +176,6 @@ if __name__ == '__main__':
 
 ## An epoch of NeuMF (64 factors, {LAYERS}, batch size {BS}, 1 negative), with its validation pass
 
-{table(['', 'CPU s', 'RecBole / fastrec'], [['fastrec', f'{np.median(epochs):.1f}', f"{np.median(theirs['epoch'])/np.median(epochs):.2f}" if theirs else '-']])}""", args.out)
+{table(['', 'CPU s', 'RecBole / fastrec'], [['fastrec', f'{np.median(epochs):.1f}', f'{np.median(theirs['epoch']) / np.median(epochs):.2f}' if theirs else '-']])}""",
+        args.out,
+    )

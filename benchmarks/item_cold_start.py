@@ -5,32 +5,41 @@
 Sides: popularity by genre (the mean number of training rows of the genres' items), that of the genres the user has (share of the user's training rows that has the genre), random. Plots and people come from
 omdb.csv beside the ratings. Settings were chosen with a tenth of the items that is in no test here.
 """
-import argparse, time, warnings
+
+import argparse
+import time
+import warnings
 
 import numpy as np
 import pandas as pd
 import torch
-
 from common import about, emit, need, quiet, table
+
 from fastrec.all import ItemFeatures, RecDataLoaders, content_learner, gated_learner, movielens
 
 K = 10
 
 
 def features(folder, movies):
-    "Genres, year, title and plot, people."
-    omdb = pd.read_csv(folder/'omdb.csv').rename(columns={'movie_id': 'item'})
+    """Genres, year, title and plot, people."""
+    omdb = pd.read_csv(folder / 'omdb.csv').rename(columns={'movie_id': 'item'})
     items = movies.merge(omdb[['item', 'Plot', 'Director', 'Actors', 'Writer']], on='item', how='left')
-    return items, lambda known: ItemFeatures.from_df(known, text={'text': ['title', 'Plot']}, multilabel={'genres': 'genres', 'people': ['Director', 'Actors', 'Writer']}, numeric='year')
+    return items, lambda known: ItemFeatures.from_df(
+        known,
+        text={'text': ['title', 'Plot']},
+        multilabel={'genres': 'genres', 'people': ['Director', 'Actors', 'Writer']},
+        numeric='year',
+    )
 
 
 def per_user(scores, positives, users):
-    "ndcg@10, recall@10 and ROC AUC of each user with positives among the new items; scores (n_users, n_new), positives the same as bool; ties at random."
+    """ndcg@10, recall@10 and ROC AUC of each user with positives among the new items; scores (n_users, n_new), positives the same as bool; ties at random."""
     scores = scores + 1e-9 * np.random.default_rng(0).random(scores.shape) * np.abs(scores).max()
     res = []
     for u in users:
         hit = positives[u]
-        if not hit.any() or hit.all(): continue
+        if not hit.any() or hit.all():
+            continue
         rank = np.argsort(np.argsort(-scores[u])) + 1
         r, n = rank[hit], hit.sum()
         ideal = (1 / np.log2(1 + np.arange(1, min(n, K) + 1))).sum()
@@ -48,7 +57,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help='folder of ml-100k, with omdb.csv')
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--select', action='store_true', help='validation: the tenth of the items that no test holds, other settings')
+    parser.add_argument(
+        '--select', action='store_true', help='validation: the tenth of the items that no test holds, other settings'
+    )
     parser.add_argument('--out')
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -62,7 +73,7 @@ def main():
         out = set(items['item'][tenth == seed])
         train = ratings[~ratings['item'].isin(out)].reset_index(drop=True)
         old, new = items[~items['item'].isin(out)], items[items['item'].isin(out)]
-        dls = RecDataLoaders.from_df(train, item_df=movies, target='implicit', valid_pct=.02, seed=seed, n_neg=None)
+        dls = RecDataLoaders.from_df(train, item_df=movies, target='implicit', valid_pct=0.02, seed=seed, n_neg=None)
         users = dls.vocab['user']
         test = ratings[ratings['item'].isin(out) & ratings.user.isin(users.ids)]
         positives = np.zeros((len(users), len(new)), bool)
@@ -74,30 +85,75 @@ def main():
         popular = (g_old * counts[:, None]).sum(0) / np.maximum(g_old.sum(0), 1e-9)  # mean rows of an item of the genre
         taste = np.asarray(dls.catalog.require_history().positives @ g_old)
         taste /= np.maximum(taste.sum(1, keepdims=True), 1e-9)
-        sides = {'random': np.random.default_rng(seed).random(positives.shape), 'popularity by genre': np.tile(g_new @ popular, (len(users), 1)), 'popularity by genre, weighted by the user\'s': taste * popular @ g_new.T}
-        models = {'content': lambda: content_learner(dls, make(old), hidden=64, wd=.1), 'gated hybrid': lambda: gated_learner(dls, feats := make(old), {'features': feats.names}, hidden=64)}
+        sides = {
+            'random': np.random.default_rng(seed).random(positives.shape),
+            'popularity by genre': np.tile(g_new @ popular, (len(users), 1)),
+            "popularity by genre, weighted by the user's": taste * popular @ g_new.T,
+        }
+        models = {
+            'content': lambda: content_learner(dls, make(old), hidden=64, wd=0.1),
+            'gated hybrid': lambda: gated_learner(dls, feats := make(old), {'features': feats.names}, hidden=64),
+        }
         if args.select:
             gated = lambda **kw: lambda: gated_learner(dls, make(old), **kw)
             together = dict(pathways={'features': make(old).names}, hidden=64)
-            models.update({f'gated {kw}': gated(**kw) for kw in ({}, dict(hidden=64), dict(dropout=.4), dict(id_dropout=.4), dict(id_dropout=.4, feature_dropout=0.), {**together, 'wd': .1})})
+            models.update(
+                {
+                    f'gated {kw}': gated(**kw)
+                    for kw in (
+                        {},
+                        dict(hidden=64),
+                        dict(dropout=0.4),
+                        dict(id_dropout=0.4),
+                        dict(id_dropout=0.4, feature_dropout=0.0),
+                        {**together, 'wd': 0.1},
+                    )
+                }
+            )
         for name, build in models.items():
             torch.manual_seed(seed)
             start = time.process_time()
             learn = build()
-            with quiet(learn): learn.fit_one_cycle(10, 1e-2)
+            with quiet(learn):
+                learn.fit_one_cycle(10, 1e-2)
             seconds.setdefault(name, []).append(time.process_time() - start)
             learn.add_items(new)
-            sides[name] = learn.score_items(torch.arange(len(users)))[:, -len(new):].numpy()
+            sides[name] = learn.score_items(torch.arange(len(users)))[:, -len(new) :].numpy()
             print(name, per_user(sides[name], positives, at).mean(0).round(4), flush=True)
         for name, scores in sides.items():
             results.setdefault(name, []).append(per_user(scores, positives, at).mean(0))
-            print(seed, name, results[name][-1].round(4), *(f'{seconds[name][-1]:.0f} s' for _ in range(name in seconds)), flush=True)
+            print(
+                seed,
+                name,
+                results[name][-1].round(4),
+                *(f'{seconds[name][-1]:.0f} s' for _ in range(name in seconds)),
+                flush=True,
+            )
     n = len(new)
     cell = lambda v: f'{np.mean(v):.4f} ± {np.std(v):.4f}'
-    emit('\n\n'.join(['# Item cold start on ML-100K', about(),
-                      f'A tenth of the items (about {n}) without a single training row, ranked among themselves for each user with a rating of one of them; positives are what the user rated. Mean ± standard deviation over {args.seeds} tenths. Features: genres, year, title and plot, people. '
-                      'Softmax over the whole catalogue of training items, 10 epochs at 1e-2.',
-                      table(['', 'ndcg@10', 'recall@10', 'ROC AUC', 'CPU s to train'], [[name, *(cell([o[i] for o in v]) for i in range(3)), f'{np.mean(seconds[name]):.0f}' if name in seconds else ''] for name, v in results.items()])]), None if args.select else args.out)
+    emit(
+        '\n\n'.join(
+            [
+                '# Item cold start on ML-100K',
+                about(),
+                f'A tenth of the items (about {n}) without a single training row, ranked among themselves for each user with a rating of one of them; positives are what the user rated. Mean ± standard deviation over {args.seeds} tenths. Features: genres, year, title and plot, people. '
+                'Softmax over the whole catalogue of training items, 10 epochs at 1e-2.',
+                table(
+                    ['', 'ndcg@10', 'recall@10', 'ROC AUC', 'CPU s to train'],
+                    [
+                        [
+                            name,
+                            *(cell([o[i] for o in v]) for i in range(3)),
+                            f'{np.mean(seconds[name]):.0f}' if name in seconds else '',
+                        ]
+                        for name, v in results.items()
+                    ],
+                ),
+            ]
+        ),
+        None if args.select else args.out,
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

@@ -5,7 +5,15 @@
 Seconds and peak memory (what the process holds above what it held before, the table included; Linux) from a table in memory, parquet, CSV, and parquet that is streamed, each in a process of its own.
 Recommending and evaluating: top 10 of the whole catalogue, against a plain matrix product with topk in blocks and against `implicit.cpu.topk` on the same vectors; the sides take turns.
 """
-import argparse, json, os, subprocess, sys, tempfile, time, warnings
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,23 +23,33 @@ N_USERS, N_ITEMS, K, DIM = 138_493, 26_744, 10, 50
 
 
 def generated(n_rows):
-    "Distinct pairs: users have as many items as a log-normal says, at steps that meet none twice; no structure."
+    """Distinct pairs: users have as many items as a log-normal says, at steps that meet none twice; no structure."""
     rng = np.random.default_rng(0)
     share = rng.lognormal(0, 1.1, N_USERS)
     per_user = np.clip(share / share.sum() * n_rows, 1, N_ITEMS // 4).astype(np.int64)
     users = np.repeat(np.arange(N_USERS), per_user)
     nth = np.arange(len(users)) - np.repeat(per_user.cumsum() - per_user, per_user)
-    items = (rng.integers(0, N_ITEMS, N_USERS)[users] + nth * 7919) % N_ITEMS  # 7919 is prime and no factor of the number of items
+    items = (
+        rng.integers(0, N_ITEMS, N_USERS)[users] + nth * 7919
+    ) % N_ITEMS  # 7919 is prime and no factor of the number of items
     order = rng.permutation(len(users))
-    return pd.DataFrame(dict(user=users[order] + 1, item=items[order] + 1, rating=(rng.integers(1, 11, len(users)) / 2).astype(np.float32), time=rng.integers(789652009, 1427784002, len(users))))
+    return pd.DataFrame(
+        dict(
+            user=users[order] + 1,
+            item=items[order] + 1,
+            rating=(rng.integers(1, 11, len(users)) / 2).astype(np.float32),
+            time=rng.integers(789652009, 1427784002, len(users)),
+        )
+    )
 
 
-def status(key): return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith(key))
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith(key))
 
 
 @contextmanager
 def measured(result):
-    "Appends to `result` seconds, CPU seconds and the peak of memory in bytes above the start of what is inside."
+    """Appends to `result` seconds, CPU seconds and the peak of memory in bytes above the start of what is inside."""
     start = status('VmRSS')
     open('/proc/self/clear_refs', 'w').write('5')  # the peak from here on
     t, c = time.perf_counter(), time.process_time()
@@ -41,89 +59,146 @@ def measured(result):
 
 def from_file(kind, path):
     from fastrec.all import RecDataLoaders
-    if kind == 'csv': return RecDataLoaders.from_csv(f'{path}.csv', valid_pct=.1, seed=0)
-    return RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=.1, seed=0, stream=kind == 'stream')
+
+    if kind == 'csv':
+        return RecDataLoaders.from_csv(f'{path}.csv', valid_pct=0.1, seed=0)
+    return RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=0.1, seed=0, stream=kind == 'stream')
 
 
 def load(kind, path):
-    "From the table to the first batch."
+    """From the table to the first batch."""
     from fastrec.all import RecDataLoaders
+
     res, before = [], status('VmRSS')
-    if kind == 'table': df = pd.DataFrame({k: np.load(f'{path}.{k}.npy') for k in ('user', 'item', 'rating', 'time')})
+    if kind == 'table':
+        df = pd.DataFrame({k: np.load(f'{path}.{k}.npy') for k in ('user', 'item', 'rating', 'time')})
     held = status('VmRSS') - before
     with measured(res):
-        dls = RecDataLoaders.from_df(df, valid_pct=.1, seed=0) if kind == 'table' else from_file(kind, path)
+        dls = RecDataLoaders.from_df(df, valid_pct=0.1, seed=0) if kind == 'table' else from_file(kind, path)
         dls.one_batch()
     raw = 28 * len(np.load(f'{path}.user.npy', mmap_mode='r'))
     return [res[0], res[1], (res[2] + held) / raw]
 
 
 def epochs(kind, path, repeats):
-    "CPU seconds of reading all batches, and of training on them; peak memory above the loaders."
+    """CPU seconds of reading all batches, and of training on them; peak memory above the loaders."""
     from fastrec.all import collab_learner
+
     dls, read, fit = from_file(kind, path), [], []
     for _ in range(repeats):
         with measured(one := []):
-            for _ in dls.train: pass
+            for _ in dls.train:
+                pass
         read.append(one)
-    learn = collab_learner(dls, n_factors=DIM, y_range=(.5, 5.5))
-    with learn.no_bar(), learn.no_logging(), measured(fit): learn.fit_one_cycle(1, 5e-3)
-    return [float(np.median([o[1] for o in read])), max(o[2] for o in read) / 2**20, fit[1], fit[2] / 2**20, dls.train.bs]
+    learn = collab_learner(dls, n_factors=DIM, y_range=(0.5, 5.5))
+    with learn.no_bar(), learn.no_logging(), measured(fit):
+        learn.fit_one_cycle(1, 5e-3)
+    return [
+        float(np.median([o[1] for o in read])),
+        max(o[2] for o in read) / 2**20,
+        fit[1],
+        fit[2] / 2**20,
+        dls.train.bs,
+    ]
 
 
 def whole(path, n_users, repeats):
-    "-> rows of sides that take turns, and rows of what was done once for everybody."
+    """-> rows of sides that take turns, and rows of what was done once for everybody."""
     import torch
     from implicit.cpu.topk import topk
+
     from fastrec.all import RecDataLoaders, auc, collab_learner, evaluate, hr, ndcg
-    titles = pd.DataFrame(dict(item=np.arange(1, N_ITEMS + 1), title=[f'A film of some title or other, number {i} ({1930 + i % 90})' for i in range(N_ITEMS)]))
-    dls = RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=.05, seed=0, item_df=titles)
-    learn = collab_learner(dls, n_factors=DIM, y_range=(.5, 5.5))
+
+    titles = pd.DataFrame(
+        dict(
+            item=np.arange(1, N_ITEMS + 1),
+            title=[f'A film of some title or other, number {i} ({1930 + i % 90})' for i in range(N_ITEMS)],
+        )
+    )
+    dls = RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=0.05, seed=0, item_df=titles)
+    learn = collab_learner(dls, n_factors=DIM, y_range=(0.5, 5.5))
     generator = torch.Generator().manual_seed(0)
-    for t in learn.model.tables: t.weight.data.normal_(std=.3, generator=generator)
+    for t in learn.model.tables:
+        t.weight.data.normal_(std=0.3, generator=generator)
     learn.model.eval()  # cold rows are filled in
     everybody = learn.vocab['user'].ids.to_numpy()
     held = np.unique(dls.catalog.interactions.users[dls.catalog.split.valid])
     users, some = everybody[:n_users], everybody[np.random.default_rng(0).choice(held, n_users, replace=False)]
     P, Q = learn.model.vectors('user'), learn.model.vectors('item')
     Qt, few = Q.T.contiguous(), learn.vocab['item'].ids[:50].to_numpy()
+
     def plain(block, n=n_users):
-        for part in P[:n].split(block): (part @ Qt).topk(K)
+        for part in P[:n].split(block):
+            (part @ Qt).topk(K)
+
     metrics = [hr(K), ndcg(K)]
-    sides = {'matrix product and topk, blocks of 128': lambda: plain(128), 'matrix product and topk, blocks of 1024': lambda: plain(1024),
-             '`implicit.cpu.topk`, 1 thread': lambda: topk(Q.numpy(), P[:n_users].numpy(), K, num_threads=1),
-             '`learn.recommend`, seen items in': lambda: learn.recommend(users, k=K, exclude_seen=False), '`learn.recommend`, seen items left out': lambda: learn.recommend(users, k=K),
-             '`learn.recommend(..., to="recs.parquet")`': lambda: learn.recommend(users, k=K, to=f'{path}.recs.parquet'),
-             '`learn.recommend` among 50 candidates': lambda: learn.recommend(users, k=K, candidates=few),
-             '`evaluate`, hr@10 and ndcg@10': lambda: evaluate(learn, dls, metrics, users=some, relevant=0), '`evaluate`, auc besides (exact ranks)': lambda: evaluate(learn, dls, [*metrics, auc()], users=some, relevant=0)}
+    sides = {
+        'matrix product and topk, blocks of 128': lambda: plain(128),
+        'matrix product and topk, blocks of 1024': lambda: plain(1024),
+        '`implicit.cpu.topk`, 1 thread': lambda: topk(Q.numpy(), P[:n_users].numpy(), K, num_threads=1),
+        '`learn.recommend`, seen items in': lambda: learn.recommend(users, k=K, exclude_seen=False),
+        '`learn.recommend`, seen items left out': lambda: learn.recommend(users, k=K),
+        '`learn.recommend(..., to="recs.parquet")`': lambda: learn.recommend(users, k=K, to=f'{path}.recs.parquet'),
+        '`learn.recommend` among 50 candidates': lambda: learn.recommend(users, k=K, candidates=few),
+        '`evaluate`, hr@10 and ndcg@10': lambda: evaluate(learn, dls, metrics, users=some, relevant=0),
+        '`evaluate`, auc besides (exact ranks)': lambda: evaluate(
+            learn, dls, [*metrics, auc()], users=some, relevant=0
+        ),
+    }
     dls.catalog.require_history().seen  # made once
     times = {name: [] for name in sides}
     for r in range(repeats + 1):
         for name, f in sides.items():
             c = time.process_time()
             f()
-            if r: times[name].append(time.process_time() - c)
+            if r:
+                times[name].append(time.process_time() - c)
     base = np.array(times['matrix product and topk, blocks of 128'])
     turns = [[name, f'{np.median(t):.2f}', f'{np.median(np.array(t) / base):.2f}'] for name, t in times.items()]
     once = []
-    for name, f in {'matrix product and topk, blocks of 128': lambda: plain(128, len(P)), '`learn.recommend(everybody)`': lambda: learn.recommend(everybody, k=K),
-                    '`learn.recommend(everybody, to="recs.parquet")`': lambda: learn.recommend(everybody, k=K, to=f'{path}.recs.parquet'), f'`evaluate`, {len(held):,} users with held-out items': lambda: evaluate(learn, dls, metrics, relevant=0)}.items():
-        with measured(res := []): f()
+    for name, f in {
+        'matrix product and topk, blocks of 128': lambda: plain(128, len(P)),
+        '`learn.recommend(everybody)`': lambda: learn.recommend(everybody, k=K),
+        '`learn.recommend(everybody, to="recs.parquet")`': lambda: learn.recommend(
+            everybody, k=K, to=f'{path}.recs.parquet'
+        ),
+        f'`evaluate`, {len(held):,} users with held-out items': lambda: evaluate(learn, dls, metrics, relevant=0),
+    }.items():
+        with measured(res := []):
+            f()
         once.append([name, f'{res[1]:.1f}', f'{max(res[2], 0) / 2**20:.0f}'])
     return turns, once
 
 
 def imports(repeats):
-    "CPU seconds of an import in a process of its own, in turns."
+    """CPU seconds of an import in a process of its own, in turns."""
+
     def seconds(code):
-        out = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'import time; c = time.process_time()\n{code}\nprint(time.process_time() - c)'], capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [
+                sys.executable,
+                '-W',
+                'ignore',
+                '-c',
+                f'import time; c = time.process_time()\n{code}\nprint(time.process_time() - c)',
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return float(out.stdout.split()[-1])
-    codes = {'from fastai.collab import *; from fastai.tabular.all import *': 'from fastai.tabular.all import *\nfrom fastai.collab import *', 'from fastrec.all import *': 'from fastrec.all import *', 'from fastrec.scorers.artifact import load_recommender': 'from fastrec.scorers.artifact import load_recommender'}
+
+    codes = {
+        'from fastai.collab import *; from fastai.tabular.all import *': 'from fastai.tabular.all import *\nfrom fastai.collab import *',
+        'from fastrec.all import *': 'from fastrec.all import *',
+        'from fastrec.scorers.artifact import load_recommender': 'from fastrec.scorers.artifact import load_recommender',
+    }
     times = {name: [] for name in codes}
     for r in range(repeats + 1):
         for name, code in codes.items():
             t = seconds(code)
-            if r: times[name].append(t)
+            if r:
+                times[name].append(t)
     base = np.array(next(iter(times.values())))
     return [[f'`{name}`', f'{np.median(t):.2f}', f'{np.median(np.array(t) / base):.2f}'] for name, t in times.items()]
 
@@ -136,20 +211,39 @@ def main():
     parser.add_argument('--out', help='Markdown file to write')
     args = parser.parse_args()
     from common import about, emit, table
+
     warnings.filterwarnings('ignore')
     with tempfile.TemporaryDirectory() as folder:
         df, path = generated(args.rows), f'{folder}/ratings'
         n = len(df)
-        for k in df: np.save(f'{path}.{k}.npy', df[k].to_numpy())
+        for k in df:
+            np.save(f'{path}.{k}.npy', df[k].to_numpy())
         df.to_parquet(f'{path}.parquet', row_group_size=2**20)
-        import pyarrow as pa, pyarrow.csv
+        import pyarrow as pa
+        import pyarrow.csv
+
         pyarrow.csv.write_csv(pa.Table.from_pandas(df), f'{path}.csv')
         del df
-        def alone(*what): return json.loads(subprocess.run([sys.executable, '-W', 'ignore', __file__, '--alone', *map(str, what)], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        starts = [[kind, f'{seconds:.1f}', f'{cpu:.1f}', f'{peak:.2f}'] for kind in ('table', 'parquet', 'csv', 'stream') for seconds, cpu, peak in [alone('load', kind, path)]]
+
+        def alone(*what):
+            return json.loads(
+                subprocess.run(
+                    [sys.executable, '-W', 'ignore', __file__, '--alone', *map(str, what)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout.splitlines()[-1]
+            )
+
+        starts = [
+            [kind, f'{seconds:.1f}', f'{cpu:.1f}', f'{peak:.2f}']
+            for kind in ('table', 'parquet', 'csv', 'stream')
+            for seconds, cpu, peak in [alone('load', kind, path)]
+        ]
         read = {kind: alone('epochs', kind, path, args.repeats) for kind in ('parquet', 'stream')}
         turns, once = alone('whole', path, args.users, args.repeats)
-    emit(f"""# Large tables
+    emit(
+        f"""# Large tables
 
 {about()}.
 
@@ -161,7 +255,7 @@ def main():
 
 ## Rows in memory and rows in their file
 
-{.9 * n:,.0f} training rows, batches of {read['stream'][4]:,}, {DIM} factors. Peak: MiB above the loaders.
+{0.9 * n:,.0f} training rows, batches of {read['stream'][4]:,}, {DIM} factors. Peak: MiB above the loaders.
 
 {table(['rows', 'CPU s to read an epoch', 'peak MiB', 'CPU s to train an epoch, with validation', 'peak MiB'], [[name, f'{o[0]:.1f}', f'{o[1]:.0f}', f'{o[2]:.0f}', f'{o[3]:.0f}'] for name, o in zip(('in memory', 'in parquet (`stream=True`)'), read.values())])}
 
@@ -175,14 +269,20 @@ def main():
 
 ## Imports
 
-{table(['', 'CPU s', '/ fastai.collab'], imports(args.repeats))}""", args.out)
+{table(['', 'CPU s', '/ fastai.collab'], imports(args.repeats))}""",
+        args.out,
+    )
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--alone']:
         import torch
+
         torch.set_num_threads(1)
         what, *rest = sys.argv[2:]
         os.environ['FASTREC_PROGRESS'] = '0'
-        print(json.dumps(dict(load=load, epochs=epochs, whole=whole)[what](*(int(o) if o.isdigit() else o for o in rest))))
-    else: main()
+        print(
+            json.dumps(dict(load=load, epochs=epochs, whole=whole)[what](*(int(o) if o.isdigit() else o for o in rest)))
+        )
+    else:
+        main()

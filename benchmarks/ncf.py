@@ -6,135 +6,222 @@ ml-1m-ncf: train_pairs.csv (user, item), ml-1m.test.rating and ml-1m.test.negati
 on one further training item per user (see `ncf_1m`: the training pairs have no times), which the settings below were chosen on; the test items are
 used for the table alone. Seeds 0 to 4 for the learners marked so, else 0; intervals are percentile bootstraps over users, of the first seed.
 """
-import argparse, time, warnings
+
+import argparse
+import time
+import warnings
 
 import numpy as np
 import pandas as pd
 import torch
+from common import about, emit, need, quiet, table
 from fastai.torch_core import set_seed
 
-from common import about, emit, need, quiet, table
-from fastrec.all import (EASE, IALS, Blend, BPRLoss, Ensemble, ItemKNN, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, evaluate_users, gmf_learner, hr, mlp_learner, movielens, ndcg, neumf_learner,
-                         svdpp_learner)
+from fastrec.all import (
+    EASE,
+    IALS,
+    Blend,
+    BPRLoss,
+    Ensemble,
+    ItemKNN,
+    LeaveLastSplitter,
+    Popularity,
+    RecDataLoaders,
+    collab_learner,
+    evaluate_users,
+    gmf_learner,
+    hr,
+    mlp_learner,
+    movielens,
+    ndcg,
+    neumf_learner,
+    svdpp_learner,
+)
 
 METRICS = [hr(10), ndcg(10)]
 LAYERS = [128, 64, 32]
 
 
 def learner(make, epochs, lr, **kwargs):
-    "-> function of the two kinds of loaders that trains a learner; `whole`: on those of users, `n_neg`: with other negatives."
+    """-> function of the two kinds of loaders that trains a learner; `whole`: on those of users, `n_neg`: with other negatives."""
+
     def fit(dls, users, seed):
         set_seed(seed)
-        if 'n_neg' in kwargs: dls = RecDataLoaders.from_interactions(dls.catalog.interactions, dls.catalog.split, n_neg=kwargs['n_neg'])
+        if 'n_neg' in kwargs:
+            dls = RecDataLoaders.from_interactions(dls.catalog.interactions, dls.catalog.split, n_neg=kwargs['n_neg'])
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            learn = make(users if kwargs.get('whole') else dls, **{k: v for k, v in kwargs.items() if k not in ('whole', 'n_neg')})
-        with quiet(learn): learn.fit_one_cycle(epochs, lr)
+            learn = make(
+                users if kwargs.get('whole') else dls,
+                **{k: v for k, v in kwargs.items() if k not in ('whole', 'n_neg')},
+            )
+        with quiet(learn):
+            learn.fit_one_cycle(epochs, lr)
         return learn
+
     return fit
 
 
 def pretrained(epochs, lr, pretrain, **kwargs):
     def fit(dls, users, seed):
-        from contextlib import redirect_stdout
         import io
+        from contextlib import redirect_stdout
+
         set_seed(seed)
-        with redirect_stdout(io.StringIO()): learn = neumf_learner(dls, pretrain=pretrain, pretrain_lr=lr, **kwargs)
-        with quiet(learn): learn.fit_one_cycle(epochs, lr)
+        with redirect_stdout(io.StringIO()):
+            learn = neumf_learner(dls, pretrain=pretrain, pretrain_lr=lr, **kwargs)
+        with quiet(learn):
+            learn.fit_one_cycle(epochs, lr)
         return learn
+
     return fit
 
 
 def timed(fit):
-    "-> function that returns what `fit` does and its CPU seconds."
+    """-> function that returns what `fit` does and its CPU seconds."""
+
     def run(*args):
         start = time.process_time()
         return fit(*args), time.process_time() - start
+
     return run
 
 
 def combined(combine, fits, n=1):
-    "-> fit of `combine(the learners of n of five seeds, loaders)`, where `fits` keeps what it trained: rows of the table that combine the same learners share them. Its CPU seconds count them all."
+    """-> fit of `combine(the learners of n of five seeds, loaders)`, where `fits` keeps what it trained: rows of the table that combine the same learners share them. Its CPU seconds count them all."""
+
     def fit(dls, users, seed):
         parts = [fits(dls, users, (seed + i) % 5) for i in range(n)]
         res, seconds = timed(combine)([learn for learn, _ in parts], dls)
         return res, seconds + sum(s for _, s in parts)
+
     return fit
 
 
-def baseline(make): return lambda dls, users, seed: make().fit(dls)
+def baseline(make):
+    return lambda dls, users, seed: make().fit(dls)
 
 
 def models_1m():
-    "name -> (fit, seeds)."
+    """name -> (fit, seeds)."""
     five, one, trained = range(5), range(1), {}
     train = timed(learner(svdpp_learner, 30, 5e-3, whole=True, n_factors=192))
-    svdpp = lambda dls, users, seed: trained[seed] if seed in trained else trained.setdefault(seed, train(dls, users, seed))
-    res = {'Popularity': (baseline(Popularity), one), 'ItemKNN, 200 neighbours, shrink 50': (baseline(lambda: ItemKNN(200, 50.)), one), 'EASE, l2 1000': (baseline(lambda: EASE(1000.)), one),
-           'svdpp_learner, softmax over the catalogue, 192 factors': (combined(lambda parts, dls: parts[0], svdpp), five),
-           'three of these averaged (Ensemble)': (combined(lambda parts, dls: Ensemble(parts), svdpp, 3), five),
-           'one of these and EASE blended, 0.7 : 0.3': (combined(lambda parts, dls: Blend([*parts, EASE(1000.).fit(dls)], [.7, .3]), svdpp), five),
-           'collab_learner, softmax over the catalogue, 256 factors': (learner(collab_learner, 30, 5e-3, whole=True, n_factors=256), one),
-           'collab_learner, BCE, 4 negatives, 64 factors': (learner(collab_learner, 20, 2e-2, n_factors=64), one),
-           'gmf_learner, 32 factors': (learner(gmf_learner, 20, 1e-2, n_factors=32), one),
-           'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
-           'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
-           'neumf_learner, pre-trained 8 epochs, then 4': (pretrained(4, 5e-3, 8, n_factors=32, layers=LAYERS), one),
-           **{f'neumf_learner, n_neg={n}': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS, n_neg=n), one) for n in (1, 8)},
-           **{f'neumf_learner, layers {layers}': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=layers), one) for layers in ([64], [256, 128, 64, 32])}}
-    try: import implicit  # noqa: F401
-    except ImportError: return res
-    return {**res, 'IALS (the library implicit), 192 factors': (baseline(lambda: IALS(192, regularization=30., alpha=3., iterations=12)), one)}
+    svdpp = lambda dls, users, seed: (
+        trained[seed] if seed in trained else trained.setdefault(seed, train(dls, users, seed))
+    )
+    res = {
+        'Popularity': (baseline(Popularity), one),
+        'ItemKNN, 200 neighbours, shrink 50': (baseline(lambda: ItemKNN(200, 50.0)), one),
+        'EASE, l2 1000': (baseline(lambda: EASE(1000.0)), one),
+        'svdpp_learner, softmax over the catalogue, 192 factors': (combined(lambda parts, dls: parts[0], svdpp), five),
+        'three of these averaged (Ensemble)': (combined(lambda parts, dls: Ensemble(parts), svdpp, 3), five),
+        'one of these and EASE blended, 0.7 : 0.3': (
+            combined(lambda parts, dls: Blend([*parts, EASE(1000.0).fit(dls)], [0.7, 0.3]), svdpp),
+            five,
+        ),
+        'collab_learner, softmax over the catalogue, 256 factors': (
+            learner(collab_learner, 30, 5e-3, whole=True, n_factors=256),
+            one,
+        ),
+        'collab_learner, BCE, 4 negatives, 64 factors': (learner(collab_learner, 20, 2e-2, n_factors=64), one),
+        'gmf_learner, 32 factors': (learner(gmf_learner, 20, 1e-2, n_factors=32), one),
+        'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 10, 5e-3, n_factors=32, layers=LAYERS), one),
+        'neumf_learner, 32 factors, [128, 64, 32]': (
+            learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS),
+            one,
+        ),
+        'neumf_learner, pre-trained 8 epochs, then 4': (pretrained(4, 5e-3, 8, n_factors=32, layers=LAYERS), one),
+        **{
+            f'neumf_learner, n_neg={n}': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=LAYERS, n_neg=n), one)
+            for n in (1, 8)
+        },
+        **{
+            f'neumf_learner, layers {layers}': (learner(neumf_learner, 10, 5e-3, n_factors=32, layers=layers), one)
+            for layers in ([64], [256, 128, 64, 32])
+        },
+    }
+    try:
+        import implicit  # noqa: F401
+    except ImportError:
+        return res
+    return {
+        **res,
+        'IALS (the library implicit), 192 factors': (
+            baseline(lambda: IALS(192, regularization=30.0, alpha=3.0, iterations=12)),
+            one,
+        ),
+    }
 
 
 def models_100k():
     five = range(5)
-    return {'Popularity': (baseline(Popularity), range(1)), 'ItemKNN, 100 neighbours, shrink 100': (baseline(ItemKNN), range(1)), 'EASE, l2 500': (baseline(EASE), range(1)),
-            'svdpp_learner, softmax, 128 factors': (learner(svdpp_learner, 20, 5e-3, whole=True, n_factors=128), five),
-            'collab_learner, BCE, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64), five), 'collab_learner, BPR, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64, loss_func=BPRLoss()), five),
-            'gmf_learner, 32 factors': (learner(gmf_learner, 10, 5e-3), five), 'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 6, 5e-3, n_factors=32, layers=LAYERS), five),
-            'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 5, 5e-3), five), 'neumf_learner, pre-trained 6 epochs, then 2': (pretrained(2, 5e-3, 6), five),
-            **{f'neumf_learner, n_neg={n}': (learner(neumf_learner, 5, 5e-3, n_neg=n), range(2)) for n in (1, 8)},
-            **{f'neumf_learner, layers {layers}': (learner(neumf_learner, 5, 5e-3, layers=layers), range(2)) for layers in ([64], [256, 128, 64, 32])}}
+    return {
+        'Popularity': (baseline(Popularity), range(1)),
+        'ItemKNN, 100 neighbours, shrink 100': (baseline(ItemKNN), range(1)),
+        'EASE, l2 500': (baseline(EASE), range(1)),
+        'svdpp_learner, softmax, 128 factors': (learner(svdpp_learner, 20, 5e-3, whole=True, n_factors=128), five),
+        'collab_learner, BCE, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64), five),
+        'collab_learner, BPR, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64, loss_func=BPRLoss()), five),
+        'gmf_learner, 32 factors': (learner(gmf_learner, 10, 5e-3), five),
+        'mlp_learner, 32 factors, [128, 64, 32]': (learner(mlp_learner, 6, 5e-3, n_factors=32, layers=LAYERS), five),
+        'neumf_learner, 32 factors, [128, 64, 32]': (learner(neumf_learner, 5, 5e-3), five),
+        'neumf_learner, pre-trained 6 epochs, then 2': (pretrained(2, 5e-3, 6), five),
+        **{f'neumf_learner, n_neg={n}': (learner(neumf_learner, 5, 5e-3, n_neg=n), range(2)) for n in (1, 8)},
+        **{
+            f'neumf_learner, layers {layers}': (learner(neumf_learner, 5, 5e-3, layers=layers), range(2))
+            for layers in ([64], [256, 128, 64, 32])
+        },
+    }
 
 
 def ncf_1m(path, select):
-    "-> (loaders of pairs, loaders of users, table of candidates or None, part to evaluate)."
-    train = pd.read_csv(path/'train_pairs.csv')
+    """-> (loaders of pairs, loaders of users, table of candidates or None, part to evaluate)."""
+    train = pd.read_csv(path / 'train_pairs.csv')
     if select:
         # a user's last item, which the test takes, is a less popular one than a random one of theirs: drawn in proportion to popularity^-0.3, of which
         # Popularity has here the HR@10 of 0.453 that is published for the test items
-        key = np.random.default_rng(0).gumbel(size=len(train)) - .3 * np.log(train.item.map(train.item.value_counts()))
+        key = np.random.default_rng(0).gumbel(size=len(train)) - 0.3 * np.log(train.item.map(train.item.value_counts()))
         held = np.sort(key.groupby(train.user).idxmax())
         split, df, candidates = (np.setdiff1d(np.arange(len(train)), held), held), train, None
     else:
-        test = pd.read_csv(path/'ml-1m.test.rating', sep='\t', header=None).iloc[:, :2].set_axis(['user', 'item'], axis=1)
+        test = (
+            pd.read_csv(path / 'ml-1m.test.rating', sep='\t', header=None)
+            .iloc[:, :2]
+            .set_axis(['user', 'item'], axis=1)
+        )
         df = pd.concat([train, test], ignore_index=True)
         split = np.arange(len(train)), np.arange(len(train), len(df))
-        rows = [line.rstrip('\n').split('\t') for line in open(path/'ml-1m.test.negative')]
+        rows = [line.rstrip('\n').split('\t') for line in open(path / 'ml-1m.test.negative')]
         users = [int(r[0].strip('()').split(',')[0]) for r in rows]
-        candidates = pd.DataFrame(dict(user=np.repeat(users, [len(r) - 1 for r in rows]), item=[int(i) for r in rows for i in r[1:]]))
+        candidates = pd.DataFrame(
+            dict(user=np.repeat(users, [len(r) - 1 for r in rows]), item=[int(i) for r in rows for i in r[1:]])
+        )
     make = lambda n_neg: RecDataLoaders.from_df(df, target='implicit', splitter=split, n_neg=n_neg)
     return make(4), make(None), candidates, 'valid'
 
 
 def rows_of(models, dls, users, protocols, part, only):
-    "Table rows: means over seeds (standard deviation), the interval of the first seed, CPU seconds of a fit."
+    """Table rows: means over seeds (standard deviation), the interval of the first seed, CPU seconds of a fit."""
     rows = []
     for name, (fit, seeds) in models.items():
-        if only and not any(o in name for o in only): continue
+        if only and not any(o in name for o in only):
+            continue
         means, seconds, first = [], [], None
         for seed in seeds:
             scorer, spent = timed(fit)(dls, users, seed)
-            if isinstance(scorer, tuple): scorer, spent = scorer  # shares what another row trained
+            if isinstance(scorer, tuple):
+                scorer, spent = scorer  # shares what another row trained
             seconds.append(spent)
             per_user = pd.concat([evaluate_users(scorer, dls, METRICS, split=part, **p) for p in protocols], axis=1)
             means.append(per_user.mean())
             first = per_user if first is None else first
         draws = np.random.default_rng(0).integers(len(first), size=(1000, len(first)))
-        low, high = np.quantile(first.to_numpy()[draws].mean(1), [.025, .975], axis=0)
+        low, high = np.quantile(first.to_numpy()[draws].mean(1), [0.025, 0.975], axis=0)
         mean, spread = pd.DataFrame(means).mean(), pd.DataFrame(means).std()
-        cells = [f'{m:.4f}' + (f' ± {s:.4f}' if len(means) > 1 else '') + f' [{a:.3f}, {b:.3f}]' for m, s, a, b in zip(mean, spread, low, high)]
+        cells = [
+            f'{m:.4f}' + (f' ± {s:.4f}' if len(means) > 1 else '') + f' [{a:.3f}, {b:.3f}]'
+            for m, s, a, b in zip(mean, spread, low, high)
+        ]
         rows.append([name, *cells, f'{np.median(seconds):.0f}', len(means)])
         print(*rows[-1], flush=True)
     return table(['model', *first.columns, 'CPU s per fit', 'seeds'], rows)
@@ -150,15 +237,35 @@ if __name__ == '__main__':
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore', 'LeaveLastSplitter')
-    text = [f'# Ranking implicit feedback\n\n{about()}.\n\nMean over users; ± is the standard deviation over seeds, the brackets are the 95% bootstrap interval over users of the first seed.']
+    text = [
+        f'# Ranking implicit feedback\n\n{about()}.\n\nMean over users; ± is the standard deviation over seeds, the brackets are the 95% bootstrap interval over users of the first seed.'
+    ]
     if args.ml1m:
         dls, users, candidates, part = ncf_1m(need(args.ml1m, '--ml1m', 'the folder of the NCF files'), args.select)
         protocols = [dict(n_candidates=99)] if args.select else [dict(candidates=candidates), {}]
-        text.append('## MovieLens 1M, leave one out' + (', validation item' if args.select else ", the NCF paper's 99 negatives, and the whole catalogue"))
+        text.append(
+            '## MovieLens 1M, leave one out'
+            + (', validation item' if args.select else ", the NCF paper's 99 negatives, and the whole catalogue")
+        )
         text.append(rows_of(models_1m(), dls, users, protocols, part, args.only))
     if args.ml100k:
         ratings, _ = movielens('100k', need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"))
-        make = lambda n_neg: RecDataLoaders.from_df(ratings, target='implicit', splitter=LeaveLastSplitter(1, n_test=1), n_neg=n_neg)
-        text.append('## MovieLens 100K, leave the last one out' + (', validation item' if args.select else '') + ': the whole catalogue, and among 99 unseen items drawn at random')
-        text.append(rows_of(models_100k(), make(4), make(None), [{}, dict(n_candidates=99)], 'valid' if args.select else 'test', args.only))
+        make = lambda n_neg: RecDataLoaders.from_df(
+            ratings, target='implicit', splitter=LeaveLastSplitter(1, n_test=1), n_neg=n_neg
+        )
+        text.append(
+            '## MovieLens 100K, leave the last one out'
+            + (', validation item' if args.select else '')
+            + ': the whole catalogue, and among 99 unseen items drawn at random'
+        )
+        text.append(
+            rows_of(
+                models_100k(),
+                make(4),
+                make(None),
+                [{}, dict(n_candidates=99)],
+                'valid' if args.select else 'test',
+                args.only,
+            )
+        )
     emit('\n\n'.join(text), args.out)

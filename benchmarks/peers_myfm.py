@@ -6,39 +6,58 @@ Writes FOLDER/predictions.csv (a column per model, rows as in test.csv) and FOLD
 all are kept, with a prior per group of features, as myFM's examples have them: matrix factorisation (one-hot users and items), and 'SVD++ flipped' (the user's block adds the items rated / sqrt n, the
 item's block the users who rated it / sqrt n, of training rows). Predictions are clipped to the range of the training ratings.
 """
-import json, sys, time
+
+import json
+import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import myfm
 import scipy.sparse as sp
-from importlib.metadata import version
 from myfm import MyFMRegressor, RelationBlock
 
 
 def main(folder, seed):
-    train, test = (pd.read_csv(folder/f'{o}.csv') for o in ('train', 'test'))
+    train, test = (pd.read_csv(folder / f'{o}.csv') for o in ('train', 'test'))
     codes = {side: pd.Index(pd.concat([train[side], test[side]]).unique()) for side in ('user', 'item')}
-    rows = {part: {side: codes[side].get_indexer(df[side]) for side in codes} for part, df in (('train', train), ('test', test))}
+    rows = {
+        part: {side: codes[side].get_indexer(df[side]) for side in codes}
+        for part, df in (('train', train), ('test', test))
+    }
     n, m = (len(codes[o]) for o in ('user', 'item'))
     seen = sp.csr_matrix((np.ones(len(train)), (rows['train']['user'], rows['train']['item'])), shape=(n, m))
     scaled = lambda a: sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
-    blocks = {'Bayesian MF': ((sp.identity(n).tocsr(), sp.identity(m).tocsr()), [n, m]),
-              'Bayesian SVD++ flipped': ((sp.hstack([sp.identity(n), scaled(seen)]).tocsr(), sp.hstack([sp.identity(m), scaled(seen.T.tocsr())]).tocsr()), [n, m, m, n])}
+    blocks = {
+        'Bayesian MF': ((sp.identity(n).tocsr(), sp.identity(m).tocsr()), [n, m]),
+        'Bayesian SVD++ flipped': (
+            (
+                sp.hstack([sp.identity(n), scaled(seen)]).tocsr(),
+                sp.hstack([sp.identity(m), scaled(seen.T.tocsr())]).tocsr(),
+            ),
+            [n, m, m, n],
+        ),
+    }
     predictions, seconds = {}, {}
     for name, (sides, groups) in blocks.items():
-        relations = {part: [RelationBlock(rows[part][side], block) for side, block in zip(('user', 'item'), sides)] for part in rows}
+        relations = {
+            part: [RelationBlock(rows[part][side], block) for side, block in zip(('user', 'item'), sides)]
+            for part in rows
+        }
         start = time.process_time()
         model = MyFMRegressor(rank=10, random_seed=seed)
-        model.fit(None, train.rating.to_numpy(), X_rel=relations['train'], n_iter=512, n_kept_samples=512, group_shapes=groups)
+        model.fit(
+            None, train.rating.to_numpy(), X_rel=relations['train'], n_iter=512, n_kept_samples=512, group_shapes=groups
+        )
         seconds[name] = time.process_time() - start
         predictions[name] = np.clip(model.predict(None, relations['test']), train.rating.min(), train.rating.max())
-    pd.DataFrame(predictions).to_csv(folder/'predictions.csv', index=False)
+    pd.DataFrame(predictions).to_csv(folder / 'predictions.csv', index=False)
     versions = {'myfm': version('myfm'), 'numpy': np.__version__}
-    (folder/'run.json').write_text(json.dumps(dict(seconds=seconds, versions=versions)))
+    (folder / 'run.json').write_text(json.dumps(dict(seconds=seconds, versions=versions)))
 
 
 if __name__ == '__main__':
-    if len(sys.argv) != 3: sys.exit(__doc__)
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), int(sys.argv[2]))

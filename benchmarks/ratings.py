@@ -8,55 +8,106 @@ once with earlier defaults (0.8977), and all folds were scored with those of bef
 made of: 'by time' holds out the last tenth of ml-latest-small and shows what is left of each step where the future is to be predicted. `--cache` keeps finished fits, a line each, so that a run that was cut off goes on;
 delete it for a fresh run.
 """
-import argparse, json, os, subprocess, sys, tempfile, time, warnings
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from common import about, emit, need, table
 from fastai.torch_core import set_seed
 
-from common import about, emit, need, table
-from fastrec.all import ItemFeatures, RecDataLoaders, UserFeatures, collab_learner, ensemble_learner, movielens, svdpp_learner
+from fastrec.all import (
+    ItemFeatures,
+    RecDataLoaders,
+    UserFeatures,
+    collab_learner,
+    ensemble_learner,
+    movielens,
+    svdpp_learner,
+)
 
 SEEDS, FOLDS = (0, 1, 2), (1, 2, 3, 4, 5)
 EPOCHS, LR, BS = 15, 5e-3, 2048
-ONE, FEATURES, TIME, BOTH, ENSEMBLE = (f'svdpp_learner{o}' for o in ('', ' + features', ' + time', ' + features + time', ' + features + time, ensemble of 4'))
+ONE, FEATURES, TIME, BOTH, ENSEMBLE = (
+    f'svdpp_learner{o}'
+    for o in ('', ' + features', ' + time', ' + features + time', ' + features + time, ensemble of 4')
+)
 OURS = (ONE, BOTH, FEATURES, TIME, ENSEMBLE)
 ABLATED = ('small 0',)
-ABLATION = {'plain dot product (user sums, item sums and histories left out): collab_learner': None,
-            'SVD++ (Koren): user side only, nothing left out': dict(item_side=False, leave_one_out=False, residuals=False, own_decay=1., history_decay=0., wd=.08),
-            'both sides, one L2 for all': dict(leave_one_out=False, residuals=False, own_decay=1., history_decay=0., wd=.08),
-            '+ L2 of own and history vectors apart': dict(leave_one_out=False, residuals=False),
-            '+ the row itself left out of the histories': dict(residuals=False),
-            '+ sums weighted by residuals = svdpp_learner': {},
-            'svdpp_learner without the item side': dict(item_side=False),
-            'svdpp_learner, 20 factors': dict(n_factors=20),
-            'svdpp_learner, 100 factors': dict(n_factors=100)}
+ABLATION = {
+    'plain dot product (user sums, item sums and histories left out): collab_learner': None,
+    'SVD++ (Koren): user side only, nothing left out': dict(
+        item_side=False, leave_one_out=False, residuals=False, own_decay=1.0, history_decay=0.0, wd=0.08
+    ),
+    'both sides, one L2 for all': dict(leave_one_out=False, residuals=False, own_decay=1.0, history_decay=0.0, wd=0.08),
+    '+ L2 of own and history vectors apart': dict(leave_one_out=False, residuals=False),
+    '+ the row itself left out of the histories': dict(residuals=False),
+    '+ sums weighted by residuals = svdpp_learner': {},
+    'svdpp_learner without the item side': dict(item_side=False),
+    'svdpp_learner, 20 factors': dict(n_factors=20),
+    'svdpp_learner, 100 factors': dict(n_factors=100),
+}
 
 
 def known_of(items, users=None):
-    "What `svdpp_learner` takes of genres, year and (of ML-100K) age in decades, gender and occupation."
+    """What `svdpp_learner` takes of genres, year and (of ML-100K) age in decades, gender and occupation."""
     res = dict(item_features=ItemFeatures.from_df(items, multilabel='genres', category='year'))
-    if users is not None: res['user_features'] = UserFeatures.from_df(users.assign(age=users.age // 10), category=['age', 'gender', 'occupation'])
+    if users is not None:
+        res['user_features'] = UserFeatures.from_df(
+            users.assign(age=users.age // 10), category=['age', 'gender', 'occupation']
+        )
     return res
 
 
 def splits(ml100k, ls):
-    "name -> (table, (train, valid) rows, seed of the training, features)."
+    """name -> (table, (train, valid) rows, seed of the training, features)."""
     if ml100k:
         ratings, items = movielens('100k', ml100k)
-        known = known_of(items, pd.read_csv(ml100k/'u.user', sep='|', names=['user', 'age', 'gender', 'occupation', 'zip']))
+        known = known_of(
+            items, pd.read_csv(ml100k / 'u.user', sep='|', names=['user', 'age', 'gender', 'occupation', 'zip'])
+        )
         for k in FOLDS:
-            parts = [pd.read_csv(ml100k/f'u{k}.{o}', sep='\t', names=['user', 'item', 'rating', 'time']) for o in ('base', 'test')]
+            parts = [
+                pd.read_csv(ml100k / f'u{k}.{o}', sep='\t', names=['user', 'item', 'rating', 'time'])
+                for o in ('base', 'test')
+            ]
             n = len(parts[0])
-            yield f'u{k}', pd.concat(parts, ignore_index=True), (np.arange(n), np.arange(n, n + len(parts[1]))), k, known
-        for s in SEEDS: yield f'random {s}', ratings, RecDataLoaders.from_df(ratings, valid_pct=.1, seed=s).catalog.split[:2], s, known
+            yield (
+                f'u{k}',
+                pd.concat(parts, ignore_index=True),
+                (np.arange(n), np.arange(n, n + len(parts[1]))),
+                k,
+                known,
+            )
+        for s in SEEDS:
+            yield (
+                f'random {s}',
+                ratings,
+                RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=s).catalog.split[:2],
+                s,
+                known,
+            )
     if ls:
         ratings, items = movielens('latest-small', ls)
         known, order = known_of(items), np.random.default_rng(0).permutation(len(ratings))
-        for k in range(5): yield f'small {k}', ratings, (np.sort(np.concatenate([order[j::5] for j in range(5) if j != k])), np.sort(order[k::5])), k, known
+        for k in range(5):
+            yield (
+                f'small {k}',
+                ratings,
+                (np.sort(np.concatenate([order[j::5] for j in range(5) if j != k])), np.sort(order[k::5])),
+                k,
+                known,
+            )
         late = ratings.time.to_numpy().argsort(kind='stable')
         n = len(late) // 10
         there = ratings.iloc[late[-n:]].user.isin(ratings.iloc[late[:-n]].user).to_numpy()  # users with a past
@@ -68,68 +119,110 @@ def run_fastrec(df, split, seed, known, name):
     set_seed(seed)
     start = time.process_time()
     options = {**(known if 'features' in name else {}), **(ABLATION.get(name) or {})}
-    if name == ENSEMBLE: learn = ensemble_learner(dls, [partial(svdpp_learner, **options), partial(svdpp_learner, residuals=False, **options)], 4, seed=100 * seed)
-    elif ABLATION.get(name, {}) is not None: learn = svdpp_learner(dls, **options)
+    if name == ENSEMBLE:
+        learn = ensemble_learner(
+            dls,
+            [partial(svdpp_learner, **options), partial(svdpp_learner, residuals=False, **options)],
+            4,
+            seed=100 * seed,
+        )
+    elif ABLATION.get(name, {}) is not None:
+        learn = svdpp_learner(dls, **options)
     else:  # its own recipe, as in accuracy.py
         dls = RecDataLoaders.from_df(df, splitter=split)
         lo, hi = dls.y_bounds
-        learn = collab_learner(dls, n_factors=50, y_range=(lo - .5, hi + .5))
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(*((10, 3e-3) if ABLATION.get(name, {}) is None else (EPOCHS, LR)))
+        learn = collab_learner(dls, n_factors=50, y_range=(lo - 0.5, hi + 0.5))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(*((10, 3e-3) if ABLATION.get(name, {}) is None else (EPOCHS, LR)))
     seconds = time.process_time() - start
     yield name, seconds, learn.score_rows(dls.catalog.interactions, split[1]).cpu().numpy()
 
 
 def run_myfm(df, split, seed, known, python):
     with tempfile.TemporaryDirectory() as folder:
-        for name, rows in zip(('train', 'test'), split): df.iloc[rows][['user', 'item', 'rating']].to_csv(f'{folder}/{name}.csv', index=False)
-        subprocess.run([python, Path(__file__).with_name('peers_myfm.py'), folder, str(seed)], check=True, env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': ''}, stderr=subprocess.DEVNULL)
+        for name, rows in zip(('train', 'test'), split):
+            df.iloc[rows][['user', 'item', 'rating']].to_csv(f'{folder}/{name}.csv', index=False)
+        subprocess.run(
+            [python, Path(__file__).with_name('peers_myfm.py'), folder, str(seed)],
+            check=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': ''},
+            stderr=subprocess.DEVNULL,
+        )
         run, preds = json.loads(Path(folder, 'run.json').read_text()), pd.read_csv(f'{folder}/predictions.csv')
-    for name in preds: yield f'myFM {name}', run['seconds'][name], preds[name].to_numpy()
+    for name in preds:
+        yield f'myFM {name}', run['seconds'][name], preds[name].to_numpy()
 
 
 def fits(args, cache):
-    "-> rows (model, split, rmse, mae, seconds) of everything that was asked for; those in the cache are taken from there."
+    """-> rows (model, split, rmse, mae, seconds) of everything that was asked for; those in the cache are taken from there."""
     done = [json.loads(o) for o in cache.read_text().splitlines()] if cache and cache.exists() else []
     for name, df, split, seed, known in splits(args.ml100k, args.ls):
-        if args.splits and name not in args.splits: continue
+        if args.splits and name not in args.splits:
+            continue
         jobs = []
-        if 'fastrec' in args.sides: jobs += [(o, run_fastrec) for o in OURS if o != ENSEMBLE]
-        if 'ensemble' in args.sides and name != 'by time': jobs.append((ENSEMBLE, run_fastrec))
-        if 'ablation' in args.sides and name in ABLATED: jobs += [(o, run_fastrec) for o in ABLATION if not (o.endswith('= svdpp_learner'))]
-        if 'myfm' in args.sides and args.peers_python: jobs.append(('myFM Bayesian MF', run_myfm))
+        if 'fastrec' in args.sides:
+            jobs += [(o, run_fastrec) for o in OURS if o != ENSEMBLE]
+        if 'ensemble' in args.sides and name != 'by time':
+            jobs.append((ENSEMBLE, run_fastrec))
+        if 'ablation' in args.sides and name in ABLATED:
+            jobs += [(o, run_fastrec) for o in ABLATION if not (o.endswith('= svdpp_learner'))]
+        if 'myfm' in args.sides and args.peers_python:
+            jobs.append(('myFM Bayesian MF', run_myfm))
         target = df.rating.to_numpy(np.float64)[split[1]]
         for model, run in jobs:
-            if any(o['model'] == model and o['split'] == name for o in done): continue
+            if any(o['model'] == model and o['split'] == name for o in done):
+                continue
             for model, seconds, preds in run(df, split, seed, known, args.peers_python if run is run_myfm else model):
                 error = np.asarray(preds, np.float64) - target
-                row = dict(model=model, split=name, rmse=(error**2).mean()**.5, mae=abs(error).mean(), seconds=seconds)
+                row = dict(
+                    model=model, split=name, rmse=(error**2).mean() ** 0.5, mae=abs(error).mean(), seconds=seconds
+                )
                 done.append(row)
                 if cache:
-                    with open(cache, 'a') as f: f.write(json.dumps(row) + '\n')
+                    with open(cache, 'a') as f:
+                        f.write(json.dumps(row) + '\n')
                 print(f'{name}: {model} rmse {row["rmse"]:.4f}, {seconds:.1f} s', file=sys.stderr, flush=True)
     return pd.DataFrame(done)
 
 
 def errors(results, names, column='rmse'):
-    "A row per model: the mean over `names`, each of them, CPU seconds; best in bold. Only models that have all."
-    wide = results[results.split.isin(names)].pivot(index='model', columns='split', values=column).reindex(columns=names).dropna()
-    if wide.empty: return '(none run)'
+    """A row per model: the mean over `names`, each of them, CPU seconds; best in bold. Only models that have all."""
+    wide = (
+        results[results.split.isin(names)]
+        .pivot(index='model', columns='split', values=column)
+        .reindex(columns=names)
+        .dropna()
+    )
+    if wide.empty:
+        return '(none run)'
     wide.insert(0, 'mean', wide.mean(axis=1))
     wide = wide.sort_values('mean')
-    cells = wide.map(lambda o: f'{o:.4f}').where(wide.round(4) != wide.round(4).min(), wide.map(lambda o: f'**{o:.4f}**'))
+    cells = wide.map(lambda o: f'{o:.4f}').where(
+        wide.round(4) != wide.round(4).min(), wide.map(lambda o: f'**{o:.4f}**')
+    )
     cells['CPU s per fit'] = results[results.split.isin(names)].groupby('model').seconds.mean().map('{:.0f}'.format)
     return table(['model', *cells.columns], cells.reset_index().to_numpy())
 
 
 def paired(results):
-    "Ours minus the peer's RMSE on the same split."
+    """Ours minus the peer's RMSE on the same split."""
     wide, rows = results.pivot(index='model', columns='split', values='rmse'), []
     for ours in (ONE, BOTH, ENSEMBLE):
         for peer in (o for o in wide.index if o.startswith('myFM')):
             for group, start in (('u1..u5', 'u'), ('random', 'r'), ('ml-latest-small', 's'), ('by time', 'b')):
                 d = (wide.loc[ours] - wide.loc[peer]).dropna() if ours in wide.index else pd.Series(dtype=float)
                 d = d[[o for o in d.index if o.startswith(start)]]
-                if len(d): rows.append([ours, peer, group, f'{d.mean():+.4f}', f'{d.min():+.4f} to {d.max():+.4f}', f'{(d < 0).sum()} of {len(d)}'])
+                if len(d):
+                    rows.append(
+                        [
+                            ours,
+                            peer,
+                            group,
+                            f'{d.mean():+.4f}',
+                            f'{d.min():+.4f} to {d.max():+.4f}',
+                            f'{(d < 0).sum()} of {len(d)}',
+                        ]
+                    )
     return table(['ours', 'peer', 'splits', 'mean difference of RMSE', 'smallest to largest', 'ours ahead'], rows)
 
 
@@ -137,24 +230,46 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help="folder of GroupLens' ml-100k with the folds u1.base .. u5.test")
     parser.add_argument('--ls', help="folder or zip of GroupLens' ml-latest-small")
-    parser.add_argument('--peers-python', help='python of the environment made from peers-requirements.txt; without it myFM is left out')
-    parser.add_argument('--splits', nargs='+', help='some of u1 .. u5, "random 0" .., "small 0" .., "by time" (default: all)')
-    parser.add_argument('--sides', nargs='+', default=['fastrec', 'ensemble', 'ablation', 'myfm'], choices=['fastrec', 'ensemble', 'ablation', 'myfm'])
+    parser.add_argument(
+        '--peers-python', help='python of the environment made from peers-requirements.txt; without it myFM is left out'
+    )
+    parser.add_argument(
+        '--splits', nargs='+', help='some of u1 .. u5, "random 0" .., "small 0" .., "by time" (default: all)'
+    )
+    parser.add_argument(
+        '--sides',
+        nargs='+',
+        default=['fastrec', 'ensemble', 'ablation', 'myfm'],
+        choices=['fastrec', 'ensemble', 'ablation', 'myfm'],
+    )
     parser.add_argument('--cache', type=Path, help='file of finished fits, to go on from')
     parser.add_argument('--out', help='Markdown file to write')
     args = parser.parse_args()
-    if args.ml100k: args.ml100k = need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k")
-    if args.ls: args.ls = need(args.ls, '--ls', "the folder or zip of GroupLens' ml-latest-small")
-    if not (args.ml100k or args.ls): sys.exit(__doc__)
+    if args.ml100k:
+        args.ml100k = need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k")
+    if args.ls:
+        args.ls = need(args.ls, '--ls', "the folder or zip of GroupLens' ml-latest-small")
+    if not (args.ml100k or args.ls):
+        sys.exit(__doc__)
     torch.set_num_threads(1)
-    for o in ('bs=', '.*without a value', '.*no row in the features'): warnings.filterwarnings('ignore', o)
+    for o in ('bs=', '.*without a value', '.*no row in the features'):
+        warnings.filterwarnings('ignore', o)
     results = fits(args, args.cache)
     main = results[~results.model.isin(ABLATION)]
-    tables = {title: errors(main, names) for title, names in (('ML-100K, official folds', [f'u{k}' for k in FOLDS]), ('ML-100K, random 90/10', [f'random {s}' for s in SEEDS]), ('ml-latest-small, 5 folds', [f'small {k}' for k in range(5)]), ('ml-latest-small, the last tenth in time', ['by time']))}
+    tables = {
+        title: errors(main, names)
+        for title, names in (
+            ('ML-100K, official folds', [f'u{k}' for k in FOLDS]),
+            ('ML-100K, random 90/10', [f'random {s}' for s in SEEDS]),
+            ('ml-latest-small, 5 folds', [f'small {k}' for k in range(5)]),
+            ('ml-latest-small, the last tenth in time', ['by time']),
+        )
+    }
     small = [o for o in ABLATED if o in set(results.split)]
     ablated = results[results.model.isin([*ABLATION, *OURS])]
     text = '\n\n'.join(f'## {title}: RMSE\n\n{t}' for title, t in tables.items())
-    emit(f"""# Rating accuracy: SVD++ of both sides, its ensemble, and Bayesian peers
+    emit(
+        f"""# Rating accuracy: SVD++ of both sides, its ensemble, and Bayesian peers
 
 {about()}
 
@@ -170,4 +285,6 @@ with both. CPU seconds are of the fit alone, with a validation each epoch. myFM,
 
 ## Steps, on ml-latest-small
 
-{errors(ablated, small)}""", args.out)
+{errors(ablated, small)}""",
+        args.out,
+    )

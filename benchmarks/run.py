@@ -8,72 +8,135 @@
 Each script here that takes `--out` is a benchmark. It is run alone, in a process of its own, with those of the options below that it takes, and writes
 results/<name>.md (pictures beside it, results/<name>*.png); notes/<name>.md, written by hand, follows it. A benchmark that fails keeps its old result and is named at the end.
 """
-import argparse, os, re, subprocess, sys, tempfile, time
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDERS = {'--ml100k': 'ml-100k', '--ls': 'ml-latest-small', '--ml1m': 'ml-1m-ncf'}  # in --data
 QUICK = {  # options that leave of a benchmark what shows that it runs
-    'accuracy': '--splits u1', 'ann': '--items 20000 --hnsw 5000', 'defaults': '--only mlp2', 'fbgemm': '--sizes 10000 --batch-sizes 256 --repeats 3', 'fold_in': '--seeds 0', 'gated': '--seeds 1 --rank-seeds 1',
-    'growth': '--sizes 1000 10000 --batch-sizes 256 --rows 10000 --seeds 0 --repeats 2', 'implicit_speed': '--repeats 1', 'item_cold_start': '--seeds 1', 'large': '--rows 300000 --users 1024 --repeats 1', 'leaving': '--turns 1',
-    'ncf': '--only Popularity EASE gmf', 'ratings': '--splits u1 --sides fastrec myfm', 'refine': '--seeds 1', 'sparse_features': '--steps 1 --turns 1', 'speed': '--rows 10000 --repeats 1 --batch-sizes 1024',
-    'time_to_accuracy': '--seeds 0 --only BiasOnly EASE Cornac', 'two_tower': '--seeds 1 --only EASE tower'}
+    'accuracy': '--splits u1',
+    'ann': '--items 20000 --hnsw 5000',
+    'defaults': '--only mlp2',
+    'fbgemm': '--sizes 10000 --batch-sizes 256 --repeats 3',
+    'fold_in': '--seeds 0',
+    'gated': '--seeds 1 --rank-seeds 1',
+    'growth': '--sizes 1000 10000 --batch-sizes 256 --rows 10000 --seeds 0 --repeats 2',
+    'implicit_speed': '--repeats 1',
+    'item_cold_start': '--seeds 1',
+    'large': '--rows 300000 --users 1024 --repeats 1',
+    'leaving': '--turns 1',
+    'ncf': '--only Popularity EASE gmf',
+    'ratings': '--splits u1 --sides fastrec myfm',
+    'refine': '--seeds 1',
+    'sparse_features': '--steps 1 --turns 1',
+    'speed': '--rows 10000 --repeats 1 --batch-sizes 1024',
+    'time_to_accuracy': '--seeds 0 --only BiasOnly EASE Cornac',
+    'two_tower': '--seeds 1 --only EASE tower',
+}
 PEERS = {'--peers-python': '.venv-peers', '--recbole-python': '.venv-recbole'}  # where `make peers` puts them
 
 
 def benchmarks():
-    "-> name -> the options that its script takes, in the order of README.md's table."
-    scripts = {p.stem: set(re.findall(r"add_argument\('(--[\w-]+)'", p.read_text())) for p in sorted(HERE.glob('*.py')) if p.name != Path(__file__).name}
-    readme = (HERE/'README.md').read_text()
+    """-> name -> the options that its script takes, in the order of README.md's table."""
+    scripts = {
+        p.stem: set(re.findall(r"add_argument\('(--[\w-]+)'", p.read_text()))
+        for p in sorted(HERE.glob('*.py'))
+        if p.name != Path(__file__).name
+    }
+    readme = (HERE / 'README.md').read_text()
     at = lambda name: p if (p := readme.find(f'`{name}.py`')) >= 0 else len(readme)
     return {name: options for name, options in sorted(scripts.items(), key=lambda o: at(o[0])) if '--out' in options}
 
 
 def command(name, options, data, out, quick=False):
-    "The command line, or None and what is missing."
-    given = {o: Path(data)/folder for o, folder in FOLDERS.items() if data} | {o: HERE.parent/venv/'bin/python' for o, venv in PEERS.items()}
+    """The command line, or None and what is missing."""
+    given = {o: Path(data) / folder for o, folder in FOLDERS.items() if data} | {
+        o: HERE.parent / venv / 'bin/python' for o, venv in PEERS.items()
+    }
     missing = [o for o in FOLDERS if o in options and not (o in given and given[o].exists())]
-    if missing: return None, f'{", ".join(missing)}: give --data, a folder with {", ".join(FOLDERS[o] for o in missing)}'
+    if missing:
+        return None, f'{", ".join(missing)}: give --data, a folder with {", ".join(FOLDERS[o] for o in missing)}'
     more = QUICK.get(name, '').split() if quick else []
-    return [sys.executable, '-W', 'ignore', HERE/f'{name}.py', '--out', out/f'{name}.md', *(a for o, p in given.items() if o in options and p.exists() for a in (o, p)), *more], None
+    return [
+        sys.executable,
+        '-W',
+        'ignore',
+        HERE / f'{name}.py',
+        '--out',
+        out / f'{name}.md',
+        *(a for o, p in given.items() if o in options and p.exists() for a in (o, p)),
+        *more,
+    ], None
 
 
 def assemble():
-    "RESULTS.md from results/ and notes/: headings one level down, links to pictures from here."
+    """RESULTS.md from results/ and notes/: headings one level down, links to pictures from here."""
     parts, titles = [], []
     for name in [*benchmarks()]:
-        if not (path := HERE/'results'/f'{name}.md').exists(): continue
+        if not (path := HERE / 'results' / f'{name}.md').exists():
+            continue
         text = path.read_text().strip()
-        if (notes := HERE/'notes'/f'{name}.md').exists(): text += '\n\n' + notes.read_text().strip()
+        if (notes := HERE / 'notes' / f'{name}.md').exists():
+            text += '\n\n' + notes.read_text().strip()
         text = re.sub(r'\]\((?!https?:|/)([^)]+\.png)\)', r'](results/\1)', re.sub(r'(?m)^(#+ )', r'#\1', text))
         title = re.search(r'(?m)^## (.+)$', text).group(1)
         titles.append(f'- [{title}](#{re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")}), `{name}.py`')
         parts.append(text)
-    head = ("# Results\n\nWhat the commands of [README.md](README.md) printed, put together by `run.py` from `results/` and the hand-written `notes/`; each part names its date, versions and machine. "
-            "Ratios and paired differences are what to trust: the machine was shared with other work. All of it is of a CPU, one thread a side: no GPU was at hand, so nothing here says how fast or how well any of this runs on one.")
-    (HERE/'RESULTS.md').write_text('\n\n'.join([head, '\n'.join(titles), *parts]) + '\n')
+    head = (
+        '# Results\n\nWhat the commands of [README.md](README.md) printed, put together by `run.py` from `results/` and the hand-written `notes/`; each part names its date, versions and machine. '
+        'Ratios and paired differences are what to trust: the machine was shared with other work. All of it is of a CPU, one thread a side: no GPU was at hand, so nothing here says how fast or how well any of this runs on one.'
+    )
+    (HERE / 'RESULTS.md').write_text('\n\n'.join([head, '\n'.join(titles), *parts]) + '\n')
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = benchmarks()
-    parser.add_argument('--data', default=os.environ.get('FASTREC_DATA'), help=f'folder that holds {", ".join(FOLDERS.values())} (default: $FASTREC_DATA)')
+    parser.add_argument(
+        '--data',
+        default=os.environ.get('FASTREC_DATA'),
+        help=f'folder that holds {", ".join(FOLDERS.values())} (default: $FASTREC_DATA)',
+    )
     parser.add_argument('--only', nargs='+', choices=known, metavar='NAME', help=f'some of {", ".join(known)}')
-    parser.add_argument('--quick', action='store_true', help='only see whether each one runs, in a reduced form whose figures mean nothing and leave results/ alone')
+    parser.add_argument(
+        '--quick',
+        action='store_true',
+        help='only see whether each one runs, in a reduced form whose figures mean nothing and leave results/ alone',
+    )
     parser.add_argument('--assemble', action='store_true', help='run nothing')
     args = parser.parse_args()
-    failed, out = {}, Path(tempfile.mkdtemp()) if args.quick else HERE/'results'
+    failed, out = {}, Path(tempfile.mkdtemp()) if args.quick else HERE / 'results'
     for name in [] if args.assemble else args.only or known:
         cmd, why = command(name, known[name], args.data, out, args.quick)
-        if cmd is None: failed[name] = why; continue
+        if cmd is None:
+            failed[name] = why
+            continue
         print(f'== {name}', flush=True)
         start = time.monotonic()
-        rc = subprocess.run(list(map(str, cmd)), env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')]))}).returncode
-        if rc: failed[name] = f'exit status {rc}'
+        rc = subprocess.run(
+            list(map(str, cmd)),
+            env={
+                **os.environ,
+                'OMP_NUM_THREADS': '1',
+                'PYTHONPATH': os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')])),
+            },
+        ).returncode
+        if rc:
+            failed[name] = f'exit status {rc}'
         print(f'== {name}: {time.monotonic() - start:.0f} s', flush=True)
-    if not args.quick: assemble()
-    for name, why in failed.items(): print(f'not rerun: {name} ({why})', file=sys.stderr)
+    if not args.quick:
+        assemble()
+    for name, why in failed.items():
+        print(f'not rerun: {name} ({why})', file=sys.stderr)
     sys.exit(bool(failed))
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

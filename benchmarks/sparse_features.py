@@ -4,15 +4,20 @@
 
 20,000 items with 50,000 features, 40 of them each (Zipf); a hidden layer of 256; items are drawn by popularity. Times are of sides that take turns; memory is each side's own process.
 """
-import argparse, json, subprocess, sys, time
+
+import argparse
+import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import about, emit, table
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from common import about, emit, table
 from fastrec.data.block import Block
 from fastrec.models import Content
 from fastrec.models.blocks import FeatureLinear
@@ -24,35 +29,56 @@ N_ITEMS, N_COLUMNS, PER_ROW, N_USERS = 20_000, 50_000, 40, 5_000
 
 def rows():
     rng = np.random.default_rng(0)
-    p = 1 / np.arange(1, N_COLUMNS + 1) ** .8
+    p = 1 / np.arange(1, N_COLUMNS + 1) ** 0.8
     columns = rng.choice(N_COLUMNS, (N_ITEMS, PER_ROW), p=p / p.sum())
-    x = csr_matrix((np.ones(columns.size, np.float32), (np.repeat(np.arange(N_ITEMS), PER_ROW), columns.ravel())), shape=(N_ITEMS, N_COLUMNS))
+    x = csr_matrix(
+        (np.ones(columns.size, np.float32), (np.repeat(np.arange(N_ITEMS), PER_ROW), columns.ravel())),
+        shape=(N_ITEMS, N_COLUMNS),
+    )
     x.data[:] = 1
     return x
 
 
 class Densified(nn.Module):
-    "What `FeatureLinear` replaces: the rows of the batch as a dense matrix, times the weight."
+    """What `FeatureLinear` replaces: the rows of the batch as a dense matrix, times the weight."""
+
     def __init__(self, like, x):
         super().__init__()
         self.weight, self.x, self.present = nn.Parameter(like.weight.detach().clone()), x, like.present
         self.names = like.names
 
-    def __len__(self): return len(self.present)
-    def forward(self, codes): return torch.from_numpy(self.x[codes.numpy()].toarray()) @ self.weight
+    def __len__(self):
+        return len(self.present)
+
+    def forward(self, codes):
+        return torch.from_numpy(self.x[codes.numpy()].toarray()) @ self.weight
 
 
 class Side:
-    "A content model with one way of doing the first layer; `step` trains on a batch."
+    """A content model with one way of doing the first layer; `step` trains on a batch."""
+
     def __init__(self, name):
         x = rows()
         torch.manual_seed(0)
         self.model = Content(N_USERS, N_ITEMS, {'words': Block(x, np.ones(N_ITEMS, bool), 'text')}, 64, 256)
         first = self.model.item_net.first
-        if name == 'densified rows': # the matrix that the layer holds, with its column that marks absent blocks
-            self.model.item_net.first = Densified(first, csr_matrix(tuple(o.numpy() for o in (first.values, first.indices, first.indptr)), shape=(N_ITEMS, first.n_columns)))
-        self.opt = (LazyAdam if name == 'EmbeddingBag, LazyAdam' else FusedAdam)([list(self.model.parameters())], lr=1e-3)
-        if name == 'EmbeddingBag, LazyAdam': set_gradients([m for m in self.model.modules() if isinstance(m, (EmbeddingTable, FeatureLinear))], 'rows', self.opt.large)
+        if name == 'densified rows':  # the matrix that the layer holds, with its column that marks absent blocks
+            self.model.item_net.first = Densified(
+                first,
+                csr_matrix(
+                    tuple(o.numpy() for o in (first.values, first.indices, first.indptr)),
+                    shape=(N_ITEMS, first.n_columns),
+                ),
+            )
+        self.opt = (LazyAdam if name == 'EmbeddingBag, LazyAdam' else FusedAdam)(
+            [list(self.model.parameters())], lr=1e-3
+        )
+        if name == 'EmbeddingBag, LazyAdam':
+            set_gradients(
+                [m for m in self.model.modules() if isinstance(m, (EmbeddingTable, FeatureLinear))],
+                'rows',
+                self.opt.large,
+            )
         self.model.train()
 
     def step(self, users, items, target):
@@ -68,17 +94,24 @@ SIDES = ['densified rows', 'EmbeddingBag, dense gradient', 'EmbeddingBag, LazyAd
 
 def batches(bs, n, seed=1):
     rng = np.random.default_rng(seed)
-    p = 1 / np.arange(1, N_ITEMS + 1) ** .7
+    p = 1 / np.arange(1, N_ITEMS + 1) ** 0.7
     for _ in range(n):
-        yield torch.from_numpy(rng.integers(N_USERS, size=bs)), torch.from_numpy(rng.choice(N_ITEMS, bs, p=p / p.sum())), torch.from_numpy(rng.normal(size=bs).astype(np.float32))
+        yield (
+            torch.from_numpy(rng.integers(N_USERS, size=bs)),
+            torch.from_numpy(rng.choice(N_ITEMS, bs, p=p / p.sum())),
+            torch.from_numpy(rng.normal(size=bs).astype(np.float32)),
+        )
 
 
 def memory(name, bs):
-    "MiB that training adds to a process that has imported all and made the data."
+    """MiB that training adds to a process that has imported all and made the data."""
     rows()
-    peak = lambda: int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1]) / 1024  # (ru_maxrss would start at the parent's)
+    peak = lambda: (
+        int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1]) / 1024
+    )  # (ru_maxrss would start at the parent's)
     before, side = peak(), Side(name)
-    for b in batches(bs, 3): side.step(*b)
+    for b in batches(bs, 3):
+        side.step(*b)
     return peak() - before
 
 
@@ -91,7 +124,8 @@ def main():
     parser.add_argument('--out')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.memory_of: return print(json.dumps(memory(args.memory_of, args.bs)))
+    if args.memory_of:
+        return print(json.dumps(memory(args.memory_of, args.bs)))
     lines = []
     for bs in (256,):
         sides, times = {name: Side(name) for name in SIDES}, {name: [] for name in SIDES}
@@ -101,17 +135,46 @@ def main():
                 for b in batches(bs, args.steps, turn):
                     start = time.perf_counter()
                     loss = side.step(*b)
-                    if turn: times[name].append(time.perf_counter() - start)
+                    if turn:
+                        times[name].append(time.perf_counter() - start)
                 losses[name] = loss
         assert np.allclose(losses[SIDES[0]], losses[SIDES[1]], rtol=1e-2), losses  # the same model
         ms = {name: 1e3 * np.median(t) for name, t in times.items()}
-        used = {name: json.loads(subprocess.run([sys.executable, '-W', 'ignore', __file__, '--memory-of', name, '--bs', str(bs)], capture_output=True, text=True, check=True).stdout.splitlines()[-1]) for name in SIDES}
-        lines += [[bs if name == SIDES[0] else '', name, f'{ms[name]:.1f}', f'{ms[SIDES[0]] / ms[name]:.1f}x', f'{used[name]:,.0f}'] for name in SIDES]
+        used = {
+            name: json.loads(
+                subprocess.run(
+                    [sys.executable, '-W', 'ignore', __file__, '--memory-of', name, '--bs', str(bs)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout.splitlines()[-1]
+            )
+            for name in SIDES
+        }
+        lines += [
+            [
+                bs if name == SIDES[0] else '',
+                name,
+                f'{ms[name]:.1f}',
+                f'{ms[SIDES[0]] / ms[name]:.1f}x',
+                f'{used[name]:,.0f}',
+            ]
+            for name in SIDES
+        ]
         print(lines[-3:], flush=True)
-    emit('\n\n'.join(['# Sparse features: the first layer', about(),
-                      f'{N_ITEMS:,} items, {N_COLUMNS:,} features, {PER_ROW} each, hidden layer of 256 ({N_COLUMNS * 256 / 1e6:.1f} million weights: with the two moments of Adam {N_COLUMNS * 256 * 12 / 2**20:,.0f} MiB on every side). A step is forward, backward and '
-                      'optimiser, median; memory is the peak that training adds to a process, the model and its optimiser included. The first two sides make the same steps; `LazyAdam` (the default of `content_learner`) updates the columns of the batch.',
-                      table(['batch', 'first layer', 'ms a step', 'speed', 'MiB'], lines)]), args.out)
+    emit(
+        '\n\n'.join(
+            [
+                '# Sparse features: the first layer',
+                about(),
+                f'{N_ITEMS:,} items, {N_COLUMNS:,} features, {PER_ROW} each, hidden layer of 256 ({N_COLUMNS * 256 / 1e6:.1f} million weights: with the two moments of Adam {N_COLUMNS * 256 * 12 / 2**20:,.0f} MiB on every side). A step is forward, backward and '
+                'optimiser, median; memory is the peak that training adds to a process, the model and its optimiser included. The first two sides make the same steps; `LazyAdam` (the default of `content_learner`) updates the columns of the batch.',
+                table(['batch', 'first layer', 'ms a step', 'speed', 'MiB'], lines),
+            ]
+        ),
+        args.out,
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

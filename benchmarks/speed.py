@@ -6,33 +6,39 @@ The table is generated in the shape of ML-100K (943 users, 1,682 items, 100,000 
 The four take turns (A B C D A B C D ...), and each is compared with the others of its own turn. CPU seconds are counted, which other
 work on the machine disturbs less than it does the clock; still, trust the ratios and not the rows per second.
 """
-import argparse, io, time, warnings
+
+import argparse
+import io
+import time
+import warnings
 from contextlib import nullcontext, redirect_stdout
 
+import fastai.collab as fc
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
+from common import about, emit, fastai_dls, table
 from fastai.callback.schedule import combined_cos
 from fastai.torch_core import set_seed
+from torch import nn
 
-import fastai.collab as fc
-from common import about, emit, fastai_dls, table
 from fastrec.all import RecDataLoaders, collab_learner
 from fastrec.models.embedding import pop_penalties, set_gradients, set_l2
 from fastrec.training.optimizers import TableAdam
 
 BATCH_SIZES, N_ITEMS, N_VALID = (64, 1024, 8192), 1682, 64
-Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, .08
+Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, 0.08
 
 
 def generated(n_rows):
-    "A rating table without structure: distinct pairs, ratings 1 to 5."
+    """A rating table without structure: distinct pairs, ratings 1 to 5."""
     rng = np.random.default_rng(0)
     n_users = max(2, round(943 * n_rows / 100_000))
     pairs = rng.choice(n_users * N_ITEMS, n_rows + N_VALID, replace=False)
-    return pd.DataFrame(dict(user=pairs // N_ITEMS, item=pairs % N_ITEMS, rating=rng.integers(1, 6, len(pairs)).astype(np.float32)))
+    return pd.DataFrame(
+        dict(user=pairs // N_ITEMS, item=pairs % N_ITEMS, rating=rng.integers(1, 6, len(pairs)).astype(np.float32))
+    )
 
 
 class Loop:
@@ -40,23 +46,25 @@ class Loop:
 
     The learning rate and momentum of every step are computed ahead. No losses are recorded, nothing can be hooked in.
     """
+
     def __init__(self, learn, bs):
         self.model, self.bs = learn.model, bs
         dataset = learn.dls.train.dataset
         self.users, self.items, self.y = dataset[torch.arange(len(dataset))]
         self.generator = torch.Generator().manual_seed(0)
         steps = -(-len(self.y) // bs)
-        self.lrs = [combined_cos(.25, LR/25, LR, LR/1e5)(i / steps) for i in range(steps)]
-        self.moms = [combined_cos(.25, .95, .85, .95)(i / steps) for i in range(steps)]
+        self.lrs = [combined_cos(0.25, LR / 25, LR, LR / 1e5)(i / steps) for i in range(steps)]
+        self.moms = [combined_cos(0.25, 0.95, 0.85, 0.95)(i / steps) for i in range(steps)]
         self.prepare()
 
     def prepare(self):
-        self.opt = TableAdam(self.model.parameters(), lr=LR, betas=(.9, .99), eps=1e-5)
+        self.opt = TableAdam(self.model.parameters(), lr=LR, betas=(0.9, 0.99), eps=1e-5)
         self.tables = self.model.tables
         set_l2(self.tables, WD)
         set_gradients(self.tables, 'rows')
 
-    def loss(self, users, items, y): return F.mse_loss(self.model(users, items), y) + pop_penalties(self.tables)
+    def loss(self, users, items, y):
+        return F.mse_loss(self.model(users, items), y) + pop_penalties(self.tables)
 
     def epoch(self):
         opt, group = self.opt, self.opt.param_groups[0]
@@ -64,17 +72,20 @@ class Loop:
         self.model.train()
         batches = zip(self.lrs, self.moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
         for lr, mom, users, items, y in batches:
-            group['lr'], group['betas'] = lr, (mom, .99)
+            group['lr'], group['betas'] = lr, (mom, 0.99)
             self.loss(users, items, y).backward()
             opt.step()
             opt.zero_grad()
 
 
 class Plain(nn.Module):
-    "The same model of torch's own parts."
+    """The same model of torch's own parts."""
+
     def __init__(self, like):
         super().__init__()
-        self.p, self.q, self.b, self.c = (nn.Embedding.from_pretrained(t.weight.detach().clone(), freeze=False) for t in like.tables)
+        self.p, self.q, self.b, self.c = (
+            nn.Embedding.from_pretrained(t.weight.detach().clone(), freeze=False) for t in like.tables
+        )
         self.mean = nn.Parameter(like.mean.detach().clone())
 
     def forward(self, users, items):
@@ -84,10 +95,13 @@ class Plain(nn.Module):
 
 
 class PlainLoop(Loop):
-    "The same with nothing of fastrec in it: four `nn.Embedding`, autograd, the L2 of the rows, `AdamW(fused=True)`."
+    """The same with nothing of fastrec in it: four `nn.Embedding`, autograd, the L2 of the rows, `AdamW(fused=True)`."""
+
     def prepare(self):
         self.model = Plain(self.model)
-        self.opt = torch.optim.AdamW(self.model.parameters(), lr=LR, fused=True, betas=(.9, .99), eps=1e-5, weight_decay=0.)
+        self.opt = torch.optim.AdamW(
+            self.model.parameters(), lr=LR, fused=True, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.0
+        )
 
     def loss(self, users, items, y):
         pred, p, q = self.model(users, items)
@@ -95,7 +109,7 @@ class PlainLoop(Loop):
 
 
 def sides(df, split, bs):
-    "-> name -> function that trains one epoch; `bar` shows fastai's progress bar."
+    """-> name -> function that trains one epoch; `bar` shows fastai's progress bar."""
     set_seed(0)
     dls = RecDataLoaders.from_df(df, splitter=split, bs=bs)
     dls.train.seed = 0  # the order of rows; the loop draws the same
@@ -106,16 +120,37 @@ def sides(df, split, bs):
 
     def one_cycle(learn, **kwargs):
         def epoch(bar=False):
-            with redirect_stdout(io.StringIO()), nullcontext() if bar else learn.no_bar(): learn.fit_one_cycle(1, LR, **kwargs)
+            with redirect_stdout(io.StringIO()), nullcontext() if bar else learn.no_bar():
+                learn.fit_one_cycle(1, LR, **kwargs)
+
         return epoch
-    res = {'fastrec': one_cycle(ours), 'fastai.collab': one_cycle(theirs, wd=.1), 'loop': loop.epoch, 'plain loop': plain.epoch}
+
+    res = {
+        'fastrec': one_cycle(ours),
+        'fastai.collab': one_cycle(theirs, wd=0.1),
+        'loop': loop.epoch,
+        'plain loop': plain.epoch,
+    }
+
     def difference():
-        for o in (ours, twin): o.model.eval()  # which also sets the rows of cold items
+        for o in (ours, twin):
+            o.model.eval()  # which also sets the rows of cold items
         warm = [torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')]
-        states = [[m.mean.detach()[None], *(t[w] for t, w in zip(tables, warm * 2))] for m, tables in
-                  ((o.model, [t.weight.detach() for t in o.model.tables]) for o in (ours, twin))]
-        states.append([plain.model.mean.detach()[None], *(t.weight.detach()[w] for t, w in zip((plain.model.p, plain.model.q, plain.model.b, plain.model.c), warm * 2))])
+        states = [
+            [m.mean.detach()[None], *(t[w] for t, w in zip(tables, warm * 2))]
+            for m, tables in ((o.model, [t.weight.detach() for t in o.model.tables]) for o in (ours, twin))
+        ]
+        states.append(
+            [
+                plain.model.mean.detach()[None],
+                *(
+                    t.weight.detach()[w]
+                    for t, w in zip((plain.model.p, plain.model.q, plain.model.b, plain.model.c), warm * 2)
+                ),
+            ]
+        )
         return max((a - b).abs().max().item() for other in states[1:] for a, b in zip(states[0], other))
+
     return res, difference
 
 
@@ -131,17 +166,27 @@ def ratio(a, b):
 
 
 def measure(df, split, bs, repeats):
-    "A row of the table."
+    """A row of the table."""
     epochs, difference = sides(df, split, bs)
     n, apart = len(split[0]), None
     times = {name: [] for name in epochs}
     for r in range(repeats + 1):
-        for name, epoch in epochs.items(): times[name].append(seconds(epoch))
-        if r == 0: apart = difference()  # both started from the same weights and saw the same batches
+        for name, epoch in epochs.items():
+            times[name].append(seconds(epoch))
+        if r == 0:
+            apart = difference()  # both started from the same weights and saw the same batches
     ours, theirs, loop, plain = (o[1:] for o in times.values())  # the first turn warms up
     with_bar = {name: seconds(epochs[name], bar=True) for name in ('fastrec', 'fastai.collab')}
-    return [f'{bs:,}', ratio(theirs, ours), ratio(ours, loop), ratio(ours, plain), *(f'{n/np.median(o):,.0f}' for o in (ours, theirs, loop, plain)),
-            f"{with_bar['fastai.collab']/with_bar['fastrec']:.2f}", f'{n/with_bar["fastrec"]:,.0f}', f'{apart:.0e}']
+    return [
+        f'{bs:,}',
+        ratio(theirs, ours),
+        ratio(ours, loop),
+        ratio(ours, plain),
+        *(f'{n / np.median(o):,.0f}' for o in (ours, theirs, loop, plain)),
+        f'{with_bar["fastai.collab"] / with_bar["fastrec"]:.2f}',
+        f'{n / with_bar["fastrec"]:,.0f}',
+        f'{apart:.0e}',
+    ]
 
 
 if __name__ == '__main__':
@@ -156,9 +201,21 @@ if __name__ == '__main__':
     df = generated(args.rows)
     split = (np.arange(args.rows), np.arange(args.rows, len(df)))
     rows = [measure(df, split, bs, args.repeats) for bs in args.batch_sizes]
-    header = ['batch size', 'fastai / fastrec', 'fastrec / loop', 'fastrec / plain loop', 'fastrec rows/s', 'fastai rows/s', 'loop rows/s', 'plain loop rows/s',
-              'fastai / fastrec, both with progress bar', 'fastrec rows/s with bar', 'largest weight difference of fastrec and the loops after an epoch']
-    emit(f"""# Training throughput
+    header = [
+        'batch size',
+        'fastai / fastrec',
+        'fastrec / loop',
+        'fastrec / plain loop',
+        'fastrec rows/s',
+        'fastai rows/s',
+        'loop rows/s',
+        'plain loop rows/s',
+        'fastai / fastrec, both with progress bar',
+        'fastrec rows/s with bar',
+        'largest weight difference of fastrec and the loops after an epoch',
+    ]
+    emit(
+        f"""# Training throughput
 
 {about()}.
 
@@ -167,4 +224,6 @@ One epoch of {args.rows:,} rows ({df.user.nunique():,} users, {df.item.nunique()
 schedule computed ahead. Median of {args.repeats} turns (smallest to largest); with the bar: once.
 fastai.collab has its defaults (its own Adam, its tabular loader).
 
-{table(header, rows)}""", args.out)
+{table(header, rows)}""",
+        args.out,
+    )

@@ -6,60 +6,84 @@ Ratings: RMSE on ML-100K, random 80/20, seeds 0, 1, 2. Clicks: NDCG@10 over the 
 rows is free. The thresholds are round numbers fixed beforehand, from what README and accuracy.py had published. Each side has the settings below, chosen with `--select`: on ml-latest-small (80/20, seed 7; `--ls`)
 and on one further training item per user of ML-1M. What can be looked at after each epoch is; what has a schedule that ends, or cannot be looked at, is trained for several numbers of epochs. A side's time is its best.
 """
-import argparse, json, os, subprocess, sys, tempfile, warnings
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import matplotlib
+
 matplotlib.use('Agg')
+import fastai.collab as fc
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback, CancelValidException
-from fastai.torch_core import set_seed
-
-import fastai.collab as fc
 from common import about, emit, fastai_dls, need, quiet, table
 from curves import Curve, Errors, Ranking
-from fastrec.all import EASE, BiasOnly, ItemKNN, Popularity, RecDataLoaders, collab_learner, movielens, svdpp_learner
+from fastai.callback.core import Callback, CancelValidException
+from fastai.torch_core import set_seed
 from ncf import ncf_1m
 
+from fastrec.all import EASE, BiasOnly, ItemKNN, Popularity, RecDataLoaders, collab_learner, movielens, svdpp_learner
+
 SEEDS, CLICK_SEEDS = (0, 1, 2), (0,)
-RMSE, NDCG = (.94, .93, .92, .91, .90, .89, .885), (.03, .04, .045, .05, .054)
+RMSE, NDCG = (0.94, 0.93, 0.92, 0.91, 0.90, 0.89, 0.885), (0.03, 0.04, 0.045, 0.05, 0.054)
 
 
 class Look(Callback):
-    "In the place of each validation: stop the clock and look."
+    """In the place of each validation: stop the clock and look."""
+
     order = -100
-    def __init__(self, curve, *args): self.curve, self.args = curve, args
+
+    def __init__(self, curve, *args):
+        self.curve, self.args = curve, args
+
     def before_validate(self):
         training = self.learn.model.training
         self.learn.model.eval()
-        with torch.no_grad(): self.curve.look(*self.args)
+        with torch.no_grad():
+            self.curve.look(*self.args)
         self.learn.model.train(training)
         raise CancelValidException
 
 
 def ratings_side(build):
-    "-> function (train, held, seed, settings) -> a list of runs; `build(df, split, **setting)` -> (learner, held-out rows -> predictions)."
+    """-> function (train, held, seed, settings) -> a list of runs; `build(df, split, **setting)` -> (learner, held-out rows -> predictions)."""
+
     def runs(train, held, seed, settings):
-        df, split = pd.concat([train, held], ignore_index=True), (np.arange(len(train)), np.arange(len(train), len(train) + len(held)))
+        df, split = (
+            pd.concat([train, held], ignore_index=True),
+            (np.arange(len(train)), np.arange(len(train), len(train) + len(held))),
+        )
         for setting in settings:
             for n in setting.get('epochs', [None]):
                 set_seed(seed)
                 curve = Curve(Errors(train, held))
                 learn, predict, lr, kwargs = build(df, split, **{k: v for k, v in setting.items() if k != 'epochs'})
-                if n is None: curve.look(predict())
+                if n is None:
+                    curve.look(predict())
                 else:
-                    with quiet(learn): learn.fit_one_cycle(n, lr, cbs=Look(curve, _Lazy(predict)), **kwargs)
+                    with quiet(learn):
+                        learn.fit_one_cycle(n, lr, cbs=Look(curve, _Lazy(predict)), **kwargs)
                 yield curve.points
+
     return runs
 
 
 class _Lazy:
-    "Predictions made when they are looked at."
-    def __init__(self, predict): self.predict = predict
-    def __array__(self, dtype=None, copy=None): return np.asarray(self.predict(), dtype)
+    """Predictions made when they are looked at."""
+
+    def __init__(self, predict):
+        self.predict = predict
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.predict(), dtype)
 
 
 def ours(make):
@@ -69,143 +93,276 @@ def ours(make):
         users, items = (torch.from_numpy(o[split[1]].astype(np.int64)) for o in (inter.users, inter.items))
         scorer = make(dls, **options)
         return scorer, lambda: scorer.score(users, items).numpy(), lr, {}
+
     return build
 
 
 def fastai_side(df, split, bs, lr, wd, **options):
     dls = fastai_dls(df, split, bs)
-    learn = fc.collab_learner(dls, y_range=(df.rating.min() - .5, df.rating.max() + .5), **options)
+    learn = fc.collab_learner(dls, y_range=(df.rating.min() - 0.5, df.rating.max() + 0.5), **options)
     x = torch.from_numpy(dls.valid.dataset.items[['user', 'item']].to_numpy(np.int64))
     return learn, lambda: learn.model(x).numpy(), lr, dict(wd=wd)
 
 
 def ranking_side(build):
-    "As `ratings_side`, of `build(df, split, **setting)` -> (scorer or learner, rate)."
+    """As `ratings_side`, of `build(df, split, **setting)` -> (scorer or learner, rate)."""
+
     def runs(train, held, seed, settings):
-        df, split = pd.concat([train, held], ignore_index=True), (np.arange(len(train)), np.arange(len(train), len(train) + len(held)))
+        df, split = (
+            pd.concat([train, held], ignore_index=True),
+            (np.arange(len(train)), np.arange(len(train), len(train) + len(held))),
+        )
         for setting in settings:
             for n in setting.get('epochs', [None]):
                 set_seed(seed)
                 curve = Curve(Ranking(train, held, df.user.max() + 1, df.item.max() + 1))
                 scorer, lr = build(df, split, **{k: v for k, v in setting.items() if k != 'epochs'})
-                score = lambda users: scorer.score_items(torch.from_numpy(users)).numpy()  # codes are the ids, which are sorted and without gaps
-                if n is None: curve.look(score)
+                score = lambda users: scorer.score_items(
+                    torch.from_numpy(users)
+                ).numpy()  # codes are the ids, which are sorted and without gaps
+                if n is None:
+                    curve.look(score)
                 else:
-                    with quiet(scorer): scorer.fit_one_cycle(n, lr, cbs=Look(curve, score))
+                    with quiet(scorer):
+                        scorer.fit_one_cycle(n, lr, cbs=Look(curve, score))
                 yield curve.points
+
     return runs
 
 
 def clicks(make, n_neg):
     def build(df, split, lr=None, bs=None, **options):
         dls = RecDataLoaders.from_df(df, target='implicit', splitter=split, n_neg=n_neg, bs=bs)
-        assert (np.diff(dls.vocab['user'].ids) == 1).all() and (np.diff(dls.vocab['item'].ids) == 1).all() and dls.vocab['user'].ids[0] == dls.vocab['item'].ids[0] == 0
+        assert (
+            (np.diff(dls.vocab['user'].ids) == 1).all()
+            and (np.diff(dls.vocab['item'].ids) == 1).all()
+            and dls.vocab['user'].ids[0] == dls.vocab['item'].ids[0] == 0
+        )
         return make(dls, **options), lr
+
     return build
 
 
-def baseline(make): return lambda dls, **options: make(**options).fit(dls)
+def baseline(make):
+    return lambda dls, **options: make(**options).fit(dls)
 
 
 # name -> (ours: function; a peer: its name in peers_curves.py), settings
 RATINGS = {
-    'fastrec collab_learner': (ratings_side(ours(collab_learner)), [dict(bs=1024, lr=1e-2, epochs=[2, 5, 10]), dict(bs=256, lr=3e-3, epochs=[5, 10])]),
-    'fastrec svdpp_learner': (ratings_side(ours(svdpp_learner)), [dict(bs=4096, lr=1e-2, epochs=[2, 3, 6, 12]), dict(bs=2048, lr=5e-3, epochs=[15])]),
+    'fastrec collab_learner': (
+        ratings_side(ours(collab_learner)),
+        [dict(bs=1024, lr=1e-2, epochs=[2, 5, 10]), dict(bs=256, lr=3e-3, epochs=[5, 10])],
+    ),
+    'fastrec svdpp_learner': (
+        ratings_side(ours(svdpp_learner)),
+        [dict(bs=4096, lr=1e-2, epochs=[2, 3, 6, 12]), dict(bs=2048, lr=5e-3, epochs=[15])],
+    ),
     'fastrec BiasOnly': (ratings_side(ours(baseline(BiasOnly))), [{}]),
-    'fastai.collab': (ratings_side(fastai_side), [dict(n_factors=50, bs=512, lr=1e-2, wd=.1, epochs=[2, 5]), dict(n_factors=50, bs=64, lr=5e-3, wd=.1, epochs=[1, 2, 5])]),
-    'Surprise SVD': ('surprise', [dict(model='SVD', epochs=[5, 10, 20]), dict(model='SVD', n_factors=50, reg_all=.1, lr_all=.01, epochs=[10, 20, 40])]),
+    'fastai.collab': (
+        ratings_side(fastai_side),
+        [
+            dict(n_factors=50, bs=512, lr=1e-2, wd=0.1, epochs=[2, 5]),
+            dict(n_factors=50, bs=64, lr=5e-3, wd=0.1, epochs=[1, 2, 5]),
+        ],
+    ),
+    'Surprise SVD': (
+        'surprise',
+        [
+            dict(model='SVD', epochs=[5, 10, 20]),
+            dict(model='SVD', n_factors=50, reg_all=0.1, lr_all=0.01, epochs=[10, 20, 40]),
+        ],
+    ),
     'Surprise SVD++': ('surprise', [dict(model='SVDpp', epochs=[5, 10, 20], cache_ratings=True)]),
     'Surprise KNNBaseline': ('surprise', [dict(model='KNNBaseline', epochs=None)]),
-    'Cornac MF': ('cornac_mf', [dict(epochs=[10, 20]), dict(k=10, lambda_reg=.05, epochs=[20, 40]), dict(k=20, lambda_reg=.1, learning_rate=.02, epochs=[20, 40, 80]), dict(k=50, lambda_reg=.1, epochs=[40, 80])]),
+    'Cornac MF': (
+        'cornac_mf',
+        [
+            dict(epochs=[10, 20]),
+            dict(k=10, lambda_reg=0.05, epochs=[20, 40]),
+            dict(k=20, lambda_reg=0.1, learning_rate=0.02, epochs=[20, 40, 80]),
+            dict(k=50, lambda_reg=0.1, epochs=[40, 80]),
+        ],
+    ),
     'myFM Bayesian MF': ('myfm', [dict(model='MF', epochs=[5, 10, 20, 40, 80, 160])]),
     'myFM Bayesian SVD++ flipped': ('myfm', [dict(model='SVD++ flipped', epochs=[5, 10, 20, 40, 80, 160])]),
 }
 CLICKS = {
-    'fastrec EASE': (ranking_side(clicks(baseline(EASE), 4)), [dict(l2=1000.)]),
-    'fastrec svdpp_learner, softmax': (ranking_side(clicks(svdpp_learner, None)), [dict(n_factors=64, lr=1e-2, epochs=[3, 5, 10]), dict(n_factors=192, lr=5e-3, epochs=[10, 30])]),
-    'fastrec collab_learner, softmax': (ranking_side(clicks(collab_learner, None)), [dict(n_factors=64, lr=2e-2, epochs=[5, 10])]),
-    'fastrec collab_learner, BCE': (ranking_side(clicks(collab_learner, 4)), [dict(n_factors=64, lr=2e-2, epochs=[3, 10])]),
-    'fastrec ItemKNN': (ranking_side(clicks(baseline(ItemKNN), 4)), [dict(k=200, shrink=50.)]),
+    'fastrec EASE': (ranking_side(clicks(baseline(EASE), 4)), [dict(l2=1000.0)]),
+    'fastrec svdpp_learner, softmax': (
+        ranking_side(clicks(svdpp_learner, None)),
+        [dict(n_factors=64, lr=1e-2, epochs=[3, 5, 10]), dict(n_factors=192, lr=5e-3, epochs=[10, 30])],
+    ),
+    'fastrec collab_learner, softmax': (
+        ranking_side(clicks(collab_learner, None)),
+        [dict(n_factors=64, lr=2e-2, epochs=[5, 10])],
+    ),
+    'fastrec collab_learner, BCE': (
+        ranking_side(clicks(collab_learner, 4)),
+        [dict(n_factors=64, lr=2e-2, epochs=[3, 10])],
+    ),
+    'fastrec ItemKNN': (ranking_side(clicks(baseline(ItemKNN), 4)), [dict(k=200, shrink=50.0)]),
     'fastrec Popularity': (ranking_side(clicks(baseline(Popularity), 4)), [{}]),
-    'implicit ALS': ('implicit', [dict(model='ALS', factors=64, regularization=30., alpha=3., epochs=[2, 3, 5, 8]), dict(model='ALS', factors=64, epochs=[2, 3, 5, 8]), dict(model='ALS', factors=192, regularization=30., alpha=3., epochs=[3, 5, 8, 12])]),
+    'implicit ALS': (
+        'implicit',
+        [
+            dict(model='ALS', factors=64, regularization=30.0, alpha=3.0, epochs=[2, 3, 5, 8]),
+            dict(model='ALS', factors=64, epochs=[2, 3, 5, 8]),
+            dict(model='ALS', factors=192, regularization=30.0, alpha=3.0, epochs=[3, 5, 8, 12]),
+        ],
+    ),
     'implicit BPR': ('implicit', [dict(model='BPR', factors=64, epochs=[5, 10, 20, 40, 80])]),
-    'Cornac EASE': ('cornac_rank', [dict(model='EASE', lamb=1000., verbose=False)]),
-    'Cornac BPR': ('cornac_rank', [dict(model='BPR', k=64, learning_rate=.05, lambda_reg=.001, epochs=[5, 10, 25, 50])]),
+    'Cornac EASE': ('cornac_rank', [dict(model='EASE', lamb=1000.0, verbose=False)]),
+    'Cornac BPR': (
+        'cornac_rank',
+        [dict(model='BPR', k=64, learning_rate=0.05, lambda_reg=0.001, epochs=[5, 10, 25, 50])],
+    ),
     'LightFM WARP': ('lightfm', [dict(loss='warp', no_components=64, epochs=[2, 5, 10])]),
-    'RecBole BPR': ('recbole', [dict(model='BPR', embedding_size=64, train_batch_size=4096, learning_rate=5e-3, epochs=[1, 2, 4, 8])]),
-    'RecBole NeuMF': ('recbole', [dict(model='NeuMF', mf_embedding_size=64, mlp_embedding_size=64, mlp_hidden_size=[128, 64], train_batch_size=4096, learning_rate=1e-3, epochs=[1, 3])]),
+    'RecBole BPR': (
+        'recbole',
+        [dict(model='BPR', embedding_size=64, train_batch_size=4096, learning_rate=5e-3, epochs=[1, 2, 4, 8])],
+    ),
+    'RecBole NeuMF': (
+        'recbole',
+        [
+            dict(
+                model='NeuMF',
+                mf_embedding_size=64,
+                mlp_embedding_size=64,
+                mlp_hidden_size=[128, 64],
+                train_batch_size=4096,
+                learning_rate=1e-3,
+                epochs=[1, 3],
+            )
+        ],
+    ),
 }
 
 
 def run(side, train, held, seed, pythons, versions):
-    "Runs of a side: a list of [[CPU seconds, value], ...]; None if its environment is not there."
+    """Runs of a side: a list of [[CPU seconds, value], ...]; None if its environment is not there."""
     peer, settings = side
-    if callable(peer): return list(peer(train, held, seed, settings))
-    if not (python := pythons['recbole' if peer == 'recbole' else 'peers']): return None
+    if callable(peer):
+        return list(peer(train, held, seed, settings))
+    if not (python := pythons['recbole' if peer == 'recbole' else 'peers']):
+        return None
     with tempfile.TemporaryDirectory() as folder:
-        for name, df in (('train', train), ('held', held)): df.to_csv(f'{folder}/{name}.csv', index=False)
-        env = {**os.environ, **{o: '1' for o in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')}, 'PYTHONPATH': ''}
-        res = subprocess.run([python, '-W', 'ignore', Path(__file__).with_name('peers_curves.py').resolve(), folder, peer, str(seed), *map(json.dumps, settings)], env=env, capture_output=True, text=True)
-        if res.returncode: raise RuntimeError(res.stderr[-1000:])
+        for name, df in (('train', train), ('held', held)):
+            df.to_csv(f'{folder}/{name}.csv', index=False)
+        env = {
+            **os.environ,
+            **dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1'),
+            'PYTHONPATH': '',
+        }
+        res = subprocess.run(
+            [
+                python,
+                '-W',
+                'ignore',
+                Path(__file__).with_name('peers_curves.py').resolve(),
+                folder,
+                peer,
+                str(seed),
+                *map(json.dumps, settings),
+            ],
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        if res.returncode:
+            raise RuntimeError(res.stderr[-1000:])
         res = json.loads(Path(folder, 'curve.json').read_text())
     versions.add(res['version'])
     return res['runs']
 
 
 def measure(name, sides, data, seeds, pythons, only, cache):
-    "-> side -> seed -> runs, and versions. `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out. `cache`: a file of finished runs to go on from, or None."
+    """-> side -> seed -> runs, and versions. `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out. `cache`: a file of finished runs to go on from, or None."""
     res, versions, done = {}, set(), json.loads(cache.read_text()) if cache and cache.exists() else {}
     for seed in seeds:
         train, held = data(seed)
         for side, spec in sides.items():
-            if only and not any(o in side for o in only): continue
+            if only and not any(o in side for o in only):
+                continue
             key = json.dumps([name, side, seed, spec[1]])
             if key not in done:
                 used = set()
-                try: runs = run(spec, train, held, seed, pythons, used)
+                try:
+                    runs = run(spec, train, held, seed, pythons, used)
                 except Exception as e:
                     print(f'{name}, {side}, seed {seed} failed: {e}', file=sys.stderr, flush=True)
                     continue
-                if runs is None: continue
+                if runs is None:
+                    continue
                 done[key] = dict(runs=runs, versions=list(used))
-                if cache: cache.write_text(json.dumps(done))
+                if cache:
+                    cache.write_text(json.dumps(done))
             runs = done[key]['runs']
             versions.update(done[key]['versions'])
             res.setdefault(side, {})[seed] = runs
-            print(f'{name} seed {seed} {side}: ' + '; '.join(' '.join(f'{t:.1f}s {v:.4f}' for t, v in r) for r in runs), file=sys.stderr, flush=True)
+            print(
+                f'{name} seed {seed} {side}: ' + '; '.join(' '.join(f'{t:.1f}s {v:.4f}' for t, v in r) for r in runs),
+                file=sys.stderr,
+                flush=True,
+            )
     return res, versions
 
 
 def reached(runs, threshold, lower):
-    "CPU seconds until one of the runs is there, or inf."
+    """CPU seconds until one of the runs is there, or inf."""
     return min((t for r in runs for t, v in r if (v <= threshold if lower else v >= threshold)), default=np.inf)
 
 
 def times_table(results, thresholds, lower):
-    "Seconds to each threshold (median of the seeds, which all have to get there), the fastest in bold; and who wins."
-    rows, times = [], {side: [[reached(runs, t, lower) for t in thresholds] for runs in seeds.values()] for side, seeds in results.items()}
+    """Seconds to each threshold (median of the seeds, which all have to get there), the fastest in bold; and who wins."""
+    rows, times = (
+        [],
+        {
+            side: [[reached(runs, t, lower) for t in thresholds] for runs in seeds.values()]
+            for side, seeds in results.items()
+        },
+    )
     medians = {side: np.where(np.isinf(t).any(0), np.inf, np.median(t, axis=0)) for side, t in times.items()}
     fastest = np.min(list(medians.values()), axis=0)
-    best = {side: np.mean([(min if lower else max)(v for r in runs for _, v in r) for runs in seeds.values()]) for side, seeds in results.items()}
+    best = {
+        side: np.mean([(min if lower else max)(v for r in runs for _, v in r) for runs in seeds.values()])
+        for side, seeds in results.items()
+    }
     for side in sorted(results, key=lambda o: best[o] if lower else -best[o]):
         cells = []
         for i, m in enumerate(medians[side]):
             n, k = len(times[side]), sum(np.isfinite(t[i]) for t in times[side])
-            cells.append((f'**{m:.2f}**' if m == fastest[i] else f'{m:.2f}') if np.isfinite(m) else f'{k} of {n}' if k else '-')
+            cells.append(
+                (f'**{m:.2f}**' if m == fastest[i] else f'{m:.2f}') if np.isfinite(m) else f'{k} of {n}' if k else '-'
+            )
         rows.append([side, *cells, f'{best[side]:.4f}'])
     wins = []
     for i, t in enumerate(thresholds):
         ranked = sorted((m[i], side) for side, m in medians.items() if np.isfinite(m[i]))
-        first, ours, theirs = (next(((m, s) for m, s in ranked if of(s)), None) for of in (lambda s: True, lambda s: s.startswith('fastrec'), lambda s: not s.startswith('fastrec')))
-        if first is None: wins.append(f'{t}: no side on all seeds')
+        first, ours, theirs = (
+            next(((m, s) for m, s in ranked if of(s)), None)
+            for of in (lambda s: True, lambda s: s.startswith('fastrec'), lambda s: not s.startswith('fastrec'))
+        )
+        if first is None:
+            wins.append(f'{t}: no side on all seeds')
         else:
             second = theirs if first == ours else ours
-            wins.append(f"{t}: {first[1] if first == ours else f'**{first[1]}**'} {first[0]:.2f} s, " + (f"{'no peer' if first == ours else 'nothing of fastrec'} on all seeds" if second is None else f'{second[1]} {second[0]:.2f} s ({second[0] / first[0]:.1f} times)'))
-    return table(['side', *map(str, thresholds), 'best'], rows) + '\n\nFastest (a peer in bold), and the fastest of the other side:\n\n' + '\n'.join(f'- {o}' for o in wins)
+            wins.append(
+                f'{t}: {first[1] if first == ours else f"**{first[1]}**"} {first[0]:.2f} s, '
+                + (
+                    f'{"no peer" if first == ours else "nothing of fastrec"} on all seeds'
+                    if second is None
+                    else f'{second[1]} {second[0]:.2f} s ({second[0] / first[0]:.1f} times)'
+                )
+            )
+    return (
+        table(['side', *map(str, thresholds), 'best'], rows)
+        + '\n\nFastest (a peer in bold), and the fastest of the other side:\n\n'
+        + '\n'.join(f'- {o}' for o in wins)
+    )
 
 
 def plot(panels, path):
-    "Each side's best value so far against CPU seconds, of the first seed."
+    """Each side's best value so far against CPU seconds, of the first seed."""
     fig, axes = plt.subplots(len(panels), 1, figsize=(9.5, 5.2 * len(panels)), squeeze=False)
     for ax, (title, label, results, thresholds, lower) in zip(axes[:, 0], panels):
         peers = [o for o in results if not o.startswith('fastrec')]
@@ -215,29 +372,50 @@ def plot(panels, path):
             keep = np.r_[True, np.diff(best) != 0]
             own = side.startswith('fastrec')
             color = plt.cm.tab10(i % 10) if own else plt.cm.tab10(peers.index(side) % 10)
-            ax.plot(points[keep, 0], best[keep], ('o-' if own else 's--') if keep.sum() > 1 else ('*' if own else 'X'), color=color, ms=10 if keep.sum() == 1 else 4, lw=1.8 if own else 1.2, label=side)
-        for t in thresholds: ax.axhline(t, color='.9', lw=.8, zorder=0)
+            ax.plot(
+                points[keep, 0],
+                best[keep],
+                ('o-' if own else 's--') if keep.sum() > 1 else ('*' if own else 'X'),
+                color=color,
+                ms=10 if keep.sum() == 1 else 4,
+                lw=1.8 if own else 1.2,
+                label=side,
+            )
+        for t in thresholds:
+            ax.axhline(t, color='.9', lw=0.8, zorder=0)
         ax.set(xscale='log', xlabel='CPU seconds', ylabel=label, title=title)
         values = [v for seeds in results.values() for runs in seeds.values() for r in runs for _, v in r]
-        if lower: ax.set_ylim(min(values) - .005, max(thresholds) + .03)
-        ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, .5))
+        if lower:
+            ax.set_ylim(min(values) - 0.005, max(thresholds) + 0.03)
+        ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))
     fig.tight_layout()
     fig.savefig(path, dpi=110)
 
 
 def split_ratings(ratings):
-    "-> function of a seed: codes, 80/20; held-out rows whose user or item has no training row are left out, for all sides."
+    """-> function of a seed: codes, 80/20; held-out rows whose user or item has no training row are left out, for all sides."""
+
     def data(seed):
         at = np.random.default_rng(seed).permutation(len(ratings))
-        train, held = ratings.iloc[at[len(ratings) // 5:]], ratings.iloc[at[:len(ratings) // 5]]
+        train, held = ratings.iloc[at[len(ratings) // 5 :]], ratings.iloc[at[: len(ratings) // 5]]
         held = held[held.user.isin(train.user) & held.item.isin(train.item)]
         codes = {side: pd.Index(np.sort(train[side].unique())) for side in ('user', 'item')}
-        return tuple(pd.DataFrame(dict(user=codes['user'].get_indexer(df.user), item=codes['item'].get_indexer(df.item), rating=df.rating.to_numpy(np.float32))) for df in (train, held))
+        return tuple(
+            pd.DataFrame(
+                dict(
+                    user=codes['user'].get_indexer(df.user),
+                    item=codes['item'].get_indexer(df.item),
+                    rating=df.rating.to_numpy(np.float32),
+                )
+            )
+            for df in (train, held)
+        )
+
     return data
 
 
 def split_clicks(path, select):
-    "-> function of a seed (which it does not need): codes, the last item of each user held out, or one of the training items."
+    """-> function of a seed (which it does not need): codes, the last item of each user held out, or one of the training items."""
     dls, *_ = ncf_1m(path, select)
     inter, split = dls.catalog.interactions, dls.catalog.split
     whole = pd.DataFrame(dict(user=inter.users, item=inter.items)).astype(np.int64)
@@ -250,47 +428,109 @@ def split_clicks(path, select):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help="folder of GroupLens' ml-100k; without it no ratings")
-    parser.add_argument('--ml1m', help='folder with train_pairs.csv, ml-1m.test.rating and ml-1m.test.negative; without it no clicks')
-    parser.add_argument('--peers-python', help='python of the environment made from peers-requirements.txt; without it Surprise, Cornac, myFM, implicit and LightFM are left out')
-    parser.add_argument('--recbole-python', help='python of the environment made from peers-recbole-requirements.txt; without it RecBole is left out')
+    parser.add_argument(
+        '--ml1m', help='folder with train_pairs.csv, ml-1m.test.rating and ml-1m.test.negative; without it no clicks'
+    )
+    parser.add_argument(
+        '--peers-python',
+        help='python of the environment made from peers-requirements.txt; without it Surprise, Cornac, myFM, implicit and LightFM are left out',
+    )
+    parser.add_argument(
+        '--recbole-python',
+        help='python of the environment made from peers-recbole-requirements.txt; without it RecBole is left out',
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=SEEDS, help='of ratings: split and training')
     parser.add_argument('--click-seeds', type=int, nargs='+', default=CLICK_SEEDS, help='of training')
     parser.add_argument('--only', nargs='+', help='parts of names of the sides to run')
-    parser.add_argument('--select', metavar='LS', help='figures to choose settings by: on ml-latest-small, whose folder this is, and on training items of ML-1M')
-    parser.add_argument('--settings', type=json.loads, help='with --only: JSON list of settings to try in the place of those here')
-    parser.add_argument('--cache', help='file that finished runs go to, and from which a run that was broken off goes on')
+    parser.add_argument(
+        '--select',
+        metavar='LS',
+        help='figures to choose settings by: on ml-latest-small, whose folder this is, and on training items of ML-1M',
+    )
+    parser.add_argument(
+        '--settings', type=json.loads, help='with --only: JSON list of settings to try in the place of those here'
+    )
+    parser.add_argument(
+        '--cache', help='file that finished runs go to, and from which a run that was broken off goes on'
+    )
     parser.add_argument('--out', help='Markdown file to write; the plot goes beside it')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore')
-    pythons = {k: v and str(Path(need(v, f'--{k}-python', 'the python of that environment')).absolute()) for k, v in (('peers', args.peers_python), ('recbole', args.recbole_python))}
-    small = pd.DataFrame(dict(user=np.repeat(np.arange(40), 10), item=np.tile(np.arange(20), 20), rating=np.arange(400) % 5 + 1.)).astype(dict(rating=np.float32))
-    for run_, setting in ((RATINGS['fastrec collab_learner'][0], dict(bs=64, lr=1e-3, epochs=[1])), (RATINGS['fastrec svdpp_learner'][0], dict(bs=64, lr=1e-3, epochs=[1])), (RATINGS['fastai.collab'][0], dict(bs=64, lr=1e-3, wd=.1, epochs=[1]))):
-        list(run_(small[:320], small[320:], 0, [setting]))  # what is imported and made ready at the first fit is nobody's time
+    pythons = {
+        k: v and str(Path(need(v, f'--{k}-python', 'the python of that environment')).absolute())
+        for k, v in (('peers', args.peers_python), ('recbole', args.recbole_python))
+    }
+    small = pd.DataFrame(
+        dict(user=np.repeat(np.arange(40), 10), item=np.tile(np.arange(20), 20), rating=np.arange(400) % 5 + 1.0)
+    ).astype(dict(rating=np.float32))
+    for run_, setting in (
+        (RATINGS['fastrec collab_learner'][0], dict(bs=64, lr=1e-3, epochs=[1])),
+        (RATINGS['fastrec svdpp_learner'][0], dict(bs=64, lr=1e-3, epochs=[1])),
+        (RATINGS['fastai.collab'][0], dict(bs=64, lr=1e-3, wd=0.1, epochs=[1])),
+    ):
+        list(
+            run_(small[:320], small[320:], 0, [setting])
+        )  # what is imported and made ready at the first fit is nobody's time
     changed = lambda sides: {k: (v[0], args.settings or v[1]) for k, v in sides.items()}
     parts, panels, versions = [], [], set()
     if args.select or args.ml100k:
-        ratings, _ = movielens('latest-small' if args.select else '100k', need(args.select or args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"))
-        results, used = measure('ratings', changed(RATINGS), split_ratings(ratings), [7] if args.select else args.seeds, pythons, args.only, args.cache and Path(args.cache))
+        ratings, _ = movielens(
+            'latest-small' if args.select else '100k',
+            need(args.select or args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"),
+        )
+        results, used = measure(
+            'ratings',
+            changed(RATINGS),
+            split_ratings(ratings),
+            [7] if args.select else args.seeds,
+            pythons,
+            args.only,
+            args.cache and Path(args.cache),
+        )
         versions |= used
         if results:
-            parts.append(f"## Ratings: CPU seconds to an RMSE on {'ml-latest-small' if args.select else 'ML-100K'}, random 80/20\n\n" + times_table(results, RMSE, True))
+            parts.append(
+                f'## Ratings: CPU seconds to an RMSE on {"ml-latest-small" if args.select else "ML-100K"}, random 80/20\n\n'
+                + times_table(results, RMSE, True)
+            )
             panels.append(('ML-100K ratings, 80/20: best RMSE so far', 'RMSE', results, RMSE, True))
     if args.ml1m:
         data = split_clicks(need(args.ml1m, '--ml1m', 'the folder of the NCF files'), bool(args.select))
-        results, used = measure('clicks', changed(CLICKS), data, args.click_seeds, pythons, args.only, args.cache and Path(args.cache))
+        results, used = measure(
+            'clicks', changed(CLICKS), data, args.click_seeds, pythons, args.only, args.cache and Path(args.cache)
+        )
         versions |= used
         if results:
-            parts.append(f"## Clicks: CPU seconds to an NDCG@10 over the whole catalogue of ML-1M, {'one further training item' if args.select else 'the last item'} of each user\n\n" + times_table(results, NDCG, False))
-            panels.append(('ML-1M clicks, last item of each user: best NDCG@10 so far', 'NDCG@10, whole catalogue', results, NDCG, False))
+            parts.append(
+                f'## Clicks: CPU seconds to an NDCG@10 over the whole catalogue of ML-1M, {"one further training item" if args.select else "the last item"} of each user\n\n'
+                + times_table(results, NDCG, False)
+            )
+            panels.append(
+                (
+                    'ML-1M clicks, last item of each user: best NDCG@10 so far',
+                    'NDCG@10, whole catalogue',
+                    results,
+                    NDCG,
+                    False,
+                )
+            )
     if args.out and panels:
         path = Path(args.out).with_suffix('.png')
         plot(panels, path)
         parts.append(f'![Error against CPU seconds]({path.name})')
-    left_out = '' if all(pythons.values()) else ' Left out: ' + ', '.join(f'what needs --{k}-python' for k, v in pythons.items() if not v) + '.'
-    emit(f"# Time to accuracy\n\n{about()}; peers: {', '.join(sorted(versions)) or 'none'}.{left_out}\n\n"
-         f"Seconds of CPU, one thread each, from the tables in memory to a model that is as good: median of seeds (ratings {', '.join(map(str, args.seeds))}; clicks {', '.join(map(str, args.click_seeds))}); \"k of n\": only so many seeds got there; -: none. *best*: the best value of a side's runs, mean over seeds, picked on the held-out rows themselves, as the seconds are: on all sides alike.\n\n"
-         + '\n\n'.join(parts), args.out)
+    left_out = (
+        ''
+        if all(pythons.values())
+        else ' Left out: ' + ', '.join(f'what needs --{k}-python' for k, v in pythons.items() if not v) + '.'
+    )
+    emit(
+        f'# Time to accuracy\n\n{about()}; peers: {", ".join(sorted(versions)) or "none"}.{left_out}\n\n'
+        f'Seconds of CPU, one thread each, from the tables in memory to a model that is as good: median of seeds (ratings {", ".join(map(str, args.seeds))}; clicks {", ".join(map(str, args.click_seeds))}); "k of n": only so many seeds got there; -: none. *best*: the best value of a side\'s runs, mean over seeds, picked on the held-out rows themselves, as the seconds are: on all sides alike.\n\n'
+        + '\n\n'.join(parts),
+        args.out,
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

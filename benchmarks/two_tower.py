@@ -6,27 +6,45 @@ As in ncf.py, settings were chosen on one further training item per user (`--sel
 test items are used once. Intervals are percentile bootstraps over users, of the first seed. Cold items: a tenth of the items of MovieLens 100K (seed 0), with all their ratings, are held out; a user's are ranked among all items that
 are held out, and there is no training row to rank them by but genres, year and title.
 """
-import argparse, warnings
+
+import argparse
+import warnings
 
 import numpy as np
 import pandas as pd
 import torch
-from fastai.torch_core import set_seed
-
 from common import about, emit, need, quiet, table
-from fastrec.all import EASE, ItemFeatures, LeaveLastSplitter, Popularity, RecDataLoaders, collab_learner, evaluate_users, movielens, two_tower_learner
+from fastai.torch_core import set_seed
 from ncf import METRICS, ncf_1m, rows_of
 
-ML1M, ML100K = dict(bs=1024, epochs=5, lr=5e-3), dict(bs=1024, epochs=10, lr=1e-2)  # of two_tower_learner, all else by default
+from fastrec.all import (
+    EASE,
+    ItemFeatures,
+    LeaveLastSplitter,
+    Popularity,
+    RecDataLoaders,
+    collab_learner,
+    evaluate_users,
+    movielens,
+    two_tower_learner,
+)
+
+ML1M, ML100K = (
+    dict(bs=1024, epochs=5, lr=5e-3),
+    dict(bs=1024, epochs=10, lr=1e-2),
+)  # of two_tower_learner, all else by default
 
 
 def towers(bs, epochs, lr, **kwargs):
-    "-> function of the two kinds of loaders that trains towers."
+    """-> function of the two kinds of loaders that trains towers."""
+
     def fit(dls, users, seed):
         set_seed(seed)
         learn = two_tower_learner(dls.in_batch(bs), **kwargs)
-        with quiet(learn): learn.fit_one_cycle(epochs, lr)
+        with quiet(learn):
+            learn.fit_one_cycle(epochs, lr)
         return learn
+
     return fit
 
 
@@ -34,45 +52,68 @@ def factors(epochs, lr, **kwargs):
     def fit(dls, users, seed):
         set_seed(seed)
         learn = collab_learner(dls, **kwargs)
-        with quiet(learn): learn.fit_one_cycle(epochs, lr)
+        with quiet(learn):
+            learn.fit_one_cycle(epochs, lr)
         return learn
+
     return fit
 
 
-def baseline(make): return lambda dls, users, seed: make().fit(dls)
+def baseline(make):
+    return lambda dls, users, seed: make().fit(dls)
 
 
 def models(which, n_seeds):
     one = range(1)
-    if which == '1m': return {'Popularity': (baseline(Popularity), one), 'EASE, l2 1000': (baseline(lambda: EASE(1000.)), one), 'collab_learner, BCE, 4 negatives, 64 factors': (factors(20, 2e-2, n_factors=64), one),
-                              'two_tower_learner, ids, 64 factors': (towers(**ML1M), range(n_seeds))}
-    return {'Popularity': (baseline(Popularity), one), 'EASE, l2 500': (baseline(EASE), one), 'collab_learner, BCE, 4 negatives, 64 factors': (factors(10, 5e-3, n_factors=64), range(n_seeds)),
-            'two_tower_learner, ids, 64 factors': (towers(**ML100K), range(n_seeds)), 'two_tower_learner, no hidden layer': (towers(**ML100K, layers=()), range(n_seeds)),
-            'two_tower_learner, temperature=1': (towers(**ML100K, temperature=1.), one)}
+    if which == '1m':
+        return {
+            'Popularity': (baseline(Popularity), one),
+            'EASE, l2 1000': (baseline(lambda: EASE(1000.0)), one),
+            'collab_learner, BCE, 4 negatives, 64 factors': (factors(20, 2e-2, n_factors=64), one),
+            'two_tower_learner, ids, 64 factors': (towers(**ML1M), range(n_seeds)),
+        }
+    return {
+        'Popularity': (baseline(Popularity), one),
+        'EASE, l2 500': (baseline(EASE), one),
+        'collab_learner, BCE, 4 negatives, 64 factors': (factors(10, 5e-3, n_factors=64), range(n_seeds)),
+        'two_tower_learner, ids, 64 factors': (towers(**ML100K), range(n_seeds)),
+        'two_tower_learner, no hidden layer': (towers(**ML100K, layers=()), range(n_seeds)),
+        'two_tower_learner, temperature=1': (towers(**ML100K, temperature=1.0), one),
+    }
 
 
 def dls_100k(path, select):
     ratings, _ = movielens('100k', path)
-    if select: ratings = ratings.sort_values(['user', 'time'], kind='stable')[lambda d: d.groupby('user').cumcount(ascending=False) > 0].reset_index(drop=True)
+    if select:
+        ratings = ratings.sort_values(['user', 'time'], kind='stable')[
+            lambda d: d.groupby('user').cumcount(ascending=False) > 0
+        ].reset_index(drop=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return RecDataLoaders.from_df(ratings, target='implicit', splitter=LeaveLastSplitter(1))
 
 
 def cold(path):
-    "Table rows: recall of held-out items' users."
+    """Table rows: recall of held-out items' users."""
     ratings, movies = movielens('100k', path)
     out = np.random.default_rng(0).choice(movies.item, len(movies) // 10, replace=False)
     held = ratings.item.isin(out).to_numpy()
-    dls = RecDataLoaders.from_df(ratings, item_df=movies, target='implicit', splitter=(np.flatnonzero(~held), np.flatnonzero(held)))
+    dls = RecDataLoaders.from_df(
+        ratings, item_df=movies, target='implicit', splitter=(np.flatnonzero(~held), np.flatnonzero(held))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         feats = ItemFeatures.from_df(movies, text='title', multilabel='genres', numeric='year')
-    pairs = pd.MultiIndex.from_product([dls.vocab['user'].ids, np.intersect1d(out, ratings.item)], names=['user', 'item']).to_frame(index=False)
+    pairs = pd.MultiIndex.from_product(
+        [dls.vocab['user'].ids, np.intersect1d(out, ratings.item)], names=['user', 'item']
+    ).to_frame(index=False)
     rows = []
-    for name, fit in {'by chance (constant scores)': lambda: Popularity().fit(dls), 'two_tower_learner, ids': lambda: towers(**ML100K)(dls, None, 0),
-                      'two_tower_learner, title, genres and year': lambda: towers(**ML100K, item_features=feats)(dls, None, 0),
-                      'the same, id_dropout=0.5': lambda: towers(**ML100K, item_features=feats, id_dropout=.5)(dls, None, 0)}.items():
+    for name, fit in {
+        'by chance (constant scores)': lambda: Popularity().fit(dls),
+        'two_tower_learner, ids': lambda: towers(**ML100K)(dls, None, 0),
+        'two_tower_learner, title, genres and year': lambda: towers(**ML100K, item_features=feats)(dls, None, 0),
+        'the same, id_dropout=0.5': lambda: towers(**ML100K, item_features=feats, id_dropout=0.5)(dls, None, 0),
+    }.items():
         per_user = evaluate_users(fit(), dls, METRICS, candidates=pairs)
         rows.append([name, *(f'{per_user[c].mean():.4f} ± {1.96 * per_user[c].sem():.4f}' for c in per_user)])
         print(*rows[-1], flush=True)
@@ -93,12 +134,25 @@ if __name__ == '__main__':
     if args.ml100k:
         dls = dls_100k(need(args.ml100k, '--ml100k', "GroupLens' folder ml-100k"), args.select)
         protocols = [{}, dict(n_candidates=99)]
-        parts.append('## MovieLens 100K, leave the last one out: the whole catalogue, and among 99 unseen items drawn at random\n\n' + rows_of(models('100k', args.seeds), dls, None, protocols, 'valid', args.only))
+        parts.append(
+            '## MovieLens 100K, leave the last one out: the whole catalogue, and among 99 unseen items drawn at random\n\n'
+            + rows_of(models('100k', args.seeds), dls, None, protocols, 'valid', args.only)
+        )
         if not args.select and not args.only:
             text, n = cold(args.ml100k)
-            parts.append(f'## Items without a training row, MovieLens 100K ({n:,} held-out rows)\n\n± is 1.96 standard errors over users.\n\n' + text)
+            parts.append(
+                f'## Items without a training row, MovieLens 100K ({n:,} held-out rows)\n\n± is 1.96 standard errors over users.\n\n'
+                + text
+            )
     if args.ml1m:
         dls, _, candidates, part = ncf_1m(need(args.ml1m, '--ml1m', 'the folder ml-1m-ncf'), args.select)
         protocols = [dict(n_candidates=99) if candidates is None else dict(candidates=candidates), {}]
-        parts.append("## MovieLens 1M, leave one out, the NCF paper's 99 negatives, and the whole catalogue\n\n" + rows_of(models('1m', 1), dls, None, protocols, part, args.only))
-    emit(f'# Two towers\n\n{about()}\n\nMean over users; ± is the standard deviation over seeds, the brackets are the 95% bootstrap interval over users of the first seed.\n\n' + '\n\n'.join(parts), args.out)
+        parts.append(
+            "## MovieLens 1M, leave one out, the NCF paper's 99 negatives, and the whole catalogue\n\n"
+            + rows_of(models('1m', 1), dls, None, protocols, part, args.only)
+        )
+    emit(
+        f'# Two towers\n\n{about()}\n\nMean over users; ± is the standard deviation over seeds, the brackets are the 95% bootstrap interval over users of the first seed.\n\n'
+        + '\n\n'.join(parts),
+        args.out,
+    )

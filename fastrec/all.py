@@ -1,4 +1,5 @@
-"`from fastrec.all import *`: everything a notebook needs, on top of fastai's basics and callbacks."
+"""`from fastrec.all import *`: everything a notebook needs, on top of fastai's basics and callbacks."""
+
 from fastai.basics import *
 from fastai.callback.all import *
 

@@ -1,23 +1,32 @@
-"A bar for what takes longer than two seconds, in notebooks and terminals, and the one switch that turns it off."
+"""A bar for what takes longer than two seconds, in notebooks and terminals, and the one switch that turns it off."""
+
 from __future__ import annotations
 
-import os, time, warnings
+import os
+import time
+import warnings
 
 __all__ = ['show_progress']
 
-DELAY = 2.  # seconds before there is anything to see
+DELAY = 2.0  # seconds before there is anything to see
 _shown = os.environ.get('FASTREC_PROGRESS', '1').lower() not in ('0', 'false', 'no', 'off')
 
 
 class _Switch:
-    "What `show_progress` returns: a context at whose end the old setting is back."
-    def __init__(self, before): self.before = before
-    def __enter__(self): return self
-    def __exit__(self, *_): show_progress(self.before)
+    """What `show_progress` returns: a context at whose end the old setting is back."""
+
+    def __init__(self, before):
+        self.before = before
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        show_progress(self.before)
 
 
 def show_progress(
-    on:bool=True # False: nothing shows a bar
+    on: bool = True,  # False: nothing shows a bar
 ):
     """Turn the bars of what is not training on or off: for good, or `with show_progress(False): ...`. The environment variable FASTREC_PROGRESS=0 starts with them off.
 
@@ -33,31 +42,55 @@ class Progress:
 
     Until then it costs a look at the clock for each `update`, and nothing is imported.
     """
-    def __init__(self,
-        total:int, # how many there are (None: not known)
-        what:str, # a word in front of the bar
-        unit:str='it', # what is counted
-        on:bool=True, # False: never show it
-        at_once:bool=False # for one long step, which gives no chance to look at the clock: show it from the start
-    ):
-        self.total, self.what, self.unit, self.on, self.done, self.bar, self.start = total, what, unit, on and _shown, 0, None, time.monotonic()
-        if at_once and self.on: self._show()
 
-    def update(self, n:int=1):
-        "`n` more are done."
+    def __init__(
+        self,
+        total: int,  # how many there are (None: not known)
+        what: str,  # a word in front of the bar
+        unit: str = 'it',  # what is counted
+        on: bool = True,  # False: never show it
+        at_once: bool = False,  # for one long step, which gives no chance to look at the clock: show it from the start
+    ):
+        self.total, self.what, self.unit, self.on, self.done, self.bar, self.start = (
+            total,
+            what,
+            unit,
+            on and _shown,
+            0,
+            None,
+            time.monotonic(),
+        )
+        if at_once and self.on:
+            self._show()
+
+    def update(self, n: int = 1):
+        """`n` more are done."""
         self.done += n
-        if self.bar is not None: self.bar.update(n)
-        elif self.on and self.done != self.total and time.monotonic() - self.start > DELAY: self._show()
+        if self.bar is not None:
+            self.bar.update(n)
+        elif self.on and self.done != self.total and time.monotonic() - self.start > DELAY:
+            self._show()
 
     def _show(self):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # in notebooks without ipywidgets it is a line of text
             from tqdm.auto import tqdm
-        self.bar = tqdm(total=self.total, desc=self.what, unit=f' {self.unit}', unit_scale=True, initial=self.done, leave=False, mininterval=.3)
+        self.bar = tqdm(
+            total=self.total,
+            desc=self.what,
+            unit=f' {self.unit}',
+            unit_scale=True,
+            initial=self.done,
+            leave=False,
+            mininterval=0.3,
+        )
         self.bar.start_t -= time.monotonic() - self.start  # its rate is over all that was done
         self.bar.initial = 0
         self.bar.refresh()
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
+
     def __exit__(self, *_):
-        if self.bar is not None: self.bar.close()
+        if self.bar is not None:
+            self.bar.close()

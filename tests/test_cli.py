@@ -1,7 +1,7 @@
-"The command line: train, recommend in chunks, messages and exit codes, and nothing half-written."
+"""The command line: train, recommend in chunks, messages and exit codes, and nothing half-written."""
+
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,72 +18,110 @@ pq = pytest.importorskip('pyarrow.parquet')
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    "ratings.csv, movies.csv, users.csv and a trained recommender in `model`, with history."
+    """ratings.csv, movies.csv, users.csv and a trained recommender in `model`, with history."""
     path = tmp_path_factory.mktemp('cli')
-    ratings, items, _ = synthetic_ratings(n_users=60, n_items=40, density=.3, seed=2)
+    ratings, items, _ = synthetic_ratings(n_users=60, n_items=40, density=0.3, seed=2)
     ratings['user'] = ratings.user.str.lstrip('u')  # '0007': a text of digits
-    ratings.to_csv(path/'ratings.csv', index=False)
-    items.to_csv(path/'movies.csv', index=False)
-    ratings[['user']].drop_duplicates().to_csv(path/'users.csv', index=False)
-    dls = RecDataLoaders.from_df(pd.read_csv(path/'ratings.csv', dtype={'user': str}), item_df=items, valid_pct=.2, seed=0)
+    ratings.to_csv(path / 'ratings.csv', index=False)
+    items.to_csv(path / 'movies.csv', index=False)
+    ratings[['user']].drop_duplicates().to_csv(path / 'users.csv', index=False)
+    dls = RecDataLoaders.from_df(
+        pd.read_csv(path / 'ratings.csv', dtype={'user': str}), item_df=items, valid_pct=0.2, seed=0
+    )
     learn = collab_learner(dls, n_factors=4)
-    save_recommender(learn, path/'model')
-    save_recommender(learn, path/'with_history', history=True)
+    save_recommender(learn, path / 'model')
+    save_recommender(learn, path / 'with_history', history=True)
     return path
 
 
 @pytest.fixture()
 def run(folder, monkeypatch, capsys):
-    "Run a command in the folder; -> (exit code, stdout, stderr)."
+    """Run a command in the folder; -> (exit code, stdout, stderr)."""
     monkeypatch.chdir(folder)
+
     def go(*args):
         code = main([str(o) for o in args])
         return (code, *capsys.readouterr())
+
     return go
 
 
 def test_recommendations_in_chunks_are_those_of_the_model(folder, run, tmp_path):
-    want = load_recommender(folder/'with_history').recommend(list(pd.read_csv(folder/'users.csv', dtype=str).user), 5)
-    for args in (['with_history', 'users.csv'], ['with_history', 'users.csv', '--chunk', 7], ['model', 'users.csv', '--chunk', 7, '--seen', folder/'seen.csv']):
-        train = load_recommender(folder/'with_history').catalog
-        train.interactions.to_df(train.split.train).to_csv(folder/'seen.csv', index=False)
-        code, out, err = run('recommend', *args, '-k', 5, '-o', tmp_path/'out.parquet')
+    want = load_recommender(folder / 'with_history').recommend(
+        list(pd.read_csv(folder / 'users.csv', dtype=str).user), 5
+    )
+    for args in (
+        ['with_history', 'users.csv'],
+        ['with_history', 'users.csv', '--chunk', 7],
+        ['model', 'users.csv', '--chunk', 7, '--seen', folder / 'seen.csv'],
+    ):
+        train = load_recommender(folder / 'with_history').catalog
+        train.interactions.to_df(train.split.train).to_csv(folder / 'seen.csv', index=False)
+        code, out, err = run('recommend', *args, '-k', 5, '-o', tmp_path / 'out.parquet')
         assert code == 0 and out == '' and '300 rows for 60 users' in err, err
-        got = pd.read_parquet(tmp_path/'out.parquet')
+        got = pd.read_parquet(tmp_path / 'out.parquet')
         assert got.cold.sum() == 0 and list(got) == ['user', 'item', 'title', 'score', 'rank', 'cold']
         pd.testing.assert_frame_equal(got.drop(columns='cold'), want, check_dtype=False)
-        assert pq.ParquetFile(tmp_path/'out.parquet').num_row_groups == (9 if '--chunk' in args else 1)
+        assert pq.ParquetFile(tmp_path / 'out.parquet').num_row_groups == (9 if '--chunk' in args else 1)
     assert [o.name for o in tmp_path.iterdir()] == ['out.parquet']
     assert run('recommend', 'with_history', '-k', 5, '-o', 'all.csv')[0] == 0, 'all users'
-    assert pd.read_csv('all.csv', dtype={'user': str}).groupby('user').item.apply(list).to_dict() == want.groupby('user').item.apply(list).to_dict()
+    assert (
+        pd.read_csv('all.csv', dtype={'user': str}).groupby('user').item.apply(list).to_dict()
+        == want.groupby('user').item.apply(list).to_dict()
+    )
 
 
 def test_other_ways_in_and_out(folder, run, monkeypatch, tmp_path):
-    pd.read_csv('users.csv', dtype=str).rename(columns={'user': 'who'}).assign(x=1).to_parquet(tmp_path/'who.parquet')
-    assert run('recommend', 'with_history', tmp_path/'who.parquet', '--user-name', 'who', '-o', tmp_path/'out.csv', '--chunk', 9)[0] == 0
-    assert len(pd.read_csv(tmp_path/'out.csv')) == 600
+    pd.read_csv('users.csv', dtype=str).rename(columns={'user': 'who'}).assign(x=1).to_parquet(tmp_path / 'who.parquet')
+    assert (
+        run(
+            'recommend',
+            'with_history',
+            tmp_path / 'who.parquet',
+            '--user-name',
+            'who',
+            '-o',
+            tmp_path / 'out.csv',
+            '--chunk',
+            9,
+        )[0]
+        == 0
+    )
+    assert len(pd.read_csv(tmp_path / 'out.csv')) == 600
     monkeypatch.setattr(sys, 'stdin', io.StringIO('user\n0003\n0005\n0003\n'))
-    code, out, err = run('recommend', 'model', '-', '--include-seen', '-k', 2, '-o', '-', '--candidates', "title > 'D'", '--chunk', 2)
+    code, out, err = run(
+        'recommend', 'model', '-', '--include-seen', '-k', 2, '-o', '-', '--candidates', "title > 'D'", '--chunk', 2
+    )
     df = pd.read_csv(io.StringIO(out), dtype={'user': str})
-    assert code == 0 and df.user.tolist() == ['0003', '0003', '0005', '0005'] and (df.title > 'D').all(), 'each user once, and a text stays a text'
+    assert code == 0 and df.user.tolist() == ['0003', '0003', '0005', '0005'] and (df.title > 'D').all(), (
+        'each user once, and a text stays a text'
+    )
 
 
 def test_the_last_fit_takes_every_row(folder, run, tmp_path):
-    code, out, err = run('train', folder/'ratings.csv', '--valid-pct', 0, '--epochs', 1, '-o', tmp_path/'all')
+    code, out, err = run('train', folder / 'ratings.csv', '--valid-pct', 0, '--epochs', 1, '-o', tmp_path / 'all')
     assert code == 0 and 'No rows are held out' in out and 'valid:' not in out, err
-    assert load_recommender(tmp_path/'all').recommend([3], 2, exclude_seen=False).shape[0] == 2
-    code, out, err = run('train', folder/'ratings.csv', '--valid-pct', 0, '--split', 'time', '-o', tmp_path/'not')
-    assert code == 1 and '--valid-pct 0 holds nothing out' in err and not (tmp_path/'not').exists()
+    assert load_recommender(tmp_path / 'all').recommend([3], 2, exclude_seen=False).shape[0] == 2
+    code, out, err = run('train', folder / 'ratings.csv', '--valid-pct', 0, '--split', 'time', '-o', tmp_path / 'not')
+    assert code == 1 and '--valid-pct 0 holds nothing out' in err and not (tmp_path / 'not').exists()
 
 
 def test_what_is_wrong_is_said(folder, run, tmp_path):
     def fails(*args, code=1):
         got, out, err = run(*args)
-        assert got == code and out == '' and err.startswith('fastrec: ') and 'Traceback' not in err and not (tmp_path/'o.parquet').exists() and not list(tmp_path.glob('.o*'))
+        assert (
+            got == code
+            and out == ''
+            and err.startswith('fastrec: ')
+            and 'Traceback' not in err
+            and not (tmp_path / 'o.parquet').exists()
+            and not list(tmp_path.glob('.o*'))
+        )
         return err
-    (tmp_path/'some.csv').write_text('user\n' + ''.join(f'{i:04}\n' for i in range(20)) + 'x1\nx2\n')
-    out = ['-o', tmp_path/'o.parquet']
-    err = fails('recommend', 'with_history', tmp_path/'some.csv', *out, '--chunk', 5)
+
+    (tmp_path / 'some.csv').write_text('user\n' + ''.join(f'{i:04}\n' for i in range(20)) + 'x1\nx2\n')
+    out = ['-o', tmp_path / 'o.parquet']
+    err = fails('recommend', 'with_history', tmp_path / 'some.csv', *out, '--chunk', 5)
     assert "'x1', 'x2'" in err and '--unknown skip' in err
     assert '--seen ratings.csv' in fails('recommend', 'model', 'users.csv', *out)
     assert 'one of them' in fails('recommend', 'model', 'users.csv', *out, '--seen', 'ratings.csv', '--include-seen')
@@ -91,57 +129,105 @@ def test_what_is_wrong_is_said(folder, run, tmp_path):
     assert 'no such file: nobody.csv' in fails('recommend', 'model', 'nobody.csv', '--include-seen', *out)
     assert '.parquet or .csv' in fails('recommend', 'model', 'users.csv', '--include-seen', '-o', 'out.xlsx')
     assert "no column 'id'" in fails('recommend', 'model', 'users.csv', '--include-seen', '--user-name', 'id', *out)
-    assert 'cannot read the condition' in fails('recommend', 'model', 'users.csv', '--include-seen', '--candidates', 'yearr > 3', *out)
+    assert 'cannot read the condition' in fails(
+        'recommend', 'model', 'users.csv', '--include-seen', '--candidates', 'yearr > 3', *out
+    )
     assert 'at least 1' in fails('recommend', 'model', 'users.csv', '-k', 0, *out)
     assert 'no such file' in fails('train', 'no.csv') and '.csv, .tsv' in fails('train', 'model/recommender.json')
     assert '--model mlp is for' in fails('train', 'ratings.csv', '--model', 'mlp', '--target', 'implicit')
-    assert 'closed form' in fails('train', 'ratings.csv', '--model', 'biases', '--epochs', 3) and '--target implicit' in fails('train', 'ratings.csv', '--threshold', 3)
+    assert 'closed form' in fails(
+        'train', 'ratings.csv', '--model', 'biases', '--epochs', 3
+    ) and '--target implicit' in fails('train', 'ratings.csv', '--threshold', 3)
     assert "no column 'stars'" in fails('train', 'ratings.csv', '--rating-name', 'stars')
-    code, _, err = run('recommend', 'with_history', tmp_path/'some.csv', '-o', tmp_path/'ok.parquet', '--unknown', 'skip')
+    code, _, err = run(
+        'recommend', 'with_history', tmp_path / 'some.csv', '-o', tmp_path / 'ok.parquet', '--unknown', 'skip'
+    )
     assert code == 0 and '20 users, 2 unknown ones left out' in err
     for args in (['recommend', 'model'], ['train'], [], ['train', 'ratings.csv', '--model', 'magic']):
-        with pytest.raises(SystemExit) as e: run(*args)
+        with pytest.raises(SystemExit) as e:
+            run(*args)
         assert e.value.code == 2
 
 
-@pytest.mark.parametrize('args,model', [((), 'DotBias'), (('--model', 'mlp', '--factors', '4', '--split', 'time'), 'MLP'), (('--target', 'implicit', '--threshold', '3'), 'SVDpp'), (('--target', 'implicit', '--split', 'last', '--model', 'neumf'), 'NeuMF'),
-                                        (('--model', 'biases'), 'BiasOnly'), (('--target', 'implicit', '--model', 'ease', '--history'), 'EASE')])
+@pytest.mark.parametrize(
+    'args,model',
+    [
+        ((), 'DotBias'),
+        (('--model', 'mlp', '--factors', '4', '--split', 'time'), 'MLP'),
+        (('--target', 'implicit', '--threshold', '3'), 'SVDpp'),
+        (('--target', 'implicit', '--split', 'last', '--model', 'neumf'), 'NeuMF'),
+        (('--model', 'biases'), 'BiasOnly'),
+        (('--target', 'implicit', '--model', 'ease', '--history'), 'EASE'),
+    ],
+)
 def test_train(folder, run, args, model, tmp_path):
     closed = model in ('BiasOnly', 'EASE')
-    code, out, err = run('train', 'ratings.csv', '--items', 'movies.csv', '-o', tmp_path/'m', *([] if closed else ['--epochs', 2]), *args)
+    code, out, err = run(
+        'train',
+        'ratings.csv',
+        '--items',
+        'movies.csv',
+        '-o',
+        tmp_path / 'm',
+        *([] if closed else ['--epochs', 2]),
+        *args,
+    )
     assert code == 0, err
-    assert ('rmse' if '--target' not in args else 'ndcg@10') in out and f'| {model} |' in out and 'saved in' in err and out.count('\n') > 8
-    card = json.loads((tmp_path/'m'/'card.json').read_text())
+    assert (
+        ('rmse' if '--target' not in args else 'ndcg@10') in out
+        and f'| {model} |' in out
+        and 'saved in' in err
+        and out.count('\n') > 8
+    )
+    card = json.loads((tmp_path / 'm' / 'card.json').read_text())
     assert card['model']['name'] == model and (closed or card['training'][0]['epochs'] == 2)
-    loaded = load_recommender(tmp_path/'m')
+    loaded = load_recommender(tmp_path / 'm')
     assert loaded.catalog.title_name == 'title' and (loaded.catalog.interactions is not None) == ('--history' in args)
-    if model == 'DotBias': assert loaded.model.y_range[0] < 1 <= 5 < loaded.model.y_range[1]
+    if model == 'DotBias':
+        assert loaded.model.y_range[0] < 1 <= 5 < loaded.model.y_range[1]
 
 
 def test_train_goes_on_after_a_cut(folder, run, tmp_path, monkeypatch):
     import fastrec.all as fr
-    whole = run('train', 'ratings.csv', '-o', tmp_path/'whole', '--epochs', 3)
+
+    whole = run('train', 'ratings.csv', '-o', tmp_path / 'whole', '--epochs', 3)
     steps, epoch = [], fr.RecLearner._do_epoch
+
     def cut(self):
         steps.append(self.epoch)
-        if len(steps) == 3: raise KeyboardInterrupt
+        if len(steps) == 3:
+            raise KeyboardInterrupt
         return epoch(self)
+
     monkeypatch.setattr(fr.RecLearner, '_do_epoch', cut)
-    assert run('train', 'ratings.csv', '-o', tmp_path/'m', '--epochs', 3, '--resume')[0] == 130 and (tmp_path/'m'/'training.ckpt').exists()
-    code, out, _ = run('train', 'ratings.csv', '-o', tmp_path/'m', '--epochs', 3, '--resume')
-    assert code == 0 and steps == [0, 1, 2, 2] and 'goes on after epoch 1' in out and not (tmp_path/'m'/'training.ckpt').exists()
-    a, b = (load_recommender(tmp_path/o).model.state_dict() for o in ('whole', 'm'))
+    assert (
+        run('train', 'ratings.csv', '-o', tmp_path / 'm', '--epochs', 3, '--resume')[0] == 130
+        and (tmp_path / 'm' / 'training.ckpt').exists()
+    )
+    code, out, _ = run('train', 'ratings.csv', '-o', tmp_path / 'm', '--epochs', 3, '--resume')
+    assert (
+        code == 0
+        and steps == [0, 1, 2, 2]
+        and 'goes on after epoch 1' in out
+        and not (tmp_path / 'm' / 'training.ckpt').exists()
+    )
+    a, b = (load_recommender(tmp_path / o).model.state_dict() for o in ('whole', 'm'))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_recommend_starts_without_fastai(folder, tmp_path):
-    code = ("import sys\nfrom fastrec.cli import main\nassert not {'torch', 'pandas'} & set(sys.modules), 'help and usage errors come at once'\n"
-            f"code = main(['recommend', {str(folder/'with_history')!r}, {str(folder/'users.csv')!r}, '-o', {str(tmp_path/'out.parquet')!r}])\n"
-            "print(code, [m for m in ('fastai', 'fastcore', 'matplotlib', 'sklearn') if m in sys.modules])")
+    code = (
+        "import sys\nfrom fastrec.cli import main\nassert not {'torch', 'pandas'} & set(sys.modules), 'help and usage errors come at once'\n"
+        f"code = main(['recommend', {str(folder / 'with_history')!r}, {str(folder / 'users.csv')!r}, '-o', {str(tmp_path / 'out.parquet')!r}])\n"
+        "print(code, [m for m in ('fastai', 'fastcore', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert res.stdout.strip() == '0 []', res.stdout + res.stderr
 
 
 def test_the_command_is_installed_by_its_name():
     root = Path(__file__).parents[1]
-    assert 'fastrec=fastrec.cli:main' in (root/'settings.ini').read_text() and 'console_scripts' in (root/'setup.py').read_text()
+    assert (
+        'fastrec=fastrec.cli:main' in (root / 'settings.ini').read_text()
+        and 'console_scripts' in (root / 'setup.py').read_text()
+    )

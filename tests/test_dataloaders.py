@@ -1,4 +1,5 @@
-"The loader's contract with fastai, and what only this loader promises."
+"""The loader's contract with fastai, and what only this loader promises."""
+
 import io
 import pickle
 
@@ -10,13 +11,17 @@ from fastai.basics import DataLoaders, RandomSplitter
 from fastai.data.core import TfmdDL
 from fasttransform import Pipeline
 
+from fastrec.data.splits import LeaveLastSplitter
 from fastrec.training.batches import InteractionDL, auto_batch_size
 from fastrec.training.dataloaders import RecDataLoaders
-from fastrec.data.splits import LeaveLastSplitter
 
 
-def rows(dl): return torch.cat([torch.stack([b[0].float(), b[1].float(), b[2]], 1) for b in dl])
-def as_set(t): return sorted(map(tuple, t.tolist()))
+def rows(dl):
+    return torch.cat([torch.stack([b[0].float(), b[1].float(), b[2]], 1) for b in dl])
+
+
+def as_set(t):
+    return sorted(map(tuple, t.tolist()))
 
 
 def test_types(dls):
@@ -90,8 +95,10 @@ def test_new_empty_holds_no_rows_and_no_history(dls):
 
 
 def test_workers_are_refused(dls):
-    with pytest.raises(ValueError, match='leave it at 0'): InteractionDL(dls.train_ds, num_workers=2)
-    with pytest.raises(ValueError, match='at least 1'): InteractionDL(dls.train_ds, bs=0)
+    with pytest.raises(ValueError, match='leave it at 0'):
+        InteractionDL(dls.train_ds, num_workers=2)
+    with pytest.raises(ValueError, match='at least 1'):
+        InteractionDL(dls.train_ds, bs=0)
 
 
 def test_show_batch_has_ids_and_titles(dls, capsys):
@@ -108,8 +115,8 @@ def test_show_batch_has_ids_and_titles(dls, capsys):
 
 def test_fastai_splitter_column_and_arrays(synthetic):
     ratings, items, _ = synthetic
-    a = RecDataLoaders.from_df(ratings, splitter=RandomSplitter(.3, seed=1), bs=64)
-    assert len(a.valid_ds) == int(.3 * len(ratings))
+    a = RecDataLoaders.from_df(ratings, splitter=RandomSplitter(0.3, seed=1), bs=64)
+    assert len(a.valid_ds) == int(0.3 * len(ratings))
     marked = ratings.assign(part=np.where(np.arange(len(ratings)) % 5 == 0, 'valid', 'train'))
     assert len(RecDataLoaders.from_df(marked, splitter='part', bs=64).valid_ds) == (marked.part == 'valid').sum()
     idx = np.arange(len(ratings))
@@ -125,63 +132,81 @@ def test_parts_share_their_columns(dls):
 def test_csv_and_parquet(synthetic, tmp_path):
     pytest.importorskip('pyarrow')
     ratings, _, _ = synthetic
-    ratings.to_csv(tmp_path/'r.csv', index=False)
-    ratings.to_parquet(tmp_path/'r.parquet')
-    kw = dict(valid_pct=.1, seed=0, bs=64)
+    ratings.to_csv(tmp_path / 'r.csv', index=False)
+    ratings.to_parquet(tmp_path / 'r.parquet')
+    kw = dict(valid_pct=0.1, seed=0, bs=64)
     want = rows(RecDataLoaders.from_df(ratings, **kw).valid)
-    assert torch.allclose(rows(RecDataLoaders.from_csv(tmp_path/'r.csv', **kw).valid), want)
-    assert torch.equal(rows(RecDataLoaders.from_parquet(tmp_path/'r.parquet', **kw).valid), want)
+    assert torch.allclose(rows(RecDataLoaders.from_csv(tmp_path / 'r.csv', **kw).valid), want)
+    assert torch.equal(rows(RecDataLoaders.from_parquet(tmp_path / 'r.parquet', **kw).valid), want)
 
 
 def test_test_dl(dls, synthetic):
     ratings = synthetic[0].head(7)
     dl = dls.test_dl(ratings)
-    (users, items), = list(dl)
-    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (dls.vocab['item'].decode(items) == ratings.item).all()
+    ((users, items),) = list(dl)
+    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (
+        dls.vocab['item'].decode(items) == ratings.item
+    ).all()
     assert torch.equal(list(dls.test_dl(ratings, with_labels=True))[0][2], torch.tensor(ratings.rating.to_numpy()))
     pairs = list(zip(ratings.user, ratings.item))
     assert torch.equal(list(dls.test_dl(pairs))[0][1], items)
-    with pytest.raises(ValueError, match='which column holds the ratings'): dls.test_dl(ratings[['user', 'item']], with_labels=True)
-    with pytest.raises(ValueError, match='list of .user, item. pairs'): dls.test_dl(('u0001', 1000))
-    with pytest.raises(ValueError, match='no labels'): dls.test_dl(pairs, with_labels=True)
-    with pytest.raises(KeyError, match='nobody'): dls.test_dl([('nobody', 1000)])
+    with pytest.raises(ValueError, match='which column holds the ratings'):
+        dls.test_dl(ratings[['user', 'item']], with_labels=True)
+    with pytest.raises(ValueError, match='list of .user, item. pairs'):
+        dls.test_dl(('u0001', 1000))
+    with pytest.raises(ValueError, match='no labels'):
+        dls.test_dl(pairs, with_labels=True)
+    with pytest.raises(KeyError, match='nobody'):
+        dls.test_dl([('nobody', 1000)])
 
 
 def test_test_dl_with_category_dtype_gives_the_right_rows(dls, synthetic):
     ratings = synthetic[0].tail(5)
     df = ratings.assign(user=ratings.user.astype('category'), item=ratings.item.astype('category'))
     users, items = list(dls.test_dl(df))[0]
-    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (dls.vocab['item'].decode(items) == ratings.item).all()
+    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (
+        dls.vocab['item'].decode(items) == ratings.item
+    ).all()
 
 
 def test_batch_size(synthetic):
     ratings, _, _ = synthetic
     assert auto_batch_size(90_000) == 256 and auto_batch_size(10) == 16 and auto_batch_size(20_000_000) == 8192
-    with pytest.warns(UserWarning, match='steps an epoch.*Try bs='): RecDataLoaders.from_df(ratings, bs=4096)
+    with pytest.warns(UserWarning, match='steps an epoch.*Try bs='):
+        RecDataLoaders.from_df(ratings, bs=4096)
 
 
 def test_no_ratings():
     df = pd.DataFrame(dict(user=[1, 1, 2], item=[1, 2, 1]))
-    with pytest.raises(ValueError, match='rating_name='): RecDataLoaders.from_df(df)
+    with pytest.raises(ValueError, match='rating_name='):
+        RecDataLoaders.from_df(df)
 
 
 def test_summary_counts(dls):
     text = dls.summary()
     inter, split = dls.catalog.interactions, dls.catalog.split
-    assert f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items' in text and f'valid: {len(split.valid):,} rows' in text
+    assert (
+        f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items' in text
+        and f'valid: {len(split.valid):,} rows' in text
+    )
 
 
 # --- large tables, files
 
+
 def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
     ratings, _, _ = synthetic
     ratings = ratings.assign(time=np.arange(len(ratings)) + 10**9)
-    ratings.to_parquet(tmp_path/'r.parquet', row_group_size=1000)
-    ratings.to_csv(tmp_path/'r.csv', index=False)
+    ratings.to_parquet(tmp_path / 'r.parquet', row_group_size=1000)
+    ratings.to_csv(tmp_path / 'r.csv', index=False)
     want = RecDataLoaders.from_df(ratings, seed=0)
-    for dls in (RecDataLoaders.from_parquet(tmp_path/'r.parquet', seed=0), RecDataLoaders.from_csv(tmp_path/'r.csv', seed=0)):
+    for dls in (
+        RecDataLoaders.from_parquet(tmp_path / 'r.parquet', seed=0),
+        RecDataLoaders.from_csv(tmp_path / 'r.csv', seed=0),
+    ):
         a, b = dls.catalog.interactions, want.catalog.interactions
-        for name in ('users', 'items', 'ratings', 'times'): assert np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ('users', 'items', 'ratings', 'times'):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
         assert dls.vocab == want.vocab and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
     assert list(ratings.columns) == ['user', 'item', 'rating', 'time'], 'the table given is left alone'
 
@@ -189,74 +214,127 @@ def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
 @pytest.mark.parametrize('n', [None, 1])  # rows known or not
 def test_rows_that_come_in_parts(n, monkeypatch):
     from fastrec.data.files import Rows
+
     monkeypatch.setattr('fastrec.data.files.BLOCK', 7)
     rng = np.random.default_rng(0)
-    for lengths, kinds in (([3, 4, 9, 20, 1], [np.int32] * 5), ([3, 9], [np.int32, np.int64]), ([8], [np.float32]), ([2, 5], [np.int32] * 2), ([], [])):
+    for lengths, kinds in (
+        ([3, 4, 9, 20, 1], [np.int32] * 5),
+        ([3, 9], [np.int32, np.int64]),
+        ([8], [np.float32]),
+        ([2, 5], [np.int32] * 2),
+        ([], []),
+    ):
         parts = [rng.integers(0, 9, m).astype(kind) for m, kind in zip(lengths, kinds)]
         rows = Rows(n and sum(lengths))
-        for o in parts: rows.add(o)
+        for o in parts:
+            rows.add(o)
         got = rows.joined()
-        if not parts: assert got is None
-        else: assert np.array_equal(got, np.concatenate(parts)) and got.dtype == np.result_type(*parts)
+        if not parts:
+            assert got is None
+        else:
+            assert np.array_equal(got, np.concatenate(parts)) and got.dtype == np.result_type(*parts)
 
 
 def _same(dls, want):
     a, b = dls.catalog.interactions, want.catalog.interactions
     for name in ('users', 'items', 'ratings', 'times'):
         x, y = getattr(a, name), getattr(b, name)
-        assert (x is None) == (y is None) and (x is None or np.array_equal(x, y) and x.dtype == y.dtype), name
-    assert dls.vocab == want.vocab and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid) and dls.catalog.names == want.catalog.names
+        assert (x is None) == (y is None) and (x is None or (np.array_equal(x, y) and x.dtype == y.dtype)), name
+    assert (
+        dls.vocab == want.vocab
+        and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
+        and dls.catalog.names == want.catalog.names
+    )
 
 
-@pytest.mark.parametrize('change', [dict(user=lambda d: d.user.str.slice(1).astype(int)), dict(item=lambda d: d.item.astype('int16')), dict(item=lambda d: d.item.astype(float)), dict(user=lambda d: d.user.astype('category')),
-                                    dict(time=lambda d: pd.to_datetime(d.time, unit='s')), dict(time=lambda d: -d.time), dict(rating=lambda d: d.rating.astype('float64')), dict(time=lambda d: d.time.where(d.index > 5))],
-                         ids=['whole numbers', 'int16', 'floats', 'categories', 'datetimes', 'before 1970', 'float64', 'missing times'])
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(user=lambda d: d.user.str.slice(1).astype(int)),
+        dict(item=lambda d: d.item.astype('int16')),
+        dict(item=lambda d: d.item.astype(float)),
+        dict(user=lambda d: d.user.astype('category')),
+        dict(time=lambda d: pd.to_datetime(d.time, unit='s')),
+        dict(time=lambda d: -d.time),
+        dict(rating=lambda d: d.rating.astype('float64')),
+        dict(time=lambda d: d.time.where(d.index > 5)),
+    ],
+    ids=['whole numbers', 'int16', 'floats', 'categories', 'datetimes', 'before 1970', 'float64', 'missing times'],
+)
 def test_files_read_in_parts_give_what_the_table_gives(change, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr('fastrec.data.files.BATCH', 700)
     ratings = synthetic[0].assign(time=np.arange(len(synthetic[0])) + 10**9).assign(**change)
-    ratings.to_parquet(tmp_path/'r.parquet', row_group_size=1000)
-    for at, part in enumerate(np.array_split(np.arange(len(ratings)), 3)): ratings.iloc[part].to_parquet(tmp_path/f'part{at}.parquet')
-    want = RecDataLoaders.from_df(pd.read_parquet(tmp_path/'r.parquet'), seed=0)
-    _same(RecDataLoaders.from_parquet(tmp_path/'r.parquet', seed=0), want)
-    _same(RecDataLoaders.from_parquet([tmp_path/f'part{at}.parquet' for at in range(3)], seed=0), want)
-    (tmp_path/'r.parquet').unlink()
+    ratings.to_parquet(tmp_path / 'r.parquet', row_group_size=1000)
+    for at, part in enumerate(np.array_split(np.arange(len(ratings)), 3)):
+        ratings.iloc[part].to_parquet(tmp_path / f'part{at}.parquet')
+    want = RecDataLoaders.from_df(pd.read_parquet(tmp_path / 'r.parquet'), seed=0)
+    _same(RecDataLoaders.from_parquet(tmp_path / 'r.parquet', seed=0), want)
+    _same(RecDataLoaders.from_parquet([tmp_path / f'part{at}.parquet' for at in range(3)], seed=0), want)
+    (tmp_path / 'r.parquet').unlink()
     _same(RecDataLoaders.from_parquet(tmp_path, seed=0), want)  # a folder
 
 
 def test_what_a_file_holds_that_cannot_be_converted_in_parts_is_said_as_of_a_table(synthetic, tmp_path):
     ratings = synthetic[0]
-    path = tmp_path/'r.parquet'
-    for bad, message in ((ratings.assign(user=ratings.user.where(ratings.index > 3)), 'have no user id'), (ratings.assign(rating=10**9), 'timestamp'), (ratings.assign(item=1), 'single item'),
-                         (ratings.assign(item=ratings.item + .5), 'fractions'), (pd.concat([ratings, ratings.head(2)]), 'repeat a user-item pair'), (ratings.iloc[:0], 'empty'), (ratings.assign(rating='good'), 'not numbers')):
+    path = tmp_path / 'r.parquet'
+    for bad, message in (
+        (ratings.assign(user=ratings.user.where(ratings.index > 3)), 'have no user id'),
+        (ratings.assign(rating=10**9), 'timestamp'),
+        (ratings.assign(item=1), 'single item'),
+        (ratings.assign(item=ratings.item + 0.5), 'fractions'),
+        (pd.concat([ratings, ratings.head(2)]), 'repeat a user-item pair'),
+        (ratings.iloc[:0], 'empty'),
+        (ratings.assign(rating='good'), 'not numbers'),
+    ):
         bad.to_parquet(path)
-        with pytest.raises(ValueError, match=message): RecDataLoaders.from_parquet(path)
-        bad.to_csv(tmp_path/'r.csv', index=False)
+        with pytest.raises(ValueError, match=message):
+            RecDataLoaders.from_parquet(path)
+        bad.to_csv(tmp_path / 'r.csv', index=False)
         if 'fractions' not in message:
-            with pytest.raises(ValueError, match=message): RecDataLoaders.from_csv(tmp_path/'r.csv')
-    with pytest.raises(FileNotFoundError, match='no .parquet file'): RecDataLoaders.from_parquet([tmp_path/'nothing'] if (tmp_path/'nothing').mkdir() is None else None)
-    with pytest.raises(ValueError, match="no column 'nope'"): RecDataLoaders.from_parquet(path, rating_name='nope')
-    again = pd.concat([ratings, ratings.head(50).assign(rating=1., time=10**6)], ignore_index=True)
+            with pytest.raises(ValueError, match=message):
+                RecDataLoaders.from_csv(tmp_path / 'r.csv')
+    with pytest.raises(FileNotFoundError, match='no .parquet file'):
+        RecDataLoaders.from_parquet([tmp_path / 'nothing'] if (tmp_path / 'nothing').mkdir() is None else None)
+    with pytest.raises(ValueError, match="no column 'nope'"):
+        RecDataLoaders.from_parquet(path, rating_name='nope')
+    again = pd.concat([ratings, ratings.head(50).assign(rating=1.0, time=10**6)], ignore_index=True)
     again.to_parquet(path)
-    _same(RecDataLoaders.from_parquet(path, duplicates='last', seed=0), RecDataLoaders.from_df(again, duplicates='last', seed=0))
+    _same(
+        RecDataLoaders.from_parquet(path, duplicates='last', seed=0),
+        RecDataLoaders.from_df(again, duplicates='last', seed=0),
+    )
     halves = np.arange(0, 500), np.arange(500, len(again))
-    _same(RecDataLoaders.from_parquet(path, duplicates='last', splitter=halves), RecDataLoaders.from_df(again, duplicates='last', splitter=halves))
+    _same(
+        RecDataLoaders.from_parquet(path, duplicates='last', splitter=halves),
+        RecDataLoaders.from_df(again, duplicates='last', splitter=halves),
+    )
     again.assign(held=np.arange(len(again)) % 5 == 0).to_parquet(path)
-    _same(RecDataLoaders.from_parquet(path, duplicates='first', splitter='held'), RecDataLoaders.from_df(pd.read_parquet(path), duplicates='first', splitter='held'))
+    _same(
+        RecDataLoaders.from_parquet(path, duplicates='first', splitter='held'),
+        RecDataLoaders.from_df(pd.read_parquet(path), duplicates='first', splitter='held'),
+    )
 
 
 def test_csv_by_address_from_memory_and_compressed(synthetic, tmp_path):
     ratings = synthetic[0]
-    ratings.to_csv(tmp_path/'r.csv', index=False)
-    ratings.to_csv(tmp_path/'r.csv.gz', index=False)
+    ratings.to_csv(tmp_path / 'r.csv', index=False)
+    ratings.to_csv(tmp_path / 'r.csv.gz', index=False)
     want = RecDataLoaders.from_df(ratings, seed=0)
-    for csv in (f'file://{tmp_path}/r.csv', io.BytesIO((tmp_path/'r.csv').read_bytes()), tmp_path/'r.csv.gz', str(tmp_path/'r.csv')): _same(RecDataLoaders.from_csv(csv, seed=0), want)
+    for csv in (
+        f'file://{tmp_path}/r.csv',
+        io.BytesIO((tmp_path / 'r.csv').read_bytes()),
+        tmp_path / 'r.csv.gz',
+        str(tmp_path / 'r.csv'),
+    ):
+        _same(RecDataLoaders.from_csv(csv, seed=0), want)
 
 
 def test_csv_that_arrow_refuses_is_read_by_pandas(tmp_path):
-    (tmp_path/'r.csv').write_text('user::item::rating\n1::a::3\n2::b::4\n1::b::5\n2::a::1\n3::a::2\n')
-    with pytest.warns(Warning): assert len(RecDataLoaders.from_csv(tmp_path/'r.csv', sep='::', bs=2).catalog.interactions) == 5
-    (tmp_path/'r2.csv').write_text('user;item;rating\n1;a;3\n2;b;4\n1;b;5\n2;a;1\n3;a;2\n', encoding='latin-1')
-    assert len(RecDataLoaders.from_csv(tmp_path/'r2.csv', sep=';', encoding='latin-1').catalog.interactions) == 5
+    (tmp_path / 'r.csv').write_text('user::item::rating\n1::a::3\n2::b::4\n1::b::5\n2::a::1\n3::a::2\n')
+    with pytest.warns(Warning):
+        assert len(RecDataLoaders.from_csv(tmp_path / 'r.csv', sep='::', bs=2).catalog.interactions) == 5
+    (tmp_path / 'r2.csv').write_text('user;item;rating\n1;a;3\n2;b;4\n1;b;5\n2;a;1\n3;a;2\n', encoding='latin-1')
+    assert len(RecDataLoaders.from_csv(tmp_path / 'r2.csv', sep=';', encoding='latin-1').catalog.interactions) == 5
 
 
 @pytest.mark.parametrize('large', [False, True])
@@ -264,20 +342,33 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
     ratings, _, _ = synthetic
     want = RecDataLoaders.from_df(ratings, seed=0)
     if large:
-        for room in ('data.columns', 'data.interactions', 'data.history', 'training.dataloaders'): monkeypatch.setattr(f'fastrec.{room}.CHUNK', 500)
-        for room in ('data.splits', 'training.batches', 'training.dataloaders'): monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
+        for room in ('data.columns', 'data.interactions', 'data.history', 'training.dataloaders'):
+            monkeypatch.setattr(f'fastrec.{room}.CHUNK', 500)
+        for room in ('data.splits', 'training.batches', 'training.dataloaders'):
+            monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
     dls = RecDataLoaders.from_df(ratings, seed=0)
     assert dls.catalog.split.train.dtype == (np.int32 if large else np.int64)
-    assert np.array_equal(dls.catalog.split.train, want.catalog.split.train) and np.array_equal(dls.catalog.counts['user'], want.catalog.counts['user'])
-    assert dls.catalog.mean_rating == pytest.approx(want.catalog.mean_rating, abs=1e-9) and dls.one_batch()[0].dtype == torch.int64
-    with pytest.raises(ValueError, match='repeat a user-item pair'): RecDataLoaders.from_df(pd.concat([ratings, ratings.head(1)]))
+    assert np.array_equal(dls.catalog.split.train, want.catalog.split.train) and np.array_equal(
+        dls.catalog.counts['user'], want.catalog.counts['user']
+    )
+    assert (
+        dls.catalog.mean_rating == pytest.approx(want.catalog.mean_rating, abs=1e-9)
+        and dls.one_batch()[0].dtype == torch.int64
+    )
+    with pytest.raises(ValueError, match='repeat a user-item pair'):
+        RecDataLoaders.from_df(pd.concat([ratings, ratings.head(1)]))
 
 
-@pytest.mark.parametrize('values', [np.array([5, 3, 5, -7]), np.array([2**40, 1, 2**40]), np.array([3, 1], dtype=np.uint8), np.array([1., 2.])])
+@pytest.mark.parametrize(
+    'values',
+    [np.array([5, 3, 5, -7]), np.array([2**40, 1, 2**40]), np.array([3, 1], dtype=np.uint8), np.array([1.0, 2.0])],
+)
 def test_codes_by_a_table_over_the_range_are_those_of_factorize(values):
     from fastrec.data.columns import dense_codes
+
     found = dense_codes(values)
-    if values.dtype.kind == 'f' or values.max() == 2**40: assert found is None
+    if values.dtype.kind == 'f' or values.max() == 2**40:
+        assert found is None
     else:
         codes, ids = pd.factorize(values, sort=True)
         assert np.array_equal(found[0], ids) and np.array_equal(found[1], codes) and found[0].dtype == values.dtype

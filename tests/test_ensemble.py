@@ -1,4 +1,5 @@
-"Several members as one scorer: the mean, how far they are apart, and that nothing else is touched."
+"""Several members as one scorer: the mean, how far they are apart, and that nothing else is touched."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,7 +7,21 @@ import torch
 from fastai.basics import noop
 from fastai.callback.all import ProgressCallback
 
-from fastrec.all import (Blend, Ensemble, ItemKNN, RecDataLoaders, collab_learner, compare_models, ensemble_learner, evaluate, hr, load_recommender, mlp_learner, ndcg, save_recommender, svdpp_learner)
+from fastrec.all import (
+    Blend,
+    Ensemble,
+    ItemKNN,
+    RecDataLoaders,
+    collab_learner,
+    compare_models,
+    ensemble_learner,
+    evaluate,
+    hr,
+    load_recommender,
+    ndcg,
+    save_recommender,
+    svdpp_learner,
+)
 
 
 def quiet(ens):
@@ -18,7 +33,7 @@ def quiet(ens):
 
 @pytest.fixture()
 def ens(dls):
-    ens = quiet(ensemble_learner(dls, collab_learner, 3, seed=5, n_factors=4, y_range=(.5, 5.5)))
+    ens = quiet(ensemble_learner(dls, collab_learner, 3, seed=5, n_factors=4, y_range=(0.5, 5.5)))
     ens.fit_one_cycle(8, 1e-2)
     return ens
 
@@ -27,17 +42,27 @@ def test_scores_are_means_of_members_that_differ(ens):
     users, items = torch.tensor([0, 3, 7]), torch.tensor([5, 1, 1])
     each = torch.stack([m.score(users, items) for m in ens.members])
     assert not torch.allclose(each[0], each[1], atol=1e-3), 'members are the same'
-    assert torch.allclose(ens.score(users, items), each.mean(0), atol=1e-5) and torch.allclose(ens.spread(users, items), each.std(0, correction=0), atol=1e-5)
+    assert torch.allclose(ens.score(users, items), each.mean(0), atol=1e-5) and torch.allclose(
+        ens.spread(users, items), each.std(0, correction=0), atol=1e-5
+    )
     assert torch.allclose(ens.score_items(users)[torch.arange(3), items], each.mean(0), atol=1e-5)
     preds, target, spread = ens.get_preds(with_spread=True)
-    assert preds.shape == target.shape == spread.shape and torch.allclose(preds, torch.stack([m.get_preds()[0] for m in ens.members]).mean(0), atol=1e-5)
-    assert torch.allclose(ens.vectors('user') @ ens.vectors('item').T, torch.stack([m.vectors('user') @ m.vectors('item').T for m in ens.members]).mean(0), atol=1e-5)
+    assert preds.shape == target.shape == spread.shape and torch.allclose(
+        preds, torch.stack([m.get_preds()[0] for m in ens.members]).mean(0), atol=1e-5
+    )
+    assert torch.allclose(
+        ens.vectors('user') @ ens.vectors('item').T,
+        torch.stack([m.vectors('user') @ m.vectors('item').T for m in ens.members]).mean(0),
+        atol=1e-5,
+    )
 
 
 def test_the_spread_is_what_averaging_takes_out_of_the_squared_error(ens, dls):
     spread = ens.get_preds(with_spread=True)[2]
     members = [evaluate(m).loc['all', 'rmse'] for m in ens.members]
-    assert evaluate(ens).loc['all', 'rmse'] ** 2 == pytest.approx(np.mean(np.square(members)) - spread.square().mean().item(), rel=1e-3)
+    assert evaluate(ens).loc['all', 'rmse'] ** 2 == pytest.approx(
+        np.mean(np.square(members)) - spread.square().mean().item(), rel=1e-3
+    )
 
 
 def test_seeds_decide_and_the_global_generator_is_left_alone(dls):
@@ -56,8 +81,16 @@ def test_what_a_person_asks(ens, synthetic):
     ratings, items, _ = synthetic
     pairs = ratings[['user', 'item']].head(4)
     df = ens.predictions(pairs)
-    assert list(df.columns) == ['user', 'item', 'title', 'score', 'spread'] and (df.spread > 0).all() and (df.user.to_numpy() == pairs.user.to_numpy()).all()
-    assert ens.predict(*pairs.iloc[2]) == pytest.approx(df.score[2], abs=1e-5) == pytest.approx(ens.predict(tuple(pairs.iloc[2])), abs=1e-5)
+    assert (
+        list(df.columns) == ['user', 'item', 'title', 'score', 'spread']
+        and (df.spread > 0).all()
+        and (df.user.to_numpy() == pairs.user.to_numpy()).all()
+    )
+    assert (
+        ens.predict(*pairs.iloc[2])
+        == pytest.approx(df.score[2], abs=1e-5)
+        == pytest.approx(ens.predict(tuple(pairs.iloc[2])), abs=1e-5)
+    )
     pd.testing.assert_frame_equal(ens.predictions([tuple(o) for o in pairs.itertuples(index=False)]), df)
     assert len(ens.recommend('u0003', 5)) == 5
     assert 'Ensemble(3 x' in repr(ens) and len(ens) == 3
@@ -66,12 +99,18 @@ def test_what_a_person_asks(ens, synthetic):
 
 def test_scores_that_only_rank_are_standardised(synthetic):
     ratings, items, _ = synthetic
-    dls = RecDataLoaders.from_df(ratings, item_df=items, target='implicit', valid_pct=.1, seed=1, n_neg=None)
+    dls = RecDataLoaders.from_df(ratings, item_df=items, target='implicit', valid_pct=0.1, seed=1, n_neg=None)
     ens = quiet(ensemble_learner(dls, [svdpp_learner, collab_learner], 2, n_factors=4))
     ens.fit_one_cycle(2, 1e-2)
-    assert ens.scale == 'rank' and type(ens.members[0].model).__name__ == 'SVDpp' and type(ens.members[1].model).__name__ == 'DotBias'
+    assert (
+        ens.scale == 'rank'
+        and type(ens.members[0].model).__name__ == 'SVDpp'
+        and type(ens.members[1].model).__name__ == 'DotBias'
+    )
     users = torch.tensor([2, 0, 5, 0])
-    assert torch.allclose(ens.score_items(users), Blend(ens.members).score_items(users), atol=1e-5), 'the mean of standardised scores is an equal blend'
+    assert torch.allclose(ens.score_items(users), Blend(ens.members).score_items(users), atol=1e-5), (
+        'the mean of standardised scores is an equal blend'
+    )
     items = torch.tensor([1, 2, 3, 50])
     assert torch.allclose(ens.score(users, items), ens.score_items(users)[torch.arange(4), items], atol=1e-5)
     assert (ens.spread(users, items) > 0).all()
@@ -83,25 +122,33 @@ def test_scores_that_only_rank_are_standardised(synthetic):
 
 def test_logits_are_averaged(synthetic):
     ratings, items, _ = synthetic
-    dls = RecDataLoaders.from_df(ratings, target='implicit', valid_pct=.1, seed=1, n_neg=2)
+    dls = RecDataLoaders.from_df(ratings, target='implicit', valid_pct=0.1, seed=1, n_neg=2)
     ens = quiet(ensemble_learner(dls, collab_learner, 2, n_factors=4))
     ens.fit(1, 1e-2)
-    assert ens.scale == 'logit' and torch.allclose(ens.score_items(torch.tensor([1])), sum(m.score_items(torch.tensor([1])) for m in ens.members) / 2, atol=1e-6)
+    assert ens.scale == 'logit' and torch.allclose(
+        ens.score_items(torch.tensor([1])), sum(m.score_items(torch.tensor([1])) for m in ens.members) / 2, atol=1e-6
+    )
     assert ens.get_preds()[0].shape == ens.get_preds()[1].shape
 
 
 def test_saved_and_loaded(ens, tmp_path):
-    save_recommender(ens, tmp_path/'ens')
-    loaded = load_recommender(tmp_path/'ens')
+    save_recommender(ens, tmp_path / 'ens')
+    loaded = load_recommender(tmp_path / 'ens')
     users = torch.tensor([1, 2])
     assert isinstance(loaded, Ensemble) and torch.allclose(loaded.score_items(users), ens.score_items(users), atol=1e-5)
-    with pytest.raises(TypeError, match='no fit_one_cycle'): loaded.fit_one_cycle(1)
+    with pytest.raises(TypeError, match='no fit_one_cycle'):
+        loaded.fit_one_cycle(1)
 
 
 def test_errors(ens, dls, synthetic):
-    with pytest.raises(ValueError, match='needs members'): Ensemble([])
-    with pytest.raises(ValueError, match='needs members'): ensemble_learner(dls, n_members=0)
-    with pytest.raises(TypeError, match='takes a builder'): ensemble_learner(dls, 'svdpp')
-    with pytest.raises(ValueError, match='different kinds'): Ensemble([ens, ItemKNN().fit(dls)])
-    other = RecDataLoaders.from_df(synthetic[0].head(500), valid_pct=.1, seed=0)
-    with pytest.raises(ValueError, match='different users'): Ensemble([ens, collab_learner(other, n_factors=2)])
+    with pytest.raises(ValueError, match='needs members'):
+        Ensemble([])
+    with pytest.raises(ValueError, match='needs members'):
+        ensemble_learner(dls, n_members=0)
+    with pytest.raises(TypeError, match='takes a builder'):
+        ensemble_learner(dls, 'svdpp')
+    with pytest.raises(ValueError, match='different kinds'):
+        Ensemble([ens, ItemKNN().fit(dls)])
+    other = RecDataLoaders.from_df(synthetic[0].head(500), valid_pct=0.1, seed=0)
+    with pytest.raises(ValueError, match='different users'):
+        Ensemble([ens, collab_learner(other, n_factors=2)])

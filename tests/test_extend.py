@@ -1,37 +1,89 @@
-"New rows, users and items join a trained model: old rows stay, training goes on; vectors come from another model by id."
+"""New rows, users and items join a trained model: old rows stay, training goes on; vectors come from another model by id."""
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from fastrec.all import (BiasOnly, Callback, EASE, EmbeddingTable, ItemFeatures, NewRowsFirst, RecDataLoaders, collab_learner, content_learner, gated_learner, load_recommender, mlp_learner, neumf_learner, rmse, save_recommender, set_seed,
-                         SampledSoftmaxLoss, WARPLoss, svdpp_learner, synthetic_ratings, two_tower_learner)
+from fastrec.all import (
+    EASE,
+    BiasOnly,
+    Callback,
+    EmbeddingTable,
+    ItemFeatures,
+    NewRowsFirst,
+    RecDataLoaders,
+    SampledSoftmaxLoss,
+    WARPLoss,
+    collab_learner,
+    content_learner,
+    gated_learner,
+    load_recommender,
+    mlp_learner,
+    neumf_learner,
+    rmse,
+    save_recommender,
+    set_seed,
+    svdpp_learner,
+    synthetic_ratings,
+    two_tower_learner,
+)
 from fastrec.data.interactions import Vocab
 
 
 @pytest.fixture(scope='module')
 def table():
-    "(old, new, items): the new rows bring 20 users and 12 items, and more rows of old ones."
-    ratings, items, _ = synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=.4, noise=.2, seed=4)
+    """(old, new, items): the new rows bring 20 users and 12 items, and more rows of old ones."""
+    ratings, items, _ = synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=0.4, noise=0.2, seed=4)
     users, names = ratings.user.unique(), ratings.item.unique()
     late = ratings.user.isin(users[::6]) | ratings.item.isin(names[3::6])
     rest = ratings[~late].sample(frac=1, random_state=0)
     return rest.iloc[:-200], pd.concat([ratings[late], rest.iloc[-200:]]).sample(frac=1, random_state=1), items
 
 
-FEATURES = lambda: ItemFeatures.from_df(synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=.4, noise=.2, seed=4)[1].iloc[:60], multilabel='genres', numeric='year')
-OPTIONS = dict(valid_pct=.1, seed=0, bs=64)
+FEATURES = lambda: ItemFeatures.from_df(
+    synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=0.4, noise=0.2, seed=4)[1].iloc[:60],
+    multilabel='genres',
+    numeric='year',
+)
+OPTIONS = dict(valid_pct=0.1, seed=0, bs=64)
 KINDS = dict(
-    collab=lambda df, items: collab_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, y_range=(0, 6)), svdpp=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4),
-    mlp=lambda df, items: mlp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, layers=[8, 4]), liked=lambda df, items: collab_learner(RecDataLoaders.from_df(df, item_df=items, target='liked', **OPTIONS), n_factors=4),
-    neumf=lambda df, items: neumf_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=2, **OPTIONS), n_factors=4, layers=[8, 4]),
-    towers=lambda df, items: two_tower_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=0, **OPTIONS), n_factors=4, layers=[8]),
-    content=lambda df, items: content_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), FEATURES(), n_factors=4, hidden=8), gated=lambda df, items: gated_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), FEATURES(), n_factors=4),
-    whole=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3., n_neg=None, **{**OPTIONS, 'bs': 16}), n_factors=4))
+    collab=lambda df, items: collab_learner(
+        RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, y_range=(0, 6)
+    ),
+    svdpp=lambda df, items: svdpp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4),
+    mlp=lambda df, items: mlp_learner(RecDataLoaders.from_df(df, item_df=items, **OPTIONS), n_factors=4, layers=[8, 4]),
+    liked=lambda df, items: collab_learner(
+        RecDataLoaders.from_df(df, item_df=items, target='liked', **OPTIONS), n_factors=4
+    ),
+    neumf=lambda df, items: neumf_learner(
+        RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3.0, n_neg=2, **OPTIONS),
+        n_factors=4,
+        layers=[8, 4],
+    ),
+    towers=lambda df, items: two_tower_learner(
+        RecDataLoaders.from_df(df, item_df=items, target='implicit', threshold=3.0, n_neg=0, **OPTIONS),
+        n_factors=4,
+        layers=[8],
+    ),
+    content=lambda df, items: content_learner(
+        RecDataLoaders.from_df(df, item_df=items, **OPTIONS), FEATURES(), n_factors=4, hidden=8
+    ),
+    gated=lambda df, items: gated_learner(
+        RecDataLoaders.from_df(df, item_df=items, **OPTIONS), FEATURES(), n_factors=4
+    ),
+    whole=lambda df, items: svdpp_learner(
+        RecDataLoaders.from_df(
+            df, item_df=items, target='implicit', threshold=3.0, n_neg=None, **{**OPTIONS, 'bs': 16}
+        ),
+        n_factors=4,
+    ),
+)
 
 
 def quietly(learn, f):
-    with learn.no_bar(), learn.no_logging(): f()
+    with learn.no_bar(), learn.no_logging():
+        f()
     return learn
 
 
@@ -49,10 +101,16 @@ def test_old_rows_stay_and_new_ones_start_at_the_mean(kind, table):
     assert learn.extend(new, item_df=items) is learn
     assert torch.equal(rng, torch.get_rng_state())
     for side in ('user', 'item'):
-        assert learn.vocab[side].ids[:len(vocab[side])].equals(vocab[side].ids) and len(learn.vocab[side]) > len(vocab[side])
-    assert learn.catalog.item_df.title.notna().all() and learn.catalog.item_df.item.tolist() == learn.vocab['item'].ids.tolist()
+        assert learn.vocab[side].ids[: len(vocab[side])].equals(vocab[side].ids) and len(learn.vocab[side]) > len(
+            vocab[side]
+        )
+    assert (
+        learn.catalog.item_df.title.notna().all()
+        and learn.catalog.item_df.item.tolist() == learn.vocab['item'].ids.tolist()
+    )
     for name, m in learn.model.named_modules():
-        if not isinstance(m, EmbeddingTable): continue
+        if not isinstance(m, EmbeddingTable):
+            continue
         was, ok = before[f'{name}.weight'], before[f'{name}.known']
         n = len(was)
         assert len(m.weight) > n and torch.equal(m.weight[:n][ok], was[ok])
@@ -60,8 +118,12 @@ def test_old_rows_stay_and_new_ones_start_at_the_mean(kind, table):
         fresh[:n] &= ~ok
         assert fresh.any() and torch.allclose(m.weight[fresh], was[ok].mean(0).expand(int(fresh.sum()), -1), atol=1e-5)
     tables = [name for name, m in learn.model.named_modules() if isinstance(m, EmbeddingTable)]
-    for name, p in learn.model.state_dict().items(): assert name.rpartition('.')[0] in tables or name == 'log_counts' or torch.equal(p, before[name]), name
-    if kind == 'gated': assert torch.allclose(learn.model.log_counts, torch.from_numpy(learn.catalog.counts['item']).float().log1p(), atol=1e-5)
+    for name, p in learn.model.state_dict().items():
+        assert name.rpartition('.')[0] in tables or name == 'log_counts' or torch.equal(p, before[name]), name
+    if kind == 'gated':
+        assert torch.allclose(
+            learn.model.log_counts, torch.from_numpy(learn.catalog.counts['item']).float().log1p(), atol=1e-5
+        )
     quietly(learn, lambda: learn.fine_tune(1, 1e-2))
     assert np.isfinite(learn.recorder.values[-1][1])
     learn.recommend(learn.vocab['user'].ids[-1], 3)
@@ -74,17 +136,23 @@ def test_the_first_phase_moves_new_rows_only(kind, table):
     learn.extend(new)
     state, mask = {k: p.detach().clone() for k, p in learn.model.named_parameters()}, learn._new
     n_train, seen = len(learn.dls.train.dataset), []
+
     class Watch(Callback):
         def before_batch(self):
-            if self.training: seen.append(self.xb[0].unique())
-    quietly(learn, lambda: learn.fit_one_cycle(1, 1e-2, wd=.1, cbs=[NewRowsFirst(**mask), Watch()]))
+            if self.training:
+                seen.append(self.xb[0].unique())
+
+    quietly(learn, lambda: learn.fit_one_cycle(1, 1e-2, wd=0.1, cbs=[NewRowsFirst(**mask), Watch()]))
     assert len(learn.dls.train.dataset) == n_train
     moved = 0
     for name, p in learn.model.named_parameters():
         rows = mask['params'].get(name)
-        if rows is None: assert torch.equal(p, state[name]), name
+        if rows is None:
+            assert torch.equal(p, state[name]), name
         else:
-            old_rows = ~rows & learn.model.get_submodule(name.rpartition('.')[0]).known  # (cold rows are the mean, always)
+            old_rows = (
+                ~rows & learn.model.get_submodule(name.rpartition('.')[0]).known
+            )  # (cold rows are the mean, always)
             assert old_rows.any() and torch.equal(p[old_rows], state[name][old_rows]), name
             moved += not torch.equal(p[rows], state[name][rows])
     assert moved >= 2
@@ -94,35 +162,65 @@ def test_the_first_phase_moves_new_rows_only(kind, table):
 
 def test_going_on_is_as_good_as_starting_anew(table):
     old, new, items = table
-    test = new.sample(frac=.2, random_state=3)
+    test = new.sample(frac=0.2, random_state=3)
     more = new.drop(test.index)
     set_seed(1)
     learn = KINDS['collab'](old, None)
     quietly(learn, lambda: learn.fit_one_cycle(10, 2e-2))
+
     def error(learn):
         codes = [torch.from_numpy(learn.vocab[side].encode(test[side])) for side in ('user', 'item')]
         return rmse(learn.score(*codes), torch.tensor(test.rating.to_numpy(), dtype=torch.float32)).item()
+
     learn.extend(more)
     start = error(learn)
     quietly(learn, lambda: learn.fine_tune(4, 2e-2, freeze_epochs=4))
     anew = KINDS['collab'](pd.concat([old, more]), None)
     quietly(anew, lambda: anew.fit_one_cycle(10, 2e-2))
-    assert error(learn) < .75 * start and error(learn) < 1.15 * error(anew)
+    assert error(learn) < 0.75 * start and error(learn) < 1.15 * error(anew)
 
 
 def test_pairs_that_were_there():
-    df = pd.DataFrame([(1, 'a', 2.), (1, 'b', 3.), (2, 'a', 4.), (2, 'b', 5.), (3, 'a', 1.), (3, 'c', 2.)], columns=['user', 'item', 'rating'])
-    new = pd.DataFrame([(1, 'a', 5.), (3, 'c', 4.), (9, 'a', 3.), (9, 'd', 2.), (9, 'd', 1.)], columns=['user', 'item', 'rating'])
+    df = pd.DataFrame(
+        [(1, 'a', 2.0), (1, 'b', 3.0), (2, 'a', 4.0), (2, 'b', 5.0), (3, 'a', 1.0), (3, 'c', 2.0)],
+        columns=['user', 'item', 'rating'],
+    )
+    new = pd.DataFrame(
+        [(1, 'a', 5.0), (3, 'c', 4.0), (9, 'a', 3.0), (9, 'd', 2.0), (9, 'd', 1.0)], columns=['user', 'item', 'rating']
+    )
     learn = collab_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3, 4], [5]), bs=4), n_factors=2)
-    with pytest.warns(UserWarning, match='1 of 4 new rows are about pairs that are held out'): learn.extend(new)
+    with pytest.warns(UserWarning, match='1 of 4 new rows are about pairs that are held out'):
+        learn.extend(new)
     inter, split = learn.catalog.interactions, learn.catalog.split
     rows = lambda part: sorted(inter.to_df(part).itertuples(index=False, name=None))
-    assert rows(split.train) == [(1, 'a', 5.), (1, 'b', 3.), (2, 'a', 4.), (2, 'b', 5.), (3, 'a', 1.), (9, 'a', 3.), (9, 'd', 1.)] and rows(split.valid) == [(3, 'c', 2.)]
+    assert rows(split.train) == [
+        (1, 'a', 5.0),
+        (1, 'b', 3.0),
+        (2, 'a', 4.0),
+        (2, 'b', 5.0),
+        (3, 'a', 1.0),
+        (9, 'a', 3.0),
+        (9, 'd', 1.0),
+    ] and rows(split.valid) == [(3, 'c', 2.0)]
     assert learn.vocab['user'].ids.tolist() == [1, 2, 3, 9] and learn.vocab['item'].ids.tolist() == ['a', 'b', 'c', 'd']
-    implicit = collab_learner(RecDataLoaders.from_df(df[['user', 'item']], target='implicit', splitter=([0, 1, 2, 3, 4], [5]), bs=4, n_neg=None), n_factors=2)
+    implicit = collab_learner(
+        RecDataLoaders.from_df(
+            df[['user', 'item']], target='implicit', splitter=([0, 1, 2, 3, 4], [5]), bs=4, n_neg=None
+        ),
+        n_factors=2,
+    )
     implicit.extend(new[['user', 'item']].drop(index=1))
     inter = implicit.catalog.interactions
-    assert dict(zip(inter.to_df()[['user', 'item']].itertuples(index=False, name=None), inter.weights)) == {(1, 'a'): 2, (1, 'b'): 1, (2, 'a'): 1, (2, 'b'): 1, (3, 'a'): 1, (3, 'c'): 1, (9, 'a'): 1, (9, 'd'): 2}
+    assert dict(zip(inter.to_df()[['user', 'item']].itertuples(index=False, name=None), inter.weights)) == {
+        (1, 'a'): 2,
+        (1, 'b'): 1,
+        (2, 'a'): 1,
+        (2, 'b'): 1,
+        (3, 'a'): 1,
+        (3, 'c'): 1,
+        (9, 'a'): 1,
+        (9, 'd'): 2,
+    }
 
 
 def test_losses_that_count_items():
@@ -132,24 +230,34 @@ def test_losses_that_count_items():
     learn = collab_learner(dls(), n_factors=2, loss_func=WARPLoss(8)).extend(new)
     assert learn.loss_func.n_items == 10 and len(learn.loss_func.harmonic) == 10
     learn = collab_learner(dls(), n_factors=2, loss_func=SampledSoftmaxLoss(torch.zeros(8)))
-    with pytest.warns(UserWarning, match=r'log_q of the loss is for 8 items, and there are 10 now: set learn.loss_func = SampledSoftmaxLoss\(log_q'): learn.extend(new)
+    with pytest.warns(
+        UserWarning,
+        match=r'log_q of the loss is for 8 items, and there are 10 now: set learn.loss_func = SampledSoftmaxLoss\(log_q',
+    ):
+        learn.extend(new)
 
 
 def test_a_share_of_the_new_rows_is_held_out(table):
     old, new, _ = table
     learn = KINDS['collab'](old, None)
     n = len(learn.catalog.split.valid)
-    learn.extend(new, valid_pct=.25, seed=1)
-    assert len(learn.catalog.split.valid) == n + round(.25 * len(new)) and len(learn.catalog.interactions) == len(old) + len(new)
-    with pytest.raises(ValueError, match='valid_pct=1'): learn.extend(new, valid_pct=1)
+    learn.extend(new, valid_pct=0.25, seed=1)
+    assert len(learn.catalog.split.valid) == n + round(0.25 * len(new)) and len(learn.catalog.interactions) == len(
+        old
+    ) + len(new)
+    with pytest.raises(ValueError, match='valid_pct=1'):
+        learn.extend(new, valid_pct=1)
 
 
 def test_what_does_not_fit_is_said(table, tmp_path):
     old, new, _ = table
     learn = KINDS['collab'](old, None)
-    with pytest.raises(ValueError, match='new item ids are of another type .*string.* than those known .*integer'): learn.extend(new.assign(item='i' + new.item.astype(str)))
-    with pytest.raises(ValueError, match="which column holds the ratings"): learn.extend(new.drop(columns='rating'))
-    with pytest.raises(ValueError, match='outside y_range|ratings .* are missing'): learn.extend(new.assign(rating=np.nan))
+    with pytest.raises(ValueError, match='new item ids are of another type .*string.* than those known .*integer'):
+        learn.extend(new.assign(item='i' + new.item.astype(str)))
+    with pytest.raises(ValueError, match='which column holds the ratings'):
+        learn.extend(new.drop(columns='rating'))
+    with pytest.raises(ValueError, match='outside y_range|ratings .* are missing'):
+        learn.extend(new.assign(rating=np.nan))
     with pytest.raises(ValueError, match='training data'):
         learn.dls = learn.dls.new_empty()
         learn.extend(new)
@@ -164,6 +272,7 @@ def test_vocab_extended():
 
 # --- vectors of another model
 
+
 def test_vectors_by_id(table, tmp_path):
     old, new, items = table
     source = KINDS['collab'](old, None)
@@ -171,11 +280,16 @@ def test_vectors_by_id(table, tmp_path):
     target = KINDS['collab'](new, None)
     fresh = target.model.item_factors.weight.detach().clone()
     assert target.load_vectors(source) is target
-    shared = [i for i in target.vocab['item'].ids if i in source.vocab['item'] and source.catalog.known('item')[source.vocab['item'].encode([i])[0]]]
+    shared = [
+        i
+        for i in target.vocab['item'].ids
+        if i in source.vocab['item'] and source.catalog.known('item')[source.vocab['item'].encode([i])[0]]
+    ]
     at, there = (torch.from_numpy(o.vocab['item'].encode(shared)) for o in (target, source))
     others = torch.ones(len(fresh), dtype=bool).index_fill(0, at, False)
     assert others.any() and len(shared) > 20
-    for name in ('item_factors', 'item_biases'): assert torch.equal(getattr(target.model, name).weight[at], getattr(source.model, name).weight[there])
+    for name in ('item_factors', 'item_biases'):
+        assert torch.equal(getattr(target.model, name).weight[at], getattr(source.model, name).weight[there])
     assert torch.equal(target.model.item_factors.weight[others], fresh[others])
     user_factors = target.model.user_factors.weight.detach().clone()
     target.load_vectors(load_recommender(save_recommender(source, tmp_path)), match=['item', 'user'])
@@ -185,7 +299,11 @@ def test_vectors_by_id(table, tmp_path):
 def test_vectors_that_do_not_fit(table):
     old, new, _ = table
     learn = KINDS['collab'](new, None)
-    with pytest.raises(ValueError, match="no table of items fits.*item_factors 4 wide.*EASE.*n_factors"): learn.load_vectors(EASE().fit(KINDS['collab'](old, None).dls))
-    with pytest.raises(ValueError, match="no table of items fits"): learn.load_vectors(BiasOnly().fit(KINDS['collab'](old, None).dls))
-    with pytest.raises(ValueError, match='ids here look like'): learn.load_vectors(KINDS['collab'](old.assign(item=old.item + 10_000), None))
-    with pytest.raises(ValueError, match="match='items'"): learn.load_vectors(learn, match='items')
+    with pytest.raises(ValueError, match='no table of items fits.*item_factors 4 wide.*EASE.*n_factors'):
+        learn.load_vectors(EASE().fit(KINDS['collab'](old, None).dls))
+    with pytest.raises(ValueError, match='no table of items fits'):
+        learn.load_vectors(BiasOnly().fit(KINDS['collab'](old, None).dls))
+    with pytest.raises(ValueError, match='ids here look like'):
+        learn.load_vectors(KINDS['collab'](old.assign(item=old.item + 10_000), None))
+    with pytest.raises(ValueError, match="match='items'"):
+        learn.load_vectors(learn, match='items')

@@ -1,11 +1,13 @@
-"Vocab and Interactions.from_df: the one checked door through which ids and columns come in."
+"""Vocab and Interactions.from_df: the one checked door through which ids and columns come in."""
+
 import re
 import uuid
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastrec.data.interactions import Interactions, Vocab, check_y_range
 
@@ -13,23 +15,28 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def table(**columns):
-    "Two users who each rated two items; `columns` replace or add (None: leave the column out)."
-    base = dict(user=[1, 1, 2, 2], item=[10, 20, 10, 20], rating=[1., 2., 3., 4.])
+    """Two users who each rated two items; `columns` replace or add (None: leave the column out)."""
+    base = dict(user=[1, 1, 2, 2], item=[10, 20, 10, 20], rating=[1.0, 2.0, 3.0, 4.0])
     return pd.DataFrame({k: v for k, v in {**base, **columns}.items() if v is not None})
 
 
-def from_df(kwargs=None, **columns): return Interactions.from_df(table(**columns), **(kwargs or {}))
+def from_df(kwargs=None, **columns):
+    return Interactions.from_df(table(**columns), **(kwargs or {}))
 
 
-def rows(inter): return sorted(map(tuple, inter.to_df().itertuples(index=False)))
+def rows(inter):
+    return sorted(map(tuple, inter.to_df().itertuples(index=False)))
 
 
-def message(exc): return exc.value.args[0]
+def message(exc):
+    return exc.value.args[0]
 
 
 # --- Vocab
 
-ids_strategy = st.one_of(st.lists(ids, min_size=1, max_size=30) for ids in (st.integers(-2**62, 2**62), st.text(max_size=6)))
+ids_strategy = st.one_of(
+    st.lists(ids, min_size=1, max_size=30) for ids in (st.integers(-(2**62), 2**62), st.text(max_size=6))
+)
 
 
 @quick
@@ -53,21 +60,41 @@ def test_encode_and_decode_undo_each_other(values, random):
     assert list(vocab.encode(vocab.ids)) == list(range(len(vocab)))
 
 
-@pytest.mark.parametrize('ids', [[30, 10], (30, 10), np.array([30, 10]), np.array([30., 10.]), pd.Series([30, 10], index=[7, 7]),
-                                 pd.Index([30, 10]), pd.Categorical([30, 10]), pd.array([30, 10], dtype='Int64')],
-                         ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    'ids',
+    [
+        [30, 10],
+        (30, 10),
+        np.array([30, 10]),
+        np.array([30.0, 10.0]),
+        pd.Series([30, 10], index=[7, 7]),
+        pd.Index([30, 10]),
+        pd.Categorical([30, 10]),
+        pd.array([30, 10], dtype='Int64'),
+    ],
+    ids=lambda o: type(o).__name__,
+)
 def test_encode_takes_any_sequence_of_integers(ids):
     assert Vocab([10, 20, 30]).encode(ids).tolist() == [2, 0]
 
 
-@pytest.mark.parametrize('ids', [['c', 'a'], np.array(['c', 'a']), np.array(['c', 'a'], dtype=object),
-                                 pd.Series(['c', 'a'], dtype='string'), pd.Series(['c', 'a'], dtype=object), pd.Categorical(['c', 'a'])],
-                         ids=lambda o: f"{type(o).__name__}-{getattr(o, 'dtype', '')}")
+@pytest.mark.parametrize(
+    'ids',
+    [
+        ['c', 'a'],
+        np.array(['c', 'a']),
+        np.array(['c', 'a'], dtype=object),
+        pd.Series(['c', 'a'], dtype='string'),
+        pd.Series(['c', 'a'], dtype=object),
+        pd.Categorical(['c', 'a']),
+    ],
+    ids=lambda o: f'{type(o).__name__}-{getattr(o, "dtype", "")}',
+)
 def test_encode_takes_any_sequence_of_strings(ids):
     assert Vocab(['a', 'b', 'c']).encode(ids).tolist() == [2, 0]
 
 
-@pytest.mark.parametrize('one', [20, np.int64(20), 20., np.array(20)], ids=lambda o: f'{type(o).__name__}')
+@pytest.mark.parametrize('one', [20, np.int64(20), 20.0, np.array(20)], ids=lambda o: f'{type(o).__name__}')
 def test_encode_takes_one_id(one):
     assert Vocab([10, 20, 30]).encode(one).tolist() == [1]
 
@@ -89,33 +116,41 @@ def test_decode_keeps_the_shape():
 def test_unknown_ids_are_marked_when_asked():
     assert Vocab([10, 20]).encode([20, 5, 10, 99], unknown='mark').tolist() == [1, -1, 0, -1]
     assert Vocab([10, 20]).encode(['20'], unknown='mark').tolist() == [-1]
-    with pytest.raises(ValueError, match="unknown='ignore': choose 'raise' or 'mark'"): Vocab([10, 20]).encode([10], unknown='ignore')
+    with pytest.raises(ValueError, match="unknown='ignore': choose 'raise' or 'mark'"):
+        Vocab([10, 20]).encode([10], unknown='ignore')
 
 
 def test_unknown_ids_are_named_up_to_five():
-    with pytest.raises(KeyError, match=r"unknown item ids: 1, 2, 3, 4, 5, \.\.\. \(7 of 8 looked up\)") as exc:
+    with pytest.raises(KeyError, match=r'unknown item ids: 1, 2, 3, 4, 5, \.\.\. \(7 of 8 looked up\)') as exc:
         Vocab([10, 20], 'item').encode([1, 2, 10, 3, 4, 5, 6, 7])
     assert '6' not in re.sub(r'\(.*', '', message(exc)) and 'build again from a table that has them' in message(exc)
     assert "isin(dls.vocab['item'].ids)" in message(exc)
 
 
 def test_an_unknown_id_is_named_once_with_its_side():
-    with pytest.raises(KeyError, match=r"unknown user id: 'x' \("): Vocab(['a', 'b'], 'user').encode(['x', 'a', 'x', 'b'])
+    with pytest.raises(KeyError, match=r"unknown user id: 'x' \("):
+        Vocab(['a', 'b'], 'user').encode(['x', 'a', 'x', 'b'])
 
 
 def test_strings_looked_up_in_integers_are_told_to_convert():
-    with pytest.raises(KeyError, match=r"integer user ids such as 10, 20.*these are strings: convert them with `ids.astype\(int\)`"):
+    with pytest.raises(
+        KeyError, match=r'integer user ids such as 10, 20.*these are strings: convert them with `ids.astype\(int\)`'
+    ):
         Vocab([10, 20], 'user').encode(['10'])
 
 
 def test_integers_looked_up_in_strings_are_told_to_convert():
-    with pytest.raises(KeyError, match=r"string user ids such as '10', '20'.*these are integers: convert them with `ids.astype\(str\)`"):
+    with pytest.raises(
+        KeyError, match=r"string user ids such as '10', '20'.*these are integers: convert them with `ids.astype\(str\)`"
+    ):
         Vocab(['10', '20'], 'user').encode([10])
 
 
 def test_vocab_refuses_repeated_and_missing_ids():
-    with pytest.raises(ValueError, match=r"item ids repeat: 2\. .*pass `pd.unique\(ids\)`"): Vocab([1, 2, 2], 'item')
-    with pytest.raises(ValueError, match='user ids hold missing values'): Vocab(['a', None], 'user')
+    with pytest.raises(ValueError, match=r'item ids repeat: 2\. .*pass `pd.unique\(ids\)`'):
+        Vocab([1, 2, 2], 'item')
+    with pytest.raises(ValueError, match='user ids hold missing values'):
+        Vocab(['a', None], 'user')
 
 
 def test_vocab_len_contains_eq_repr():
@@ -127,25 +162,33 @@ def test_vocab_len_contains_eq_repr():
 
 # --- which column is what
 
-@pytest.mark.parametrize('user, item, rating, time', [
-    ('user', 'item', 'rating', 'time'), ('user_id', 'item_id', 'rating', 'timestamp'), ('userId', 'movieId', 'rating', 'timestamp'),
-    ('User-ID', 'ISBN', 'Book-Rating', 'date'), ('customer_id', 'product_id', 'stars', 'ts'),
-    ('reviewerID', 'asin', 'score', 'unixReviewTime')])
+
+@pytest.mark.parametrize(
+    'user, item, rating, time',
+    [
+        ('user', 'item', 'rating', 'time'),
+        ('user_id', 'item_id', 'rating', 'timestamp'),
+        ('userId', 'movieId', 'rating', 'timestamp'),
+        ('User-ID', 'ISBN', 'Book-Rating', 'date'),
+        ('customer_id', 'product_id', 'stars', 'ts'),
+        ('reviewerID', 'asin', 'score', 'unixReviewTime'),
+    ],
+)
 def test_columns_are_found_by_name_in_any_order(user, item, rating, time):
-    df = pd.DataFrame({'extra': [0, 0], time: [5, 6], rating: [1., 2.], item: [10, 20], user: [1, 2]})
+    df = pd.DataFrame({'extra': [0, 0], time: [5, 6], rating: [1.0, 2.0], item: [10, 20], user: [1, 2]})
     inter = Interactions.from_df(df)
     assert inter.names == dict(user=user, item=item, rating=rating, time=time)
-    assert rows(inter) == [(1, 10, 1., 5), (2, 20, 2., 6)]
+    assert rows(inter) == [(1, 10, 1.0, 5), (2, 20, 2.0, 6)]
 
 
 def test_columns_are_found_by_position_where_no_name_is_known():
-    inter = Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[10, 20], c=[1., 2.], d=[5, 6], e=[7, 8])))
+    inter = Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[10, 20], c=[1.0, 2.0], d=[5, 6], e=[7, 8])))
     assert inter.names == dict(user='a', item='b', rating='c', time='d')
-    assert rows(inter) == [(1, 10, 1., 5), (2, 20, 2., 6)]
+    assert rows(inter) == [(1, 10, 1.0, 5), (2, 20, 2.0, 6)]
 
 
 def test_position_skips_the_columns_known_by_name():
-    inter = Interactions.from_df(pd.DataFrame(dict(timestamp=[5, 6], a=[1, 2], rating=[1., 2.], b=[10, 20])))
+    inter = Interactions.from_df(pd.DataFrame(dict(timestamp=[5, 6], a=[1, 2], rating=[1.0, 2.0], b=[10, 20])))
     assert inter.names == dict(user='a', item='b', rating='rating', time='timestamp')
 
 
@@ -161,10 +204,20 @@ def test_two_columns_are_enough():
 
 
 def test_given_names_win_over_known_ones():
-    df = pd.DataFrame(dict(user=[1, 1], who=[7, 8], item=[3, 3], what=[10, 20], rating=[1., 1.], score2=[4., 5.],
-                           time=[0, 0], moment=[5, 6]))
+    df = pd.DataFrame(
+        dict(
+            user=[1, 1],
+            who=[7, 8],
+            item=[3, 3],
+            what=[10, 20],
+            rating=[1.0, 1.0],
+            score2=[4.0, 5.0],
+            time=[0, 0],
+            moment=[5, 6],
+        )
+    )
     inter = Interactions.from_df(df, user_name='who', item_name='what', rating_name='score2', time_name='moment')
-    assert rows(inter) == [(7, 10, 4., 5), (8, 20, 5., 6)]
+    assert rows(inter) == [(7, 10, 4.0, 5), (8, 20, 5.0, 6)]
 
 
 def test_the_first_of_two_columns_of_one_known_name_is_taken():
@@ -173,6 +226,7 @@ def test_the_first_of_two_columns_of_one_known_name_is_taken():
 
 
 # --- what is kept
+
 
 def test_codes_are_int32_and_ratings_float32():
     inter = from_df(rating=[1, 2, 3, 4], time=[5, 6, 7, 8])
@@ -190,7 +244,7 @@ def test_counts():
 
 
 def test_to_df_of_some_rows():
-    assert from_df(time=[5, 6, 7, 8]).to_df([2, 0]).values.tolist() == [[2, 10, 3., 7], [1, 10, 1., 5]]
+    assert from_df(time=[5, 6, 7, 8]).to_df([2, 0]).values.tolist() == [[2, 10, 3.0, 7], [1, 10, 1.0, 5]]
 
 
 @pytest.mark.parametrize('dtype', ['int32', 'uint8', 'float64', 'Int64', 'Float64', 'category'])
@@ -202,7 +256,7 @@ def test_integer_ids_in_any_dtype_come_back_as_integers(dtype):
 
 
 def test_whole_floats_as_objects_are_integers():
-    assert from_df(user=pd.Series([2., 2., 1., 1.], dtype=object)).vocab['user'].ids.tolist() == [1, 2]
+    assert from_df(user=pd.Series([2.0, 2.0, 1.0, 1.0], dtype=object)).vocab['user'].ids.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize('dtype', [object, 'str', 'string', 'category'])
@@ -218,7 +272,9 @@ def test_category_order_and_unused_categories_do_not_matter():
 
 
 def test_the_source_table_is_unchanged():
-    df = table(user=pd.Categorical(['b', 'b', 'a', 'a']), item=[10., 10., 20., 20.], time=[8, 7, 6, 5]).sample(frac=1, random_state=0)
+    df = table(user=pd.Categorical(['b', 'b', 'a', 'a']), item=[10.0, 10.0, 20.0, 20.0], time=[8, 7, 6, 5]).sample(
+        frac=1, random_state=0
+    )
     before = df.copy(deep=True)
     Interactions.from_df(df, duplicates='mean')
     pd.testing.assert_frame_equal(df, before)
@@ -227,7 +283,7 @@ def test_the_source_table_is_unchanged():
 def test_changing_the_table_later_changes_nothing():
     df = table(rating=np.array([1, 2, 3, 4], dtype='float32'), time=[5, 6, 7, 8])
     inter = Interactions.from_df(df)
-    df.loc[0, 'rating'], df.loc[0, 'time'] = 9., 9
+    df.loc[0, 'rating'], df.loc[0, 'time'] = 9.0, 9
     assert inter.ratings.tolist() == [1, 2, 3, 4] and inter.times.tolist() == [5, 6, 7, 8]
 
 
@@ -242,11 +298,16 @@ def test_given_vocabs_are_used():
     inter = Interactions.from_df(table()[1:3], user_vocab=known['user'], item_vocab=known['item'])
     assert inter.vocab['item'] is known['item'] and inter.n_items == 3
     assert inter.users.tolist() == [0, 1] and inter.items.tolist() == [1, 0] and inter.items.dtype == np.int32
-    with pytest.raises(KeyError, match='unknown item id: 77'): Interactions.from_df(table(item=[10, 20, 10, 77]), item_vocab=known['item'])
+    with pytest.raises(KeyError, match='unknown item id: 77'):
+        Interactions.from_df(table(item=[10, 20, 10, 77]), item_vocab=known['item'])
 
 
-cells = st.tuples(st.integers(0, 6), st.sampled_from(['a', 'b', 'Ü', 'zz', '']), st.floats(-100, 100, width=32), st.integers(0, 2**40))
-random_rows = st.lists(cells, min_size=2, max_size=25).filter(lambda o: len({r[0] for r in o}) > 1 and len({r[1] for r in o}) > 1)
+cells = st.tuples(
+    st.integers(0, 6), st.sampled_from(['a', 'b', 'Ü', 'zz', '']), st.floats(-100, 100, width=32), st.integers(0, 2**40)
+)
+random_rows = st.lists(cells, min_size=2, max_size=25).filter(
+    lambda o: len({r[0] for r in o}) > 1 and len({r[1] for r in o}) > 1
+)
 frame = lambda o: pd.DataFrame(o, columns=['user', 'item', 'rating', 'time'])
 
 
@@ -262,8 +323,9 @@ def test_from_df_to_df_gives_back_the_rows(data, random):
 
 # --- repeated pairs
 
+
 def merged_slowly(df, policy, by_time):
-    "One row per pair by pandas: {(user, item): rating}"
+    """One row per pair by pandas: {(user, item): rating}"""
     df = df.sort_values('time', kind='stable') if by_time else df
     return getattr(df.assign(rating=df.rating.astype('float64')).groupby(['user', 'item']).rating, policy)().to_dict()
 
@@ -273,7 +335,8 @@ def merged_slowly(df, policy, by_time):
 def test_duplicates_against_pandas(data, policy, by_time, n_times):
     df = frame(data)
     df['time'] %= n_times  # so that times tie
-    if not by_time: df = df.drop(columns='time')
+    if not by_time:
+        df = df.drop(columns='time')
     inter = Interactions.from_df(df, duplicates=policy)
     expect = merged_slowly(df, policy, by_time)
     got = {(u, i): r for u, i, r in inter.to_df()[['user', 'item', 'rating']].itertuples(index=False)}
@@ -282,23 +345,29 @@ def test_duplicates_against_pandas(data, policy, by_time, n_times):
     kept = np.arange(len(df)) if inter.rows is None else inter.rows
     assert (np.diff(kept) > 0).all()  # in the order of the table
     assert list(zip(df.user.iloc[kept], df.item.iloc[kept])) == list(zip(*(inter.to_df()[c] for c in ('user', 'item'))))
-    if by_time: assert inter.times.tolist() == df.time.iloc[kept].tolist()
-    if policy != 'mean': assert inter.ratings.tolist() == df.rating.astype('float32').iloc[kept].tolist()
+    if by_time:
+        assert inter.times.tolist() == df.time.iloc[kept].tolist()
+    if policy != 'mean':
+        assert inter.ratings.tolist() == df.rating.astype('float32').iloc[kept].tolist()
 
 
 @quick
 @given(random_rows, st.sampled_from(['first', 'last', 'mean']), st.randoms())
 def test_the_order_of_rows_does_not_matter_where_times_differ(data, policy, random):
     df = frame(data).assign(time=random.sample(range(1000), len(data)))
-    a, b = (Interactions.from_df(o, duplicates=policy) for o in (df, df.sample(frac=1, random_state=random.randrange(1000))))
+    a, b = (
+        Interactions.from_df(o, duplicates=policy) for o in (df, df.sample(frac=1, random_state=random.randrange(1000)))
+    )
     assert a.vocab == b.vocab
     a, b = (o.to_df().sort_values(['user', 'item'], ignore_index=True) for o in (a, b))
     pd.testing.assert_frame_equal(a, b, rtol=1e-5, atol=1e-4)
 
 
 def test_the_mean_keeps_the_first_row_and_its_time():
-    inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 2, 1], item=[10, 20, 10], rating=[5, 3, 2], time=[9, 8, 7])), duplicates='mean')
-    assert inter.rows.tolist() == [1, 2] and inter.ratings.tolist() == [3., 3.5] and inter.times.tolist() == [8, 7]
+    inter = Interactions.from_df(
+        pd.DataFrame(dict(user=[1, 2, 1], item=[10, 20, 10], rating=[5, 3, 2], time=[9, 8, 7])), duplicates='mean'
+    )
+    assert inter.rows.tolist() == [1, 2] and inter.ratings.tolist() == [3.0, 3.5] and inter.times.tolist() == [8, 7]
 
 
 def test_keep_keeps_repeated_pairs():
@@ -310,7 +379,9 @@ def test_rows_is_none_where_nothing_repeats():
 
 
 def test_a_repeated_pair_is_an_error_that_offers_the_policies():
-    with pytest.raises(ValueError, match=r"1 rows? repeats? a user-item pair, e.g. \(1, 10\).*duplicates='last', 'first' or 'mean'"):
+    with pytest.raises(
+        ValueError, match=r"1 rows? repeats? a user-item pair, e.g. \(1, 10\).*duplicates='last', 'first' or 'mean'"
+    ):
         from_df(item=[10, 10, 10, 20])
     with pytest.raises(ValueError, match=r"2 rows repeat a user-item pair, e.g. \('a', 'x'\), \('a', 'x'\)\. "):
         from_df(user=list('aaab'), item=list('xxxy'))
@@ -323,17 +394,22 @@ def test_an_unknown_policy_is_refused():
 
 # --- bad tables
 
+
 def test_not_a_table():
-    with pytest.raises(TypeError, match='expected a DataFrame with one row per interaction, got list'): Interactions.from_df([(1, 2)])
+    with pytest.raises(TypeError, match='expected a DataFrame with one row per interaction, got list'):
+        Interactions.from_df([(1, 2)])
 
 
 def test_an_empty_table():
-    with pytest.raises(ValueError, match='the table is empty: it needs one row per interaction'): Interactions.from_df(table()[:0])
+    with pytest.raises(ValueError, match='the table is empty: it needs one row per interaction'):
+        Interactions.from_df(table()[:0])
 
 
 @pytest.mark.parametrize('role', ['user', 'item', 'rating', 'time'])
 def test_a_given_column_that_is_not_there(role):
-    with pytest.raises(ValueError, match=rf"no column 'usr' \({role}_name\) in the table. Its columns are: 'user', 'item', 'rating'"):
+    with pytest.raises(
+        ValueError, match=rf"no column 'usr' \({role}_name\) in the table. Its columns are: 'user', 'item', 'rating'"
+    ):
         from_df({f'{role}_name': 'usr'})
 
 
@@ -347,13 +423,15 @@ def test_missing_columns():
 def test_the_only_other_id_is_the_item():
     df = table().rename(columns=dict(item='joke_id'))
     assert Interactions.from_df(df).names['item'] == 'joke_id'
-    with pytest.raises(ValueError, match="which column holds the items"): Interactions.from_df(df.assign(session_id=1))
+    with pytest.raises(ValueError, match='which column holds the items'):
+        Interactions.from_df(df.assign(session_id=1))
 
 
 def test_ids_of_a_type_of_their_own():
     df = table()
     df['user'] = [uuid.UUID(int=i) for i in range(len(df))]
-    with pytest.raises(ValueError, match=r"column 'user' holds UUID objects such as UUID\('0.*astype\(str\)"): Interactions.from_df(df)
+    with pytest.raises(ValueError, match=r"column 'user' holds UUID objects such as UUID\('0.*astype\(str\)"):
+        Interactions.from_df(df)
 
 
 @pytest.mark.parametrize('role', ['user', 'item'])
@@ -363,7 +441,8 @@ def test_one_side_found_and_not_the_other(role):
 
 
 def test_a_column_in_two_roles():
-    with pytest.raises(ValueError, match="column 'user' is asked to play two roles"): from_df(dict(user_name='user', item_name='user'))
+    with pytest.raises(ValueError, match="column 'user' is asked to play two roles"):
+        from_df(dict(user_name='user', item_name='user'))
 
 
 def test_two_columns_of_the_same_name():
@@ -372,62 +451,96 @@ def test_two_columns_of_the_same_name():
 
 
 @pytest.mark.parametrize('side', ['user', 'item'])
-@pytest.mark.parametrize('column', [[1., np.nan, 2., 2.], ['a', None, 'b', 'b'], pd.Categorical(['a', None, 'b', 'b']),
-                                    pd.array([1, None, 2, 2], dtype='Int64')],
-                         ids=['float', 'str', 'category', 'Int64'])
+@pytest.mark.parametrize(
+    'column',
+    [
+        [1.0, np.nan, 2.0, 2.0],
+        ['a', None, 'b', 'b'],
+        pd.Categorical(['a', None, 'b', 'b']),
+        pd.array([1, None, 2, 2], dtype='Int64'),
+    ],
+    ids=['float', 'str', 'category', 'Int64'],
+)
 def test_missing_ids(side, column):
-    with pytest.raises(ValueError, match=rf"1 of 4 rows have no {side} id \(column '{side}'\). Drop them with "
-                                         rf"`df.dropna\(subset=\['{side}'\]\)`"):
+    with pytest.raises(
+        ValueError,
+        match=rf"1 of 4 rows have no {side} id \(column '{side}'\). Drop them with "
+        rf"`df.dropna\(subset=\['{side}'\]\)`",
+    ):
         from_df(**{side: column})
 
 
 @pytest.mark.parametrize('side', ['user', 'item'])
 @pytest.mark.parametrize('column', [[1, '1', 2, 2], pd.Categorical([1, '1', 2, 2])], ids=['object', 'category'])
 def test_ids_of_mixed_types(side, column):
-    with pytest.raises(ValueError, match=rf"column '{side}' mixes types \(int such as 1, str such as '1'\), so 1 and '1' would be two "
-                                         rf"{side}s.*astype\(str\)`"):
+    with pytest.raises(
+        ValueError,
+        match=rf"column '{side}' mixes types \(int such as 1, str such as '1'\), so 1 and '1' would be two "
+        rf'{side}s.*astype\(str\)`',
+    ):
         from_df(**{side: column})
 
 
 def test_ids_of_mixed_types_are_found_whatever_the_index():
     df = table(user=[1, '1', 2, 2])
     df.index = [5, 5, 5, 5]
-    with pytest.raises(ValueError, match="column 'user' mixes types"): Interactions.from_df(df)
+    with pytest.raises(ValueError, match="column 'user' mixes types"):
+        Interactions.from_df(df)
 
 
 @pytest.mark.parametrize('dtype', ['float64', object])
 def test_fractions_are_no_ids(dtype):
-    with pytest.raises(ValueError, match="column 'item' holds fractions such as 4.5, 3.5, which are no item ids. .*Pass item_name="):
-        from_df(item=pd.Series([1., 4.5, 3.5, 2.]).astype(dtype))
+    with pytest.raises(
+        ValueError, match="column 'item' holds fractions such as 4.5, 3.5, which are no item ids. .*Pass item_name="
+    ):
+        from_df(item=pd.Series([1.0, 4.5, 3.5, 2.0]).astype(dtype))
 
 
 def test_infinite_ids():
-    with pytest.raises(ValueError, match="column 'user'"): from_df(user=[1, np.inf, 2, 2])
+    with pytest.raises(ValueError, match="column 'user'"):
+        from_df(user=[1, np.inf, 2, 2])
 
 
 @pytest.mark.parametrize('side, other', [('user', 'item'), ('item', 'user')])
 @pytest.mark.parametrize('one', [7, 'seven'])
 def test_a_single_user_or_item(side, other, one):
-    with pytest.raises(ValueError, match=rf"the table has a single {side} \({one!r}, column '{side}'\).*Is {side}_name right\?"):
-        from_df(**{side: [one]*4, other: [1, 2, 3, 4]})
+    with pytest.raises(
+        ValueError, match=rf"the table has a single {side} \({one!r}, column '{side}'\).*Is {side}_name right\?"
+    ):
+        from_df(**{side: [one] * 4, other: [1, 2, 3, 4]})
 
 
 def test_ratings_that_are_words():
-    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers .*; not a number: 'good', 'bad'\. .*pd.to_numeric"):
+    with pytest.raises(
+        ValueError,
+        match=r"ratings in column 'rating' are not numbers .*; not a number: 'good', 'bad'\. .*pd.to_numeric",
+    ):
         from_df(rating=['1', 'good', 'bad', 'bad'])
 
 
 def test_ratings_that_are_numbers_as_text():
-    with pytest.raises(ValueError, match=r"ratings in column 'rating' are not numbers \(dtype \w+\)\. Convert them: `df\['rating'\] "
-                                         r"= pd.to_numeric"):
+    with pytest.raises(
+        ValueError,
+        match=r"ratings in column 'rating' are not numbers \(dtype \w+\)\. Convert them: `df\['rating'\] "
+        r'= pd.to_numeric',
+    ):
         from_df(rating=list('1234'))
 
 
-@pytest.mark.parametrize('column', [[1, np.nan, np.inf, 4], pd.array([1, None, None, 4], dtype='Int64'),
-                                    pd.array([1, None, None, 4], dtype='Float32')],
-                         ids=['float64', 'Int64', 'Float32'])
+@pytest.mark.parametrize(
+    'column',
+    [
+        [1, np.nan, np.inf, 4],
+        pd.array([1, None, None, 4], dtype='Int64'),
+        pd.array([1, None, None, 4], dtype='Float32'),
+    ],
+    ids=['float64', 'Int64', 'Float32'],
+)
 def test_missing_ratings(column):
-    with pytest.raises(ValueError, match=r"2 of 4 ratings in column 'rating' are missing or infinite. Drop those rows.*target='implicit'"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 4 ratings in column 'rating' are missing or infinite. Drop those rows.*target='implicit'",
+    ):
         from_df(rating=column)
 
 
@@ -437,56 +550,89 @@ def test_the_advice_for_missing_ratings_works():
 
 
 def test_a_timestamp_as_the_rating():
-    with pytest.raises(ValueError, match=r"column 'rating' looks like a timestamp \(values from 8\d+ to 8\d+\), not a rating. Pass "
-                                         r"rating_name=, one of: 'user'.*target='implicit'"):
+    with pytest.raises(
+        ValueError,
+        match=r"column 'rating' looks like a timestamp \(values from 8\d+ to 8\d+\), not a rating. Pass "
+        r"rating_name=, one of: 'user'.*target='implicit'",
+    ):
         from_df(rating=[881250949, 881250950, 891717742, 891717743])
     with pytest.raises(ValueError, match="column 'c' looks like a timestamp"):
         Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[1, 2], c=[881250949, 881250950])))
 
 
 def test_dates_as_the_rating():
-    with pytest.raises(ValueError, match=r"column 'rating' holds dates, not ratings. Pass rating_name= \(and time_name='rating'\)"):
-        from_df(rating=pd.to_datetime(['2020-01-01']*4))
+    with pytest.raises(
+        ValueError, match=r"column 'rating' holds dates, not ratings. Pass rating_name= \(and time_name='rating'\)"
+    ):
+        from_df(rating=pd.to_datetime(['2020-01-01'] * 4))
 
 
 def test_ratings_outside_y_range():
-    with pytest.raises(ValueError, match=r"ratings in 'rating' run from 1 to 4, outside y_range=\(1, 3\).*y_range=\(0.5, 4.5\)"):
+    with pytest.raises(
+        ValueError, match=r"ratings in 'rating' run from 1 to 4, outside y_range=\(1, 3\).*y_range=\(0.5, 4.5\)"
+    ):
         from_df(dict(y_range=(1, 3)))
-    with pytest.raises(ValueError, match=r"outside y_range=\(2, 5\)"): from_df(dict(y_range=(2, 5)))
+    with pytest.raises(ValueError, match=r'outside y_range=\(2, 5\)'):
+        from_df(dict(y_range=(2, 5)))
     assert len(from_df(dict(y_range=(1, 4)))) == 4
 
 
 def test_a_y_range_that_is_none():
-    with pytest.raises(ValueError, match=r'y_range=\(5, 1\): give \(low, high\) with low < high'): from_df(dict(y_range=(5, 1)))
-    with pytest.raises(ValueError, match=r'give \(low, high\)'): check_y_range(1, 5, (1, 2, 3))
+    with pytest.raises(ValueError, match=r'y_range=\(5, 1\): give \(low, high\) with low < high'):
+        from_df(dict(y_range=(5, 1)))
+    with pytest.raises(ValueError, match=r'give \(low, high\)'):
+        check_y_range(1, 5, (1, 2, 3))
 
 
 def test_times_that_are_words_or_missing():
-    with pytest.raises(ValueError, match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = "
-                                         r"pd.to_datetime\(df\['time'\]\)`"):
-        Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=list('abcd'))), time_name='time')
-    with pytest.raises(ValueError, match=r"1 of 4 rows have no time \(column 'time'\). Drop them with `df.dropna\(subset=\['time'\]\)`"):
-        Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=[1, 2, None, 4])), time_name='time')
+    with pytest.raises(
+        ValueError,
+        match=r"times in column 'time' are neither numbers nor datetimes .*`df\['time'\] = "
+        r"pd.to_datetime\(df\['time'\]\)`",
+    ):
+        Interactions.from_df(
+            pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1.0, time=list('abcd'))), time_name='time'
+        )
+    with pytest.raises(
+        ValueError, match=r"1 of 4 rows have no time \(column 'time'\). Drop them with `df.dropna\(subset=\['time'\]\)`"
+    ):
+        Interactions.from_df(
+            pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1.0, time=[1, 2, None, 4])), time_name='time'
+        )
 
 
 def test_arrays_of_different_lengths():
     vocab = dict(user=Vocab([1, 2], 'user'), item=Vocab([1, 2]))
     with pytest.raises(ValueError, match='ratings has 1 rows, users has 2'):
-        Interactions(np.array([0, 1]), np.array([0, 1]), np.array([1.]), None, vocab)
+        Interactions(np.array([0, 1]), np.array([0, 1]), np.array([1.0]), None, vocab)
 
 
 def test_a_time_column_that_nobody_asked_for_stops_nothing():
     from fastrec.data.splits import LeaveLastSplitter
-    df = pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1., time=['2020-01-01', '2020-01-02', 'soon', '']))
+
+    df = pd.DataFrame(
+        dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1.0, time=['2020-01-01', '2020-01-02', 'soon', ''])
+    )
     inter = Interactions.from_df(df)
     assert inter.times is None and inter.names['time'] is None
-    with pytest.raises(ValueError, match='neither numbers nor datetimes.*to_datetime'): LeaveLastSplitter(1)(inter)
+    with pytest.raises(ValueError, match='neither numbers nor datetimes.*to_datetime'):
+        LeaveLastSplitter(1)(inter)
     assert Interactions.from_df(df.assign(time=1), time_name=False).times is None
 
 
 def test_ids_come_before_names_and_roles_by_position_in_order():
-    df = pd.DataFrame(dict(user=['Ann', 'Ann', 'Bob'], user_id=[7, 8, 9], product=['x', 'x', 'y'], product_id=[1, 1, 2], rating=[1., 2., 3.]))
+    df = pd.DataFrame(
+        dict(
+            user=['Ann', 'Ann', 'Bob'],
+            user_id=[7, 8, 9],
+            product=['x', 'x', 'y'],
+            product_id=[1, 1, 2],
+            rating=[1.0, 2.0, 3.0],
+        )
+    )
     inter = Interactions.from_df(df)
     assert (inter.names['user'], inter.names['item']) == ('user_id', 'product_id')
-    table = pd.DataFrame(dict(buyer=[1, 1, 2], sku=[1, 2, 1], stars=[1., 2., 3.], moment=[1, 2, 3], comment=list('abc')))
+    table = pd.DataFrame(
+        dict(buyer=[1, 1, 2], sku=[1, 2, 1], stars=[1.0, 2.0, 3.0], moment=[1, 2, 3], comment=list('abc'))
+    )
     assert Interactions.from_df(table).names == dict(user='buyer', item='sku', rating='stars', time='moment')

@@ -1,4 +1,5 @@
-"One contract for every model, and the tables they are made of."
+"""One contract for every model, and the tables they are made of."""
+
 import copy
 
 import numpy as np
@@ -6,30 +7,44 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_l2, set_l2
+from fastrec.models.base import from_range, to_range
 from fastrec.models.svdpp import residuals_of
-from fastrec.models import DotBias, EmbeddingTable, GMF, MLP, NeuMF, SVDpp, pop_l2, set_l2
-from fastrec.models.base import to_range
-from fastrec.models.base import from_range
 
 N_USERS, N_ITEMS = 7, 11
-HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < .4).astype(np.float32))
-RATING = {'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw), 'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
-          'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw), 'flipped': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, item_side=True, residuals=True, leave_one_out=True, **kw),
-          'mlp': lambda **kw: MLP(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'mlp1': lambda **kw: MLP(N_USERS, N_ITEMS, 3, (5,), dropout=.5, **kw)}
-MODELS = {**RATING, 'gmf': lambda **kw: GMF(N_USERS, N_ITEMS, 5, **kw), 'neumf': lambda **kw: NeuMF(N_USERS, N_ITEMS, 4, (8, 6), **kw), 'neumf1': lambda **kw: NeuMF(N_USERS, N_ITEMS, 3, (5,), **kw)}
+HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < 0.4).astype(np.float32))
+RATING = {
+    'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw),
+    'dot1': lambda **kw: DotBias(N_USERS, N_ITEMS, 1, **kw),
+    'svdpp': lambda **kw: SVDpp(N_USERS, N_ITEMS, HISTORY, 5, **kw),
+    'flipped': lambda **kw: SVDpp(
+        N_USERS, N_ITEMS, HISTORY, 5, item_side=True, residuals=True, leave_one_out=True, **kw
+    ),
+    'mlp': lambda **kw: MLP(N_USERS, N_ITEMS, 4, (8, 6), **kw),
+    'mlp1': lambda **kw: MLP(N_USERS, N_ITEMS, 3, (5,), dropout=0.5, **kw),
+}
+MODELS = {
+    **RATING,
+    'gmf': lambda **kw: GMF(N_USERS, N_ITEMS, 5, **kw),
+    'neumf': lambda **kw: NeuMF(N_USERS, N_ITEMS, 4, (8, 6), **kw),
+    'neumf1': lambda **kw: NeuMF(N_USERS, N_ITEMS, 3, (5,), **kw),
+}
 
 
 @pytest.fixture(params=MODELS)
-def make(request): return MODELS[request.param]
+def make(request):
+    return MODELS[request.param]
 
 
 @pytest.fixture(params=RATING)
-def make_rating(request): return RATING[request.param]
+def make_rating(request):
+    return RATING[request.param]
 
 
 def randomised(model):
     with torch.no_grad():
-        for p in model.parameters(): p.copy_(torch.randn_like(p))
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p))
     return model
 
 
@@ -47,7 +62,8 @@ def test_all_ways_of_scoring_agree(make):
     model = randomised(make()).eval()
     users = torch.tensor([0, 3, 6])
     everything = model.score_items(users)
-    for i in range(N_ITEMS): assert torch.allclose(model(users, torch.full((3,), i)), everything[:, i], atol=1e-5)
+    for i in range(N_ITEMS):
+        assert torch.allclose(model(users, torch.full((3,), i)), everything[:, i], atol=1e-5)
     items = torch.tensor([[1, 2], [0, 10], [5, 5]])
     assert torch.allclose(model(users, items), everything.gather(1, items), atol=1e-5)
     assert torch.allclose(model(users, torch.tensor([[4, 7]])), everything[:, [4, 7]], atol=1e-5)
@@ -57,19 +73,23 @@ def test_scores_start_at_the_mean_and_stay_in_range(make_rating):
     torch.manual_seed(0)  # an MLP starts near the mean, not at it
     make = make_rating
     torch.manual_seed(0)
-    model = make(y_range=(.5, 5.5), mean=3.7).eval()
-    assert torch.allclose(model(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=.05)
+    model = make(y_range=(0.5, 5.5), mean=3.7).eval()
+    assert torch.allclose(model(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=0.05)
     scores = randomised(model).score_items(torch.arange(7))
-    assert scores.min() >= .5 and scores.max() <= 5.5
-    assert torch.allclose(make(mean=3.7).eval()(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=.05)
+    assert scores.min() >= 0.5 and scores.max() <= 5.5
+    assert torch.allclose(make(mean=3.7).eval()(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=0.05)
 
 
 def test_vectors_and_biases(make):
     model = make()
     for side, n in (('user', N_USERS), ('item', N_ITEMS)):
-        assert model.vectors(side).shape[0] == n and model.vectors(side).ndim == 2 and not model.vectors(side).requires_grad
+        assert (
+            model.vectors(side).shape[0] == n
+            and model.vectors(side).ndim == 2
+            and not model.vectors(side).requires_grad
+        )
         biases = model.biases(side)
-        assert biases is None or biases.shape == (n,) and not biases.requires_grad
+        assert biases is None or (biases.shape == (n,) and not biases.requires_grad)
     assert (model.biases('item') is None) == isinstance(model, (GMF, NeuMF))
 
 
@@ -87,7 +107,10 @@ def test_state_dict_round_trip(make):
 
 def test_int32_codes(make):
     model = make().eval()
-    assert torch.equal(model(torch.arange(5, dtype=torch.int32), torch.arange(5, dtype=torch.int32)), model(torch.arange(5), torch.arange(5)))
+    assert torch.equal(
+        model(torch.arange(5, dtype=torch.int32), torch.arange(5, dtype=torch.int32)),
+        model(torch.arange(5), torch.arange(5)),
+    )
 
 
 def test_fastai_collects_no_method(make):
@@ -100,12 +123,16 @@ def test_cold_rows_are_never_used(make):
     before = model.score_items(torch.arange(7))
     with torch.no_grad():  # whatever an untrained row holds must not matter
         for t in model.modules():
-            if isinstance(t, EmbeddingTable): t.weight[~t.known] = 1e3
+            if isinstance(t, EmbeddingTable):
+                t.weight[~t.known] = 1e3
     after = model.train().eval().score_items(torch.arange(7))
     assert torch.allclose(before, after, atol=1e-5)
     assert torch.allclose(after[:, 9], after[:, 10], atol=1e-5)
     for t in model.modules():
-        if isinstance(t, EmbeddingTable): assert torch.allclose(t.weight[~t.known], t.weight[t.known].mean(0).expand(int((~t.known).sum()), -1), atol=1e-5)
+        if isinstance(t, EmbeddingTable):
+            assert torch.allclose(
+                t.weight[~t.known], t.weight[t.known].mean(0).expand(int((~t.known).sum()), -1), atol=1e-5
+            )
 
 
 def test_explain_adds_up():
@@ -116,45 +143,52 @@ def test_explain_adds_up():
 
 
 def test_l2_is_per_row_looked_up():
-    table = EmbeddingTable(4, 3, std=1.)
+    table = EmbeddingTable(4, 3, std=1.0)
     idx = torch.tensor([1, 1, 3])
-    table.l2 = .5
+    table.l2 = 0.5
     assert table.eval()(idx) is not None and table.penalty is None, 'no penalty outside training'
     table.train()(idx)
     w = table.weight.detach()
-    want = .5 * (2 * w[1].square().sum() + w[3].square().sum()) / 3
+    want = 0.5 * (2 * w[1].square().sum() + w[3].square().sum()) / 3
     got = pop_l2(table)
     assert torch.allclose(got, want, atol=1e-5) and pop_l2(table) is None
     got.backward()
-    assert torch.allclose(table.weight.grad[1], .5 * 2 * 2 * w[1] / 3, atol=1e-5) and table.weight.grad[0].abs().sum() == 0
+    assert (
+        torch.allclose(table.weight.grad[1], 0.5 * 2 * 2 * w[1] / 3, atol=1e-5)
+        and table.weight.grad[0].abs().sum() == 0
+    )
 
 
 def test_set_l2_scales_by_decay():
-    model = DotBias(3, 3, 2, bias_decay=.25)
-    set_l2(model, .1)
-    assert (model.user_factors.l2, model.item_biases.l2) == (.1, .025)
+    model = DotBias(3, 3, 2, bias_decay=0.25)
+    set_l2(model, 0.1)
+    assert (model.user_factors.l2, model.item_biases.l2) == (0.1, 0.025)
     assert DotBias(3, 3, 2).user_biases.decay == 0
 
 
 def test_models_hold_no_graph_after_copy(make):
     model = make()
-    set_l2(model, .1)
+    set_l2(model, 0.1)
     model.train()(torch.arange(5), torch.arange(5))
     pop_l2(model)
     copy.deepcopy(model)
 
 
 def test_squash_inverts():
-    for y in (1.2, 3., 4.9): assert np.isclose(to_range(torch.tensor(from_range(y, (.5, 5.5))), (.5, 5.5)).item(), y, atol=1e-5)
-    assert from_range(2., None) == 2. and np.isfinite(from_range(9., (0, 5)))
+    for y in (1.2, 3.0, 4.9):
+        assert np.isclose(to_range(torch.tensor(from_range(y, (0.5, 5.5))), (0.5, 5.5)).item(), y, atol=1e-5)
+    assert from_range(2.0, None) == 2.0 and np.isfinite(from_range(9.0, (0, 5)))
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match='at least one hidden layer'): MLP(3, 3, 2, [])
-    with pytest.raises(ValueError, match='known has shape'): DotBias(3, 3, 2, known_users=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match='at least one hidden layer'):
+        MLP(3, 3, 2, [])
+    with pytest.raises(ValueError, match='known has shape'):
+        DotBias(3, 3, 2, known_users=torch.ones(4, dtype=torch.bool))
 
 
 # --- the models of their papers
+
 
 def test_dot_without_items_is_the_whole_catalogue():
     for name in ('dot', 'svdpp', 'flipped'):
@@ -166,20 +200,25 @@ def test_svdpp_by_hand():
     model = randomised(MODELS['svdpp'](y_range=(1, 5))).eval()
     for u, i in ((0, 3), (6, 10)):
         mine = torch.from_numpy(HISTORY[u].indices.astype(np.int64))
-        vector = model.user_factors.weight[u] + model.history_factors.weight[mine].sum(0) / len(mine)**.5
-        x = model.mean + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + vector @ model.item_factors.weight[i]
+        vector = model.user_factors.weight[u] + model.history_factors.weight[mine].sum(0) / len(mine) ** 0.5
+        x = (
+            model.mean
+            + model.user_biases.weight[u, 0]
+            + model.item_biases.weight[i, 0]
+            + vector @ model.item_factors.weight[i]
+        )
         assert torch.allclose(model(torch.tensor([u]), torch.tensor([i]))[0], to_range(x, (1, 5)), atol=1e-5)
         assert torch.allclose(model.vectors('user')[u], vector, atol=1e-5)
 
 
 def test_svdpp_drops_history_in_training_only():
-    model = SVDpp(N_USERS, N_ITEMS, HISTORY, 5, dropout=.5, std=1.)
+    model = SVDpp(N_USERS, N_ITEMS, HISTORY, 5, dropout=0.5, std=1.0)
     users = torch.arange(N_USERS)
     assert not torch.equal(model.train().user_vectors(users), model.user_vectors(users))
     assert torch.equal(model.eval().user_vectors(users), model.user_vectors(users))
     torch.manual_seed(0)
     mean = torch.stack([model.train().user_vectors(users) for _ in range(3000)]).mean(0)
-    assert torch.allclose(mean, model.eval().user_vectors(users), atol=.2)
+    assert torch.allclose(mean, model.eval().user_vectors(users), atol=0.2)
 
 
 @pytest.mark.parametrize('name', ['svdpp', 'flipped'])
@@ -187,16 +226,39 @@ def test_svdpp_without_history_scores_the_same(name):
     known = torch.arange(N_ITEMS) != 4
     model = randomised(MODELS[name](known_items=known)).eval()
     plain = model.without_history().eval()
-    assert type(plain) is DotBias and torch.allclose(plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5)
-    assert not any(o in k for k in {**plain.state_dict(), **dict(plain.named_buffers())} for o in ('history', 'rater', 'residual', 'ind', 'pairs'))
+    assert type(plain) is DotBias and torch.allclose(
+        plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5
+    )
+    assert not any(
+        o in k
+        for k in {**plain.state_dict(), **dict(plain.named_buffers())}
+        for o in ('history', 'rater', 'residual', 'ind', 'pairs')
+    )
 
 
 def flipped_by_hand(model, u, i, leave_out=False):
-    "User and item vectors in plain loops."
-    R, r = HISTORY.toarray() != 0, csr_matrix((residuals_of(HISTORY.sorted_indices()), HISTORY.sorted_indices().indices, HISTORY.indptr), shape=HISTORY.shape).toarray()
-    y, z, yr, zr = (t.weight for t in (model.history_factors, model.rater_factors, model.residual_factors, model.rater_residual_factors))
-    p = model.user_factors.weight[u] + sum(y[j] + r[u, j] * yr[j] for j in range(N_ITEMS) if R[u, j] and not (leave_out and j == i)) / max(R[u].sum(), 1)**.5
-    q = model.item_factors.weight[i] + sum(z[v] + r[v, i] * zr[v] for v in range(N_USERS) if R[v, i] and not (leave_out and v == u)) / max(R[:, i].sum(), 1)**.5
+    """User and item vectors in plain loops."""
+    R, r = (
+        HISTORY.toarray() != 0,
+        csr_matrix(
+            (residuals_of(HISTORY.sorted_indices()), HISTORY.sorted_indices().indices, HISTORY.indptr),
+            shape=HISTORY.shape,
+        ).toarray(),
+    )
+    y, z, yr, zr = (
+        t.weight
+        for t in (model.history_factors, model.rater_factors, model.residual_factors, model.rater_residual_factors)
+    )
+    p = (
+        model.user_factors.weight[u]
+        + sum(y[j] + r[u, j] * yr[j] for j in range(N_ITEMS) if R[u, j] and not (leave_out and j == i))
+        / max(R[u].sum(), 1) ** 0.5
+    )
+    q = (
+        model.item_factors.weight[i]
+        + sum(z[v] + r[v, i] * zr[v] for v in range(N_USERS) if R[v, i] and not (leave_out and v == u))
+        / max(R[:, i].sum(), 1) ** 0.5
+    )
     return p, q
 
 
@@ -205,106 +267,160 @@ def test_residuals_are_what_biases_leave():
     bu, bi = rng.normal(size=200), rng.normal(size=150)
     full = csr_matrix(3 + bu[:, None] + bi[None])
     left = residuals_of(full)
-    assert left.dtype == np.float32 and np.abs(left).max() < .2 and np.allclose(left, residuals_of(csr_matrix(10 * full.toarray() - 7)), atol=1e-4), 'biases are taken out, whatever the scale'
+    assert (
+        left.dtype == np.float32
+        and np.abs(left).max() < 0.2
+        and np.allclose(left, residuals_of(csr_matrix(10 * full.toarray() - 7)), atol=1e-4)
+    ), 'biases are taken out, whatever the scale'
     noise = rng.normal(size=full.shape)
-    assert np.corrcoef(residuals_of(csr_matrix(full.toarray() + noise)), noise.ravel())[0, 1] > .98
-    assert np.isfinite(residuals_of(csr_matrix(np.full((3, 3), 2.)))).all()
+    assert np.corrcoef(residuals_of(csr_matrix(full.toarray() + noise)), noise.ravel())[0, 1] > 0.98
+    assert np.isfinite(residuals_of(csr_matrix(np.full((3, 3), 2.0)))).all()
 
 
 def test_flipped_by_hand():
     model = randomised(MODELS['flipped'](y_range=(1, 5)))
-    pairs = [(0, int(HISTORY[0].indices[0])), (5, int(HISTORY[5].indices[-1])), *((u, i) for u in (0, 5) for i in range(N_ITEMS) if not HISTORY[u, i])][:5]
+    pairs = [
+        (0, int(HISTORY[0].indices[0])),
+        (5, int(HISTORY[5].indices[-1])),
+        *((u, i) for u in (0, 5) for i in range(N_ITEMS) if not HISTORY[u, i]),
+    ][:5]
     users, items = torch.tensor(pairs).T
     for training in (True, False):
         want = []
         for u, i in pairs:
             p, q = flipped_by_hand(model, u, i, leave_out=training)
-            want.append(to_range(p @ q + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + model.mean, (1, 5)))
+            want.append(
+                to_range(p @ q + model.user_biases.weight[u, 0] + model.item_biases.weight[i, 0] + model.mean, (1, 5))
+            )
         assert torch.allclose(model.train(training)(users, items), torch.stack(want), atol=1e-5)
     p, q = flipped_by_hand(model, 2, 3)
-    assert torch.allclose(model.vectors('user')[2], p, atol=1e-5) and torch.allclose(model.vectors('item')[3], q, atol=1e-5)
+    assert torch.allclose(model.vectors('user')[2], p, atol=1e-5) and torch.allclose(
+        model.vectors('item')[3], q, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('few', [0, 10**9])
 def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
-    "By one product with the whole history, or (few) by picking the entries of the rows asked for."
+    """By one product with the whole history, or (few) by picking the entries of the rows asked for."""
     monkeypatch.setattr('fastrec.models.svdpp.FEW', few)
     model = randomised(MODELS['flipped']()).train()
-    users, items = torch.tensor([0, 0, 5, 3]), torch.tensor([int(HISTORY[0].indices[0]), 7, int(HISTORY[5].indices[0]), 2])
+    users, items = (
+        torch.tensor([0, 0, 5, 3]),
+        torch.tensor([int(HISTORY[0].indices[0]), 7, int(HISTORY[5].indices[0]), 2]),
+    )
     picked = []
-    monkeypatch.setattr(type(model), '_some_sums', lambda self, *args, of=type(model)._some_sums: picked.append(1) or of(self, *args))
+    monkeypatch.setattr(
+        type(model), '_some_sums', lambda self, *args, of=type(model)._some_sums: picked.append(1) or of(self, *args)
+    )
     model(users, items).square().sum().backward()
     assert bool(picked) == (few == 0)
     got = {k: v.grad.clone() for k, v in model.named_parameters()}
     model.zero_grad()
     p, q = zip(*(flipped_by_hand(model, u, i, leave_out=True) for u, i in zip(users.tolist(), items.tolist())))
-    x = (torch.stack(p) * torch.stack(q)).sum(1) + model.user_biases.weight[users, 0] + model.item_biases.weight[items, 0] + model.mean
+    x = (
+        (torch.stack(p) * torch.stack(q)).sum(1)
+        + model.user_biases.weight[users, 0]
+        + model.item_biases.weight[items, 0]
+        + model.mean
+    )
     x.square().sum().backward()
-    for k, v in model.named_parameters(): assert torch.allclose(got[k], v.grad, rtol=1e-4, atol=1e-4), k
+    for k, v in model.named_parameters():
+        assert torch.allclose(got[k], v.grad, rtol=1e-4, atol=1e-4), k
 
 
 def test_svdpp_l2_is_taken_of_sums_own_and_history_vectors():
-    model = randomised(MODELS['flipped'](own_decay=3., history_decay=2., residual_decay=5.)).train()
-    set_l2(model, .1)
+    model = randomised(MODELS['flipped'](own_decay=3.0, history_decay=2.0, residual_decay=5.0)).train()
+    set_l2(model, 0.1)
     users, items = torch.tensor([0, 5, 5]), torch.tensor([4, 4, 7])
     model(users, items)
-    want = 0.
+    want = 0.0
     share = {}
     for side, axis in (('user', 1), ('item', 0)):
         n = np.maximum((HISTORY.toarray() != 0).sum(axis), 1)
-        share[side] = dict(user=44., item=6.2)[side] * n**-.75
+        share[side] = dict(user=44.0, item=6.2)[side] * n**-0.75
     for u, i in zip(users.tolist(), items.tolist()):
         p, q = flipped_by_hand(model, u, i, leave_out=True)
         su, si = share['user'][u], share['item'][i]
-        want += .1 * (p @ p + q @ q) + .3 * (su * model.user_factors.weight[u].square().sum() + si * model.item_factors.weight[i].square().sum())
-        want += .2 * (si * model.history_factors.weight[i].square().sum() + su * model.rater_factors.weight[u].square().sum())
-        want += .5 * (si * model.residual_factors.weight[i].square().sum() + su * model.rater_residual_factors.weight[u].square().sum())
+        want += 0.1 * (p @ p + q @ q) + 0.3 * (
+            su * model.user_factors.weight[u].square().sum() + si * model.item_factors.weight[i].square().sum()
+        )
+        want += 0.2 * (
+            si * model.history_factors.weight[i].square().sum() + su * model.rater_factors.weight[u].square().sum()
+        )
+        want += 0.5 * (
+            si * model.residual_factors.weight[i].square().sum()
+            + su * model.rater_residual_factors.weight[u].square().sum()
+        )
     assert pop_l2(model).item() == pytest.approx(want.item() / 3, rel=1e-4)
 
 
 def test_vectors_follow_the_parameters():
     model = randomised(MODELS['flipped']()).eval()
-    with torch.no_grad(): before = model.score_items(torch.arange(3))
+    with torch.no_grad():
+        before = model.score_items(torch.arange(3))
     randomised(model)
-    with torch.no_grad(): assert not torch.allclose(before, model.score_items(torch.arange(3))), 'an old product was kept'
+    with torch.no_grad():
+        assert not torch.allclose(before, model.score_items(torch.arange(3))), 'an old product was kept'
 
 
 def test_gmf_is_the_papers():
     model = randomised(MODELS['gmf']()).eval()
-    want = (model.out.weight[0] * model.product.user_factors.weight[2] * model.product.item_factors.weight[7]).sum() + model.out.bias[0]
+    want = (
+        model.out.weight[0] * model.product.user_factors.weight[2] * model.product.item_factors.weight[7]
+    ).sum() + model.out.bias[0]
     assert torch.allclose(model(torch.tensor([2]), torch.tensor([7]))[0], want, atol=1e-5)
-    assert torch.allclose(model.vectors('user') @ model.vectors('item').T + model.out.bias, model.score_items(torch.arange(N_USERS)), atol=1e-5)
+    assert torch.allclose(
+        model.vectors('user') @ model.vectors('item').T + model.out.bias,
+        model.score_items(torch.arange(N_USERS)),
+        atol=1e-5,
+    )
     assert (GMF(3, 3, 4).out.weight == 1).all()
 
 
 def test_neumf_has_separate_embeddings_of_the_right_size():
     model = NeuMF(N_USERS, N_ITEMS, 4, (8, 6))
     assert model.product.user_factors is not model.tower.user_factors and model.out.in_features == 4 + 6
-    assert .005 < NeuMF(500, 500, 32).tower.item_factors.weight.std() < .015
+    assert 0.005 < NeuMF(500, 500, 32).tower.item_factors.weight.std() < 0.015
 
 
 def test_neumf_from_pretrained_mixes_the_scores():
-    gmf, mlp = randomised(GMF(N_USERS, N_ITEMS, 5)).eval(), randomised(MLP(N_USERS, N_ITEMS, 3, (8, 6), dropout=.2)).eval()
+    gmf, mlp = (
+        randomised(GMF(N_USERS, N_ITEMS, 5)).eval(),
+        randomised(MLP(N_USERS, N_ITEMS, 3, (8, 6), dropout=0.2)).eval(),
+    )
     with torch.no_grad():  # the parts of a rating MLP that a NeuMF has not
-        for t in (mlp.user_biases.weight, mlp.item_biases.weight): t.zero_()
-    for alpha in (.5, .2):
+        for t in (mlp.user_biases.weight, mlp.item_biases.weight):
+            t.zero_()
+    for alpha in (0.5, 0.2):
         model = NeuMF.from_pretrained(gmf, mlp, alpha).eval()
         users = torch.arange(N_USERS)
-        assert torch.allclose(model.score_items(users), alpha * gmf.score_items(users) + (1 - alpha) * mlp.score_items(users), atol=1e-4)
+        assert torch.allclose(
+            model.score_items(users), alpha * gmf.score_items(users) + (1 - alpha) * mlp.score_items(users), atol=1e-4
+        )
     before = mlp.tower.hidden[2].weight.clone()
-    with torch.no_grad(): model.tower.hidden[2].weight.zero_()
+    with torch.no_grad():
+        model.tower.hidden[2].weight.zero_()
     assert torch.equal(mlp.tower.hidden[2].weight, before), 'the pre-trained model must not be shared'
-    with pytest.raises(ValueError, match='different users or items'): NeuMF.from_pretrained(GMF(3, N_ITEMS, 5), mlp)
+    with pytest.raises(ValueError, match='different users or items'):
+        NeuMF.from_pretrained(GMF(3, N_ITEMS, 5), mlp)
 
 
-@pytest.mark.parametrize('norm', [.4, .5, 1.])
+@pytest.mark.parametrize('norm', [0.4, 0.5, 1.0])
 def test_sums_are_over_the_length_of_the_history_to_the_norm(norm):
-    model = SVDpp(N_USERS, N_ITEMS, HISTORY, 5, std=1., norm=norm)
+    model = SVDpp(N_USERS, N_ITEMS, HISTORY, 5, std=1.0, norm=norm)
     n = np.diff(HISTORY.indptr)
-    sums = (HISTORY != 0).astype(np.float32) @ model.history_factors.weight.detach().numpy() / np.maximum(n, 1)[:, None] ** norm
+    sums = (
+        (HISTORY != 0).astype(np.float32)
+        @ model.history_factors.weight.detach().numpy()
+        / np.maximum(n, 1)[:, None] ** norm
+    )
     users = torch.arange(N_USERS)
     assert np.allclose(model.train().user_vectors(users).detach() - model.user_factors.weight.detach(), sums, atol=1e-5)
     few = users[np.argsort(n)[:1].tolist()]  # the entries of one user are picked, not multiplied
     assert np.allclose(model.user_vectors(few).detach() - model.user_factors.weight[few].detach(), sums[few], atol=1e-5)
-    assert np.allclose(model.eval().vectors('user') - model.user_factors.weight.detach(), sums * model.user_factors.known.numpy()[:, None], atol=1e-5)
+    assert np.allclose(
+        model.eval().vectors('user') - model.user_factors.weight.detach(),
+        sums * model.user_factors.known.numpy()[:, None],
+        atol=1e-5,
+    )
     assert model.config()['norm'] == norm

@@ -1,21 +1,25 @@
-"The notebooks run top to bottom on real data, and what they hold is clean."
+"""The notebooks run top to bottom on real data, and what they hold is clean."""
+
 from pathlib import Path
 
 import pytest
 
 nbformat = pytest.importorskip('nbformat')
-FOLDER = Path(__file__).parents[1]/'nbs'
+FOLDER = Path(__file__).parents[1] / 'nbs'
 NOTEBOOKS = sorted(FOLDER.glob('*.ipynb'))
 
 
-def test_there_are_notebooks(): assert NOTEBOOKS
+def test_there_are_notebooks():
+    assert NOTEBOOKS
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs(path, ml100k, tmp_path):
     nbclient = pytest.importorskip('nbclient')
     notebook = nbformat.read(path, 4)
-    nbclient.NotebookClient(notebook, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}
+    ).execute()
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -23,7 +27,9 @@ def test_is_clean(path):
     notebook = nbformat.read(path, 4)
     assert set(notebook.metadata) == {'kernelspec', 'language_info'}
     text = path.read_text()
-    assert not any(o in text for o in (f'{Path.home()}/', f'{FOLDER.parent}/', 'Traceback')), 'paths of a machine, or a failed cell'
+    assert not any(o in text for o in (f'{Path.home()}/', f'{FOLDER.parent}/', 'Traceback')), (
+        'paths of a machine, or a failed cell'
+    )
     outputs = [o for c in notebook.cells if c.cell_type == 'code' for o in c.outputs]
     assert outputs and all(o.output_type != 'error' for o in outputs)
     assert path.stat().st_size < 2**20

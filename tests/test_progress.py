@@ -1,27 +1,27 @@
-"Bars: nothing before two seconds, nothing when asked, gone at the end."
-import sys
+"""Bars: nothing before two seconds, nothing when asked, gone at the end."""
 
 import pytest
-import torch
 
 import fastrec.progress
-from fastrec.training.builders import collab_learner
-from fastrec.evaluation.metrics import hr
 from fastrec.evaluation.evaluate import evaluate
+from fastrec.evaluation.metrics import hr
 from fastrec.progress import Progress, show_progress
+from fastrec.training.builders import collab_learner
 
 
 @pytest.fixture(autouse=True)
 def shown():
-    with show_progress(True): yield
+    with show_progress(True):
+        yield
 
 
 @pytest.fixture()
-def at_once(monkeypatch): monkeypatch.setattr(fastrec.progress, 'DELAY', -1.)
+def at_once(monkeypatch):
+    monkeypatch.setattr(fastrec.progress, 'DELAY', -1.0)
 
 
 def test_nothing_before_its_time(capfd, monkeypatch):
-    now = [0.]
+    now = [0.0]
     monkeypatch.setattr(fastrec.progress.time, 'monotonic', lambda: now[0])
     with Progress(10, 'counting', 'sheep') as p:
         p.update(3)
@@ -37,11 +37,16 @@ def test_nothing_before_its_time(capfd, monkeypatch):
 
 @pytest.mark.parametrize('quiet', ['switch', 'context', 'argument'])
 def test_silent_when_asked(quiet, at_once, capfd):
-    if quiet == 'switch': show_progress(False)
+    if quiet == 'switch':
+        show_progress(False)
+
     def run(on=True):
-        with Progress(2, 'counting', on=on) as p: p.update()
+        with Progress(2, 'counting', on=on) as p:
+            p.update()
+
     if quiet == 'context':
-        with show_progress(False): run()
+        with show_progress(False):
+            run()
         assert capfd.readouterr().err == ''
         run()
         assert 'counting' in capfd.readouterr().err  # back on
@@ -51,21 +56,23 @@ def test_silent_when_asked(quiet, at_once, capfd):
 
 
 def test_what_is_done_at_once_needs_no_bar(at_once, capfd):
-    with Progress(5, 'counting') as p: p.update(5)
+    with Progress(5, 'counting') as p:
+        p.update(5)
     assert capfd.readouterr().err == ''
 
 
 def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
     from fastrec.scorers.baselines import EASE, IALS
     from fastrec.training.dataloaders import RecDataLoaders
-    dls = RecDataLoaders.from_df(synthetic[0], target='implicit', threshold=4, valid_pct=.1, seed=0)
+
+    dls = RecDataLoaders.from_df(synthetic[0], target='implicit', threshold=4, valid_pct=0.1, seed=0)
     EASE().fit(dls)
     assert capfd.readouterr().err == ''
     monkeypatch.setattr('fastrec.scorers.baselines.LONG', 100)
     EASE().fit(dls)
     assert 'inverse of 120 x 120' in capfd.readouterr().err
     pytest.importorskip('implicit')
-    monkeypatch.setattr(fastrec.progress, 'DELAY', -1.)
+    monkeypatch.setattr(fastrec.progress, 'DELAY', -1.0)
     IALS(4, iterations=3).fit(dls)
     assert 'iALS' in (text := capfd.readouterr().err) and '1.00/3.00' in text
 

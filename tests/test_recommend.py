@@ -1,52 +1,69 @@
-"Top-k against a slow reference, masks, candidates, cold policies, baskets, similar items: on any Scorer."
+"""Top-k against a slow reference, masks, candidates, cold policies, baskets, similar items: on any Scorer."""
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from fastrec.all import collab_learner, rec_learner
-from fastrec.scorers.baselines import BiasOnly
 from fastrec.data.catalog import Catalog
 from fastrec.data.history import History
 from fastrec.data.interactions import Interactions
+from fastrec.data.splits import make_split
 from fastrec.models import DotBias
-from fastrec.scorers.scorer import Scorer
+from fastrec.scorers.baselines import BiasOnly
 from fastrec.scorers.recommend import top_k
 from fastrec.scorers.retrieval import similar
-from fastrec.data.splits import make_split
+from fastrec.scorers.scorer import Scorer
 
 N_USERS, N_ITEMS = 30, 20
 
 
 class Fixed(Scorer):
-    "Scores and vectors that are known beforehand."
+    """Scores and vectors that are known beforehand."""
+
     def __init__(self, catalog, seed=0):
         g = torch.Generator().manual_seed(seed)
         self.catalog = catalog
         self.table = torch.randn(catalog.n_users, catalog.n_items, generator=g)
-        self.table_vectors = {side: torch.randn(n, 4, generator=g) for side, n in (('user', catalog.n_users), ('item', catalog.n_items))}
+        self.table_vectors = {
+            side: torch.randn(n, 4, generator=g) for side, n in (('user', catalog.n_users), ('item', catalog.n_items))
+        }
 
-    def score(self, users, items): return self.table[users, items]
-    def score_items(self, users): return self.table[users].clone()
-    def vectors(self, side): return self.table_vectors[side]
+    def score(self, users, items):
+        return self.table[users, items]
+
+    def score_items(self, users):
+        return self.table[users].clone()
+
+    def vectors(self, side):
+        return self.table_vectors[side]
 
 
 @pytest.fixture()
 def scorer():
     rng = np.random.default_rng(0)
-    pairs = pd.DataFrame([(u, i) for u in range(N_USERS) for i in range(N_ITEMS)], columns=['user', 'item']).sample(200, random_state=0)
+    pairs = pd.DataFrame([(u, i) for u in range(N_USERS) for i in range(N_ITEMS)], columns=['user', 'item']).sample(
+        200, random_state=0
+    )
     pairs = pd.concat([pairs, pd.DataFrame(dict(user=np.arange(N_USERS), item=0))]).drop_duplicates()
-    df = pairs.assign(user='u' + pairs.user.astype(str).str.zfill(2), item=100 + pairs.item, rating=rng.integers(1, 6, len(pairs)))
-    items = pd.DataFrame(dict(item=100 + np.arange(N_ITEMS), title=[f'Title {i}' for i in range(N_ITEMS)], genre=['a', 'b'] * 10))
+    df = pairs.assign(
+        user='u' + pairs.user.astype(str).str.zfill(2), item=100 + pairs.item, rating=rng.integers(1, 6, len(pairs))
+    )
+    items = pd.DataFrame(
+        dict(item=100 + np.arange(N_ITEMS), title=[f'Title {i}' for i in range(N_ITEMS)], genre=['a', 'b'] * 10)
+    )
     cold = (df.user == 'u03') | (df.item == 107)  # no training row for them
     inter = Interactions.from_df(df)
     return Fixed(Catalog(History(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold)))), items))
 
 
 def reference(scorer, user, k, exclude=(), allowed=None):
-    "The slow way: sort all items of one user in Python."
+    """The slow way: sort all items of one user in Python."""
     u = scorer.vocab['user'].encode([user])[0]
-    ranked = sorted(((scorer.table[u, i].item(), int(scorer.vocab['item'].ids[i])) for i in range(N_ITEMS)), reverse=True)
+    ranked = sorted(
+        ((scorer.table[u, i].item(), int(scorer.vocab['item'].ids[i])) for i in range(N_ITEMS)), reverse=True
+    )
     return [item for _, item in ranked if item not in exclude and (allowed is None or item in allowed)][:k]
 
 
@@ -70,8 +87,15 @@ def test_against_a_slow_reference(scorer, monkeypatch):
 
 def test_columns_and_order_of_users(scorer):
     df = scorer.recommend(['u09', 'u02'], k=3, candidates=[100, 101, 102, 103, 104, 105], exclude_seen=False)
-    assert list(df.columns) == ['user', 'item', 'title', 'score', 'rank'] and df.user.tolist() == ['u09'] * 3 + ['u02'] * 3
-    assert df.equals(pd.concat([scorer.recommend(u, 3, candidates=range(100, 106), exclude_seen=False) for u in ('u09', 'u02')], ignore_index=True))
+    assert (
+        list(df.columns) == ['user', 'item', 'title', 'score', 'rank'] and df.user.tolist() == ['u09'] * 3 + ['u02'] * 3
+    )
+    assert df.equals(
+        pd.concat(
+            [scorer.recommend(u, 3, candidates=range(100, 106), exclude_seen=False) for u in ('u09', 'u02')],
+            ignore_index=True,
+        )
+    )
 
 
 def test_exclude_seen_false_and_k_beyond_the_catalogue(scorer):
@@ -89,20 +113,26 @@ def test_seen_table_replaces_the_training_rows(scorer):
     table = pd.DataFrame(dict(user=['u05', 'u05', 'stranger'], item=[101, 102, 103]))
     assert scorer.recommend('u05', k=20, seen=table).item.tolist() == reference(scorer, 'u05', 20, {101, 102})
     renamed = table.rename(columns=dict(user='who', item='what'))[['what', 'who']]
-    with pytest.raises(ValueError, match='no row of the table'): scorer.recommend('u05', seen=renamed)
+    with pytest.raises(ValueError, match='no row of the table'):
+        scorer.recommend('u05', seen=renamed)
     scorer.catalog.names = dict(user='who', item='what', rating='rating', time=None)
     assert scorer.recommend('u05', k=20, seen=renamed).item.tolist() == reference(scorer, 'u05', 20, {101, 102})
-    with pytest.raises(TypeError, match='user and an item column'): scorer.recommend('u05', seen={101})
+    with pytest.raises(TypeError, match='user and an item column'):
+        scorer.recommend('u05', seen={101})
 
 
 def test_candidates(scorer):
     even = list(range(100, 120, 2))
     for candidates in (even, np.array(even), "genre == 'a'", lambda m: m.genre == 'a'):
         assert scorer.recommend('u05', 5, False, candidates).item.tolist() == reference(scorer, 'u05', 5, allowed=even)
-    with pytest.raises(TypeError, match='function of item_df'): scorer.recommend('u05', candidates=np.ones(20, bool))
-    with pytest.raises(ValueError, match="cannot read the condition.*'title', 'genre'"): scorer.recommend('u05', candidates='colour == 3')
-    with pytest.raises(KeyError, match='unknown item id: 999'): scorer.recommend('u05', candidates=[100, 999])
-    with pytest.raises(ValueError, match='no item is left'): scorer.recommend('u05', candidates="genre == 'z'")
+    with pytest.raises(TypeError, match='function of item_df'):
+        scorer.recommend('u05', candidates=np.ones(20, bool))
+    with pytest.raises(ValueError, match="cannot read the condition.*'title', 'genre'"):
+        scorer.recommend('u05', candidates='colour == 3')
+    with pytest.raises(KeyError, match='unknown item id: 999'):
+        scorer.recommend('u05', candidates=[100, 999])
+    with pytest.raises(ValueError, match='no item is left'):
+        scorer.recommend('u05', candidates="genre == 'z'")
 
 
 def test_cold_users(scorer):
@@ -110,11 +140,16 @@ def test_cold_users(scorer):
     df = scorer.recommend(['u03', 'u04'], k=4)
     first = df[df.user == 'u03']
     assert first.cold.all() and not df.cold[(df.user == 'u04') & (df.item != 107)].any()
-    assert counts[scorer.vocab['item'].encode(first.item)].tolist() == sorted(counts, reverse=True)[:4] and first.score.isna().all()
+    assert (
+        counts[scorer.vocab['item'].encode(first.item)].tolist() == sorted(counts, reverse=True)[:4]
+        and first.score.isna().all()
+    )
     mean = scorer.recommend('u03', k=4, cold='mean')
     assert mean.item.tolist() == reference(scorer, 'u03', 4) and mean.cold.all()
-    with pytest.raises(KeyError, match="no training row: 'u03'.*cold='popular'"): scorer.recommend(['u03', 'u04'], cold='raise')
-    with pytest.raises(ValueError, match="choose one of 'popular'"): scorer.recommend('u03', cold='what')
+    with pytest.raises(KeyError, match="no training row: 'u03'.*cold='popular'"):
+        scorer.recommend(['u03', 'u04'], cold='raise')
+    with pytest.raises(ValueError, match="choose one of 'popular'"):
+        scorer.recommend('u03', cold='what')
 
 
 def test_cold_items_are_flagged(scorer):
@@ -128,25 +163,34 @@ def test_basket(scorer):
     want = (v @ v[[1, 4]].T).mean(1)
     want[[1, 4, 7]] = -9  # the basket itself and the cold item
     order = want.argsort(descending=True)[:5]
-    assert df.item.tolist() == (100 + order).tolist() and df.score.tolist() == pytest.approx(want[order].tolist(), abs=1e-6)
+    assert df.item.tolist() == (100 + order).tolist() and df.score.tolist() == pytest.approx(
+        want[order].tolist(), abs=1e-6
+    )
     assert list(df.columns) == ['item', 'title', 'score', 'rank']
     assert scorer.recommend(basket=['Title 1', 104], k=5).equals(df)
-    with pytest.raises(ValueError, match='empty'): scorer.recommend(basket=[])
+    with pytest.raises(ValueError, match='empty'):
+        scorer.recommend(basket=[])
 
 
 def test_bad_arguments(scorer):
-    with pytest.raises(ValueError, match='users or a basket'): scorer.recommend('u05', basket=[101])
-    with pytest.raises(ValueError, match='basket='): scorer.recommend()
-    with pytest.raises(ValueError, match='at least one item'): scorer.recommend('u05', k=0)
-    with pytest.raises(KeyError, match=r"'a', 'b', 'c', 'd', 'e', \.\.\..*6 of 6"): scorer.recommend(list('abcdef'))
+    with pytest.raises(ValueError, match='users or a basket'):
+        scorer.recommend('u05', basket=[101])
+    with pytest.raises(ValueError, match='basket='):
+        scorer.recommend()
+    with pytest.raises(ValueError, match='at least one item'):
+        scorer.recommend('u05', k=0)
+    with pytest.raises(KeyError, match=r"'a', 'b', 'c', 'd', 'e', \.\.\..*6 of 6"):
+        scorer.recommend(list('abcdef'))
 
 
-def test_no_users(scorer): assert list(scorer.recommend([], 5).columns) == ['user', 'item', 'title', 'score', 'rank']
+def test_no_users(scorer):
+    assert list(scorer.recommend([], 5).columns) == ['user', 'item', 'title', 'score', 'rank']
 
 
 def test_scores_that_are_no_numbers(scorer):
     scorer.table[5] = float('nan')
-    with pytest.raises(ValueError, match='not numbers'): scorer.recommend('u05')
+    with pytest.raises(ValueError, match='not numbers'):
+        scorer.recommend('u05')
 
 
 def test_cold_items_of_a_model_that_does_not_know_them(scorer):
@@ -155,7 +199,8 @@ def test_cold_items_of_a_model_that_does_not_know_them(scorer):
 
 
 def test_unfitted_and_without_vectors():
-    with pytest.raises(ValueError, match='not fitted yet'): BiasOnly().recommend('u05')
+    with pytest.raises(ValueError, match='not fitted yet'):
+        BiasOnly().recommend('u05')
 
 
 @pytest.mark.parametrize('side', ['item', 'user'])
@@ -166,49 +211,73 @@ def test_similar(scorer, side):
     want = v @ v[5]
     want[[5, 7 if side == 'item' else 3]] = -9
     order = want.argsort(descending=True)[:4]
-    assert scorer.vocab[side].encode(df[side]).tolist() == order.tolist() and df.score.tolist() == pytest.approx(want[order].tolist(), abs=1e-6)
+    assert scorer.vocab[side].encode(df[side]).tolist() == order.tolist() and df.score.tolist() == pytest.approx(
+        want[order].tolist(), abs=1e-6
+    )
     assert (df[f'query_{side}'] == query).all() and df['rank'].tolist() == [1, 2, 3, 4]
 
 
 def test_similar_takes_titles_and_refuses_cold(scorer):
-    assert similar(scorer, 'Title 5').equals(similar(scorer, 105)) and similar(scorer, 'title 19').equals(similar(scorer, 119))
-    with pytest.raises(KeyError, match='11 items match'): similar(scorer, 'itle 1')
-    with pytest.raises(KeyError, match='107 has no training row'): similar(scorer, 107)
+    assert similar(scorer, 'Title 5').equals(similar(scorer, 105)) and similar(scorer, 'title 19').equals(
+        similar(scorer, 119)
+    )
+    with pytest.raises(KeyError, match='11 items match'):
+        similar(scorer, 'itle 1')
+    with pytest.raises(KeyError, match='107 has no training row'):
+        similar(scorer, 107)
 
 
 def test_baselines_are_scorers(dls):
     base = BiasOnly().fit(dls)
-    assert base.score_items(torch.tensor([0, 5]))[1, 7] == pytest.approx(base.score(torch.tensor([5]), torch.tensor([7])).item())
+    assert base.score_items(torch.tensor([0, 5]))[1, 7] == pytest.approx(
+        base.score(torch.tensor([5]), torch.tensor([7])).item()
+    )
     assert len(base.recommend(dls.vocab['user'].ids[:3], k=4)) == 12
 
 
 def test_damped_biases_by_hand():
-    df = pd.DataFrame([(1, 'a', 5.), (1, 'b', 3.), (2, 'a', 4.), (2, 'c', 1.)], columns=['user', 'item', 'rating'])
+    df = pd.DataFrame([(1, 'a', 5.0), (1, 'b', 3.0), (2, 'a', 4.0), (2, 'c', 1.0)], columns=['user', 'item', 'rating'])
     inter = Interactions.from_df(df)
-    class Dls: catalog = Catalog(History(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3])))))
-    base = BiasOnly(damping=(1., 2.)).fit(Dls)
-    b_a, b_b = (1. + 0.) / (2 + 2), -1. / (1 + 2)
-    assert base.mean == 4. and base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.])
+
+    class Dls:
+        catalog = Catalog(History(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3])))))
+
+    base = BiasOnly(damping=(1.0, 2.0)).fit(Dls)
+    b_a, b_b = (1.0 + 0.0) / (2 + 2), -1.0 / (1 + 2)
+    assert base.mean == 4.0 and base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.0])
     assert base.user_biases.tolist() == pytest.approx([((1 - b_a) + (-1 - b_b)) / (2 + 1), (0 - b_a) / (1 + 1)])
 
 
 # --- the reverse question
 
+
 @pytest.mark.parametrize('budget', [None, 1])
 def test_users_for_an_item_against_a_slow_reference(scorer, monkeypatch, budget):
-    if budget: monkeypatch.setattr('fastrec.scorers.recommend.MEMORY_BUDGET', 16 * 64 * 4)  # four users at a time
+    if budget:
+        monkeypatch.setattr('fastrec.scorers.recommend.MEMORY_BUDGET', 16 * 64 * 4)  # four users at a time
     items = [101, 105, 'Title 9']
     df = scorer.recommend_users(items, k=5)
     for item in (101, 105, 109):
         i = scorer.vocab['item'].encode([item])[0]
         have = {u for u in scorer.vocab['user'].ids if item in seen(scorer, u)} | {'u03'}  # who has no training row
-        want = sorted(((scorer.table[c, i].item(), u) for c, u in enumerate(scorer.vocab['user'].ids) if u not in have), reverse=True)[:5]
+        want = sorted(
+            ((scorer.table[c, i].item(), u) for c, u in enumerate(scorer.vocab['user'].ids) if u not in have),
+            reverse=True,
+        )[:5]
         mine = df[df.item == item]
-        assert have - {'u03'} and mine.user.tolist() == [u for _, u in want] and mine['rank'].tolist() == [1, 2, 3, 4, 5] and mine.title.unique().tolist() == [f'Title {i}']
+        assert (
+            have - {'u03'}
+            and mine.user.tolist() == [u for _, u in want]
+            and mine['rank'].tolist() == [1, 2, 3, 4, 5]
+            and mine.title.unique().tolist() == [f'Title {i}']
+        )
         np.testing.assert_allclose(mine.score, [v for v, _ in want], rtol=1e-6)
     everybody = scorer.recommend_users(101, k=99, exclude_seen=False)
     assert len(everybody) == N_USERS - 1 and 'u03' not in set(everybody.user)
-    assert set(scorer.recommend_users(101, k=99, exclude_seen=False, users=['u03', 'u05', 'u09']).user) == {'u05', 'u09'}
+    assert set(scorer.recommend_users(101, k=99, exclude_seen=False, users=['u03', 'u05', 'u09']).user) == {
+        'u05',
+        'u09',
+    }
     assert not set(scorer.recommend_users(101, k=99, seen=pd.DataFrame(dict(user=['u05'], item=[101]))).user) & {'u05'}
 
 
@@ -216,18 +285,24 @@ def test_users_for_an_item_that_nobody_has(scorer):
     df = scorer.recommend_users(107, k=2)
     assert df.cold.all() and len(df) == 2
     scorer.knows_cold = False
-    with pytest.raises(KeyError, match='107 has no training row'): scorer.recommend_users(107)
-    with pytest.raises(ValueError, match='k=0'): scorer.recommend_users(101, k=0)
-    with pytest.raises(ValueError, match='no user is left'): scorer.recommend_users(101, users=['u03'])
-    with pytest.raises(KeyError, match='unknown user id'): scorer.recommend_users(101, users=['nobody'])
+    with pytest.raises(KeyError, match='107 has no training row'):
+        scorer.recommend_users(107)
+    with pytest.raises(ValueError, match='k=0'):
+        scorer.recommend_users(101, k=0)
+    with pytest.raises(ValueError, match='no user is left'):
+        scorer.recommend_users(101, users=['u03'])
+    with pytest.raises(KeyError, match='unknown user id'):
+        scorer.recommend_users(101, users=['nobody'])
 
 
 # --- few candidates, and the cheaper order
 
+
 def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch):
     torch.manual_seed(0)
-    learn = collab_learner(dls, n_factors=4, y_range=(.5, 5.5))
-    for t in learn.model.tables: torch.nn.init.normal_(t.weight)
+    learn = collab_learner(dls, n_factors=4, y_range=(0.5, 5.5))
+    for t in learn.model.tables:
+        torch.nn.init.normal_(t.weight)
     ids, users = list(learn.vocab['item'].ids[[3, 40, 77, 100]]), learn.vocab['user'].ids[:9]
     scored = []
     score_items = type(learn).score_items
@@ -240,11 +315,12 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     assert not scored and score_items is type(learn).score_items
 
 
-@pytest.mark.parametrize('y_range', [None, (.5, 5.5)])
+@pytest.mark.parametrize('y_range', [None, (0.5, 5.5)])
 def test_ranker_orders_as_scores_do(dls, y_range):
     torch.manual_seed(0)
     learn = collab_learner(dls, n_factors=4, y_range=y_range)
-    for t in learn.model.tables: torch.nn.init.normal_(t.weight, std=.5)
+    for t in learn.model.tables:
+        torch.nn.init.normal_(t.weight, std=0.5)
     users = torch.arange(20)
     scores, order = learn.score_items(users), learn.ranker()(users)
     assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-6).all()
@@ -254,7 +330,9 @@ def test_ranker_orders_as_scores_do(dls, y_range):
 
 def test_model_with_scores_of_its_own_has_no_ranker(dls):
     class Other(DotBias):
-        def score_items(self, users): return -super().score_items(users)
+        def score_items(self, users):
+            return -super().score_items(users)
+
     learn = rec_learner(dls, Other(dls.n_users, dls.n_items, 4))
     assert learn.ranker() is None and collab_learner(dls).ranker() is not None
 
@@ -280,7 +358,7 @@ def test_to_a_file_a_part_at_a_time(scorer, suffix, tmp_path, monkeypatch):
     users = [f'u{i:02}' for i in range(N_USERS)]
     want = scorer.recommend(users, k=6)
     monkeypatch.setattr('fastrec.scorers.recommend.PART', 7)
-    path = scorer.recommend(users, k=6, to=tmp_path/f'recs.{suffix}')
+    path = scorer.recommend(users, k=6, to=tmp_path / f'recs.{suffix}')
     got = getattr(pd, f'read_{suffix}')(path)
     pd.testing.assert_frame_equal(got, want, check_dtype=False, atol=1e-6)
     assert [p.name for p in tmp_path.iterdir()] == [f'recs.{suffix}']  # nothing half-written is left
@@ -289,11 +367,15 @@ def test_to_a_file_a_part_at_a_time(scorer, suffix, tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be(scorer, tmp_path):
-    with pytest.raises(ValueError, match='ends in .parquet or .csv'): scorer.recommend('u05', to=tmp_path/'recs.xlsx')
-    with pytest.raises(FileNotFoundError, match='no folder'): scorer.recommend('u05', to=tmp_path/'nowhere'/'recs.csv')
-    with pytest.raises(ValueError, match='one list'): scorer.recommend(basket=[100], to=tmp_path/'recs.csv')
+    with pytest.raises(ValueError, match='ends in .parquet or .csv'):
+        scorer.recommend('u05', to=tmp_path / 'recs.xlsx')
+    with pytest.raises(FileNotFoundError, match='no folder'):
+        scorer.recommend('u05', to=tmp_path / 'nowhere' / 'recs.csv')
+    with pytest.raises(ValueError, match='one list'):
+        scorer.recommend(basket=[100], to=tmp_path / 'recs.csv')
     scorer.table[5] = torch.nan
-    with pytest.raises(ValueError, match='not numbers'): scorer.recommend('u05', to=tmp_path/'recs.csv')
+    with pytest.raises(ValueError, match='not numbers'):
+        scorer.recommend('u05', to=tmp_path / 'recs.csv')
     assert not list(tmp_path.iterdir())
 
 
@@ -301,16 +383,29 @@ def test_a_file_that_cannot_be(scorer, tmp_path):
 def test_rankers_order_as_the_scores_do(build, synthetic):
     from fastrec.all import RecDataLoaders, svdpp_learner, two_tower_learner
     from fastrec.scorers.baselines import IALS
+
     ratings, items, _ = synthetic
-    dls = RecDataLoaders.from_df(ratings, target='implicit', threshold=4, valid_pct=.1, seed=0, n_neg=0 if build == 'two_tower' else 2, bs=256)
-    if build == 'ials': pytest.importorskip('implicit')
-    scorer = IALS(8, iterations=2).fit(dls) if build == 'ials' else dict(collab=collab_learner, svdpp=svdpp_learner, two_tower=two_tower_learner)[build](dls, n_factors=8)
+    dls = RecDataLoaders.from_df(
+        ratings, target='implicit', threshold=4, valid_pct=0.1, seed=0, n_neg=0 if build == 'two_tower' else 2, bs=256
+    )
+    if build == 'ials':
+        pytest.importorskip('implicit')
+    scorer = (
+        IALS(8, iterations=2).fit(dls)
+        if build == 'ials'
+        else dict(collab=collab_learner, svdpp=svdpp_learner, two_tower=two_tower_learner)[build](dls, n_factors=8)
+    )
     if build != 'ials':
         torch.manual_seed(0)
-        for p in scorer.model.parameters(): torch.nn.init.normal_(p, std=.3)
+        for p in scorer.model.parameters():
+            torch.nn.init.normal_(p, std=0.3)
         scorer.model.train()
     users = torch.arange(40)
     scores, order = scorer.score_items(users), scorer.ranker()(users)
     assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-5).all() and order.std() > 1e-3
     one_by_one = pd.concat([scorer.recommend(u, 5) for u in scorer.vocab['user'].ids[:20]], ignore_index=True)
-    pd.testing.assert_frame_equal(scorer.recommend(scorer.vocab['user'].ids[:20], 5)[['user', 'item', 'score', 'rank']], one_by_one[['user', 'item', 'score', 'rank']], atol=1e-4)
+    pd.testing.assert_frame_equal(
+        scorer.recommend(scorer.vocab['user'].ids[:20], 5)[['user', 'item', 'score', 'rank']],
+        one_by_one[['user', 'item', 'score', 'rank']],
+        atol=1e-4,
+    )

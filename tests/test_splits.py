@@ -1,9 +1,11 @@
-"Splitters against naive references, every way to say a split, and its summary."
+"""Splitters against naive references, every way to say a split, and its summary."""
+
 import numpy as np
 import pandas as pd
 import pytest
 from fastai.data.transforms import IndexSplitter, RandomSplitter
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from fastrec.data.interactions import Interactions
 from fastrec.data.splits import KFoldSplitter, LeaveLastSplitter, Split, TimeSplitter, make_split, split_summary
@@ -12,25 +14,27 @@ quick = settings(max_examples=80, deadline=None)
 
 
 def inter_of(users, times=None):
-    "Interactions of `users`, each row with an item of its own."
+    """Interactions of `users`, each row with an item of its own."""
     n = len(users)
-    df = pd.DataFrame(dict(user=users, item=range(n), rating=np.arange(n) % 5 + 1.))
+    df = pd.DataFrame(dict(user=users, item=range(n), rating=np.arange(n) % 5 + 1.0))
     return Interactions.from_df(df if times is None else df.assign(time=times))
 
 
-def lists(split): return [None if o is None else o.tolist() for o in split]
+def lists(split):
+    return [None if o is None else o.tolist() for o in split]
 
 
 def assert_partition(split, n):
-    "Parts are apart, complete, sorted int64."
+    """Parts are apart, complete, sorted int64."""
     parts = [o for o in split if o is not None]
     assert sorted(np.concatenate(parts)) == list(range(n))
-    for o in parts: assert o.dtype == np.int64 and (np.diff(o) > 0).all()
+    for o in parts:
+        assert o.dtype == np.int64 and (np.diff(o) > 0).all()
 
 
 @st.composite
 def timed(draw, max_time=8):
-    "(users, times) with ties, at least two users."
+    """(users, times) with ties, at least two users."""
     n = draw(st.integers(4, 30))
     users = draw(st.lists(st.integers(0, 5), min_size=n, max_size=n).filter(lambda o: len(set(o)) > 1))
     return users, draw(st.lists(st.integers(0, max_time), min_size=n, max_size=n))
@@ -38,15 +42,17 @@ def timed(draw, max_time=8):
 
 # --- TimeSplitter
 
+
 def cut_slowly(times, n_after):
-    "The latest rows, at most `n_after`, that do not tear rows of one time apart."
+    """The latest rows, at most `n_after`, that do not tear rows of one time apart."""
     latest = sorted(range(len(times)), key=lambda i: -times[i])
-    while n_after and n_after < len(times) and times[latest[n_after-1]] == times[latest[n_after]]: n_after -= 1
+    while n_after and n_after < len(times) and times[latest[n_after - 1]] == times[latest[n_after]]:
+        n_after -= 1
     return set(latest[:n_after])
 
 
 @quick
-@given(timed(), st.sampled_from([.1, .2, .25, .5]), st.sampled_from([0., .1, .25]))
+@given(timed(), st.sampled_from([0.1, 0.2, 0.25, 0.5]), st.sampled_from([0.0, 0.1, 0.25]))
 def test_time_splitter_against_a_slow_one(data, valid_pct, test_pct):
     users, times = data
     n = len(users)
@@ -59,48 +65,52 @@ def test_time_splitter_against_a_slow_one(data, valid_pct, test_pct):
 
 
 @quick
-@given(timed(), st.sampled_from([.1, .3]), st.sampled_from([0., .2]))
+@given(timed(), st.sampled_from([0.1, 0.3]), st.sampled_from([0.0, 0.2]))
 def test_every_later_part_is_later(data, valid_pct, test_pct):
     users, times = data
     split, times = TimeSplitter(valid_pct, test_pct)(inter_of(users, times)), np.array(times)
     parts = [times[o] for o in split if o is not None and len(o)]
-    for a, b in zip(parts, parts[1:]): assert a.max() < b.min()
+    for a, b in zip(parts, parts[1:]):
+        assert a.max() < b.min()
 
 
 def test_time_splitter_shares():
-    split = TimeSplitter(.2, .1)(inter_of([0, 1] * 10, np.arange(20)[::-1]))
+    split = TimeSplitter(0.2, 0.1)(inter_of([0, 1] * 10, np.arange(20)[::-1]))
     assert [len(o) for o in split] == [14, 4, 2]
     assert split.test.tolist() == [0, 1] and split.valid.tolist() == [2, 3, 4, 5]
 
 
 def test_time_splitter_on_datetimes():
     times = pd.to_datetime(['2021-01-01', '2020-01-01', '2020-06-01', '2022-01-01'])
-    assert lists(TimeSplitter(.5)(inter_of([0, 1, 0, 1], times))) == [[1, 2], [0, 3], None]
+    assert lists(TimeSplitter(0.5)(inter_of([0, 1, 0, 1], times))) == [[1, 2], [0, 3], None]
 
 
 def test_time_splitter_does_not_depend_on_the_order_of_rows():
     users, times = np.arange(30) % 4, np.random.default_rng(0).permutation(30)
     order = np.random.default_rng(1).permutation(30)
-    a, b = TimeSplitter(.2)(inter_of(users, times)), TimeSplitter(.2)(inter_of(users[order], times[order]))
+    a, b = TimeSplitter(0.2)(inter_of(users, times)), TimeSplitter(0.2)(inter_of(users[order], times[order]))
     assert set(a.valid) == set(order[b.valid])
 
 
 def test_rows_of_one_time_only_cannot_be_cut():
     with pytest.raises(ValueError, match='the valid part of the split is empty'):
-        make_split(inter_of([0, 1, 0, 1], [3] * 4), TimeSplitter(.5))
+        make_split(inter_of([0, 1, 0, 1], [3] * 4), TimeSplitter(0.5))
 
 
 @pytest.mark.parametrize('splitter', [TimeSplitter(), LeaveLastSplitter()])
 def test_splitting_by_time_needs_times(splitter):
-    with pytest.raises(ValueError, match=f'{type(splitter).__name__} needs times: pass time_name='): splitter(inter_of([0, 1]))
+    with pytest.raises(ValueError, match=f'{type(splitter).__name__} needs times: pass time_name='):
+        splitter(inter_of([0, 1]))
 
 
-@pytest.mark.parametrize('valid_pct, test_pct', [(0, 0), (1, 0), (.5, .5), (.2, -.1)])
+@pytest.mark.parametrize('valid_pct, test_pct', [(0, 0), (1, 0), (0.5, 0.5), (0.2, -0.1)])
 def test_impossible_shares(valid_pct, test_pct):
-    with pytest.raises(ValueError, match='shares above 0 that leave something to train on'): TimeSplitter(valid_pct, test_pct)
+    with pytest.raises(ValueError, match='shares above 0 that leave something to train on'):
+        TimeSplitter(valid_pct, test_pct)
 
 
 # --- LeaveLastSplitter
+
 
 @quick
 @given(timed(), st.integers(1, 3), st.integers(0, 2), st.integers(0, 3))
@@ -112,7 +122,8 @@ def test_leave_last_against_a_slow_one(data, n, n_test, seed):
     assert (split.test is None) == (n_test == 0)
     part = np.zeros(len(users), int)
     part[split.valid] = 1
-    if n_test: part[split.test] = 2
+    if n_test:
+        part[split.test] = 2
     ties = 0
     for u in set(users):
         mine = users == u
@@ -122,7 +133,8 @@ def test_leave_last_against_a_slow_one(data, n, n_test, seed):
         assert np.bincount(part[mine], minlength=3).tolist() == [count - valid - test, valid, test]
         t, p = times[mine], part[mine]
         for a in (0, 1):
-            if (p > a).any() and (p == a).any(): assert t[p == a].max() <= t[p > a].min()
+            if (p > a).any() and (p == a).any():
+                assert t[p == a].max() <= t[p > a].min()
         ties += any(t[i] == t[j] and p[i] != p[j] for i in range(count) for j in range(i))
     assert splitter.n_ties == ties
 
@@ -160,10 +172,12 @@ def test_no_ties_are_counted_where_the_boundary_has_none():
 
 @pytest.mark.parametrize('n, n_test', [(0, 0), (1, -1)])
 def test_leaving_nothing_out(n, n_test):
-    with pytest.raises(ValueError, match='hold out at least one row per user'): LeaveLastSplitter(n, n_test)
+    with pytest.raises(ValueError, match='hold out at least one row per user'):
+        LeaveLastSplitter(n, n_test)
 
 
 # --- KFoldSplitter
+
 
 @quick
 @given(st.integers(2, 7), st.integers(7, 40), st.integers(0, 5))
@@ -171,7 +185,8 @@ def test_folds_partition_the_rows(n_folds, n, seed):
     inter = inter_of(np.arange(n) % 3)
     folds = [fold(inter) for fold in KFoldSplitter(n_folds, seed)]
     assert len(folds) == n_folds == len(KFoldSplitter(n_folds))
-    for fold in folds: assert_partition(fold, n)
+    for fold in folds:
+        assert_partition(fold, n)
     assert sorted(np.concatenate([o.valid for o in folds])) == list(range(n))
     sizes = [len(o.valid) for o in folds]
     assert max(sizes) - min(sizes) <= 1
@@ -190,21 +205,27 @@ def test_a_splitter_of_folds_is_its_first_fold():
 
 
 def test_impossible_folds():
-    with pytest.raises(ValueError, match='n_folds=1, fold=0: at least two folds'): KFoldSplitter(1)
-    with pytest.raises(ValueError, match='n_folds=3, fold=3: .*0 <= fold < n_folds'): KFoldSplitter(3, fold=3)
-    with pytest.raises(IndexError): KFoldSplitter(3)[3]
-    with pytest.raises(ValueError, match='4 rows cannot be split into 5 folds'): KFoldSplitter(5)(inter_of([0, 1] * 2))
+    with pytest.raises(ValueError, match='n_folds=1, fold=0: at least two folds'):
+        KFoldSplitter(1)
+    with pytest.raises(ValueError, match='n_folds=3, fold=3: .*0 <= fold < n_folds'):
+        KFoldSplitter(3, fold=3)
+    with pytest.raises(IndexError):
+        KFoldSplitter(3)[3]
+    with pytest.raises(ValueError, match='4 rows cannot be split into 5 folds'):
+        KFoldSplitter(5)(inter_of([0, 1] * 2))
 
 
 # --- make_split
 
-TEN = pd.DataFrame(dict(user=[0, 1] * 5, item=range(10), rating=[1., 2., 3., 4., 5.] * 2))
+TEN = pd.DataFrame(dict(user=[0, 1] * 5, item=range(10), rating=[1.0, 2.0, 3.0, 4.0, 5.0] * 2))
 # rows 0, 2 and 3 are one pair; 1 and 5 another: 'last' keeps 1->5 and 0->3, so positions in the table are [3, 4, 5, 6, 7]
-REPEATED = pd.DataFrame(dict(user=[0, 1, 0, 0, 1, 1, 0, 1], item=[0, 0, 0, 0, 1, 0, 2, 2], rating=[1., 2, 3, 4, 5, 4, 3, 2]))
+REPEATED = pd.DataFrame(
+    dict(user=[0, 1, 0, 0, 1, 1, 0, 1], item=[0, 0, 0, 0, 1, 0, 2, 2], rating=[1.0, 2, 3, 4, 5, 4, 3, 2])
+)
 
 
 @quick
-@given(st.integers(5, 60), st.floats(.1, .9), st.integers(0, 100))
+@given(st.integers(5, 60), st.floats(0.1, 0.9), st.integers(0, 100))
 def test_fastai_random_splitter(n, valid_pct, seed):
     assume(1 <= int(valid_pct * n) < n)
     inter = inter_of(np.arange(n) % 3)
@@ -222,7 +243,7 @@ def test_fastai_index_splitter():
 
 def test_our_splitters_through_make_split():
     inter = Interactions.from_df(TEN.assign(time=range(10)))
-    assert lists(make_split(inter, TimeSplitter(.2, .1))) == [[0, 1, 2, 3, 4, 5, 6], [7, 8], [9]]
+    assert lists(make_split(inter, TimeSplitter(0.2, 0.1))) == [[0, 1, 2, 3, 4, 5, 6], [7, 8], [9]]
     assert lists(make_split(inter, LeaveLastSplitter(1))) == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9], None]
     assert isinstance(make_split(inter, KFoldSplitter(5)), Split)
 
@@ -243,8 +264,11 @@ def test_a_column_of_words(dtype):
     assert lists(make_split(Interactions.from_df(df), 'part', df)) == [[0, 2, 3, 4, 5, 7, 8, 9], [1, 6], None]
 
 
-@pytest.mark.parametrize('as_', [list, np.array, pd.Index, pd.Series, lambda o: np.array(o, dtype=np.int32)],
-                         ids=['list', 'array', 'Index', 'Series', 'int32'])
+@pytest.mark.parametrize(
+    'as_',
+    [list, np.array, pd.Index, pd.Series, lambda o: np.array(o, dtype=np.int32)],
+    ids=['list', 'array', 'Index', 'Series', 'int32'],
+)
 def test_index_arrays(as_):
     inter = Interactions.from_df(TEN)
     assert lists(make_split(inter, (as_([5, 1]), as_([3])))) == [[5, 1], [3], None]
@@ -272,7 +296,8 @@ def test_index_arrays_after_merging_against_a_slow_one(data):
     assume(set(part[last]) == {0, 1})
     inter = Interactions.from_df(df, duplicates='last')
     split = make_split(inter, (np.flatnonzero(part == 0), np.flatnonzero(part == 1)), df)
-    for p in (0, 1): assert sorted(inter.ratings[split[p]]) == [r for r, q, keep in zip(df.rating, part, last) if keep and q == p]
+    for p in (0, 1):
+        assert sorted(inter.ratings[split[p]]) == [r for r, q, keep in zip(df.rating, part, last) if keep and q == p]
 
 
 def test_a_column_after_repeated_pairs_were_merged():
@@ -281,51 +306,65 @@ def test_a_column_after_repeated_pairs_were_merged():
     assert lists(make_split(inter, 'held', df)) == [[0, 1, 3], [2, 4], None]
 
 
-INTERS = pytest.mark.parametrize('inter', [Interactions.from_df(TEN), Interactions.from_df(pd.concat([TEN, TEN[:1]]), duplicates='first')],
-                                 ids=['plain', 'merged'])
+INTERS = pytest.mark.parametrize(
+    'inter',
+    [Interactions.from_df(TEN), Interactions.from_df(pd.concat([TEN, TEN[:1]]), duplicates='first')],
+    ids=['plain', 'merged'],
+)
 
 
 @INTERS
 @pytest.mark.parametrize('valid', [[3, 50], [-1, 3]])
 def test_index_arrays_out_of_range(inter, valid):
-    with pytest.raises(ValueError, match='the valid part of the split points outside'): make_split(inter, ([0, 1], valid))
+    with pytest.raises(ValueError, match='the valid part of the split points outside'):
+        make_split(inter, ([0, 1], valid))
 
 
 @INTERS
 def test_index_arrays_that_overlap(inter):
     with pytest.raises(ValueError, match='2 rows are in more than one part of the split.*each row may be used once'):
         make_split(inter, ([0, 1, 2], [2, 1, 3]))
-    with pytest.raises(ValueError, match='1 rows are in more than one part of the split'): make_split(inter, ([0, 1], [2], [0]))
-    with pytest.raises(ValueError, match='1 rows are in more than one part .*twice in one'): make_split(inter, ([0, 1, 1], [2]))
+    with pytest.raises(ValueError, match='1 rows are in more than one part of the split'):
+        make_split(inter, ([0, 1], [2], [0]))
+    with pytest.raises(ValueError, match='1 rows are in more than one part .*twice in one'):
+        make_split(inter, ([0, 1, 1], [2]))
 
 
 @INTERS
 @pytest.mark.parametrize('name, arrays', [('train', ([], [1])), ('valid', ([1], [])), ('test', ([1], [2], []))])
 def test_an_empty_part(inter, name, arrays):
-    with pytest.raises(ValueError, match=f'the {name} part of the split is empty'): make_split(inter, arrays)
+    with pytest.raises(ValueError, match=f'the {name} part of the split is empty'):
+        make_split(inter, arrays)
 
 
 def test_a_number_of_arrays_that_is_no_split():
     with pytest.raises(ValueError, match=r'two or three index arrays \(train, valid\[, test\]\), got 1'):
         make_split(Interactions.from_df(TEN), ([1, 2],))
-    with pytest.raises(ValueError, match='two or three index arrays .* got 4'): make_split(Interactions.from_df(TEN), ([1], [2], [3], [4]))
+    with pytest.raises(ValueError, match='two or three index arrays .* got 4'):
+        make_split(Interactions.from_df(TEN), ([1], [2], [3], [4]))
 
 
 def test_a_column_that_is_not_there():
-    with pytest.raises(ValueError, match="no column 'held' to split by"): make_split(Interactions.from_df(TEN), 'held', TEN)
-    with pytest.raises(ValueError, match="no column 'rating' to split by"): make_split(Interactions.from_df(TEN), 'rating')
+    with pytest.raises(ValueError, match="no column 'held' to split by"):
+        make_split(Interactions.from_df(TEN), 'held', TEN)
+    with pytest.raises(ValueError, match="no column 'rating' to split by"):
+        make_split(Interactions.from_df(TEN), 'rating')
 
 
 def test_a_column_of_other_words():
     df = TEN.assign(part=['training', 'valid', 'dev', 'train', 'train'] * 2)
-    with pytest.raises(ValueError, match=r"column 'part' that says the split holds \['dev', 'training'\]: use booleans \(True for "
-                                         r"valid\) or the words 'train', 'valid', 'test'"):
+    with pytest.raises(
+        ValueError,
+        match=r"column 'part' that says the split holds \['dev', 'training'\]: use booleans \(True for "
+        r"valid\) or the words 'train', 'valid', 'test'",
+    ):
         make_split(Interactions.from_df(df), 'part', df)
 
 
 def test_a_column_of_zeros_and_ones_is_refused():
     df = TEN.assign(part=[0, 1] * 5)
-    with pytest.raises(ValueError, match=r"holds \['0', '1'\]: use booleans"): make_split(Interactions.from_df(df), 'part', df)
+    with pytest.raises(ValueError, match=r"holds \['0', '1'\]: use booleans"):
+        make_split(Interactions.from_df(df), 'part', df)
 
 
 def test_a_column_with_missing_values():
@@ -336,15 +375,28 @@ def test_a_column_with_missing_values():
 
 def test_a_column_without_a_part():
     df = TEN.assign(part=['train'] * 10)
-    with pytest.raises(ValueError, match='the valid part of the split is empty'): make_split(Interactions.from_df(df), 'part', df)
+    with pytest.raises(ValueError, match='the valid part of the split is empty'):
+        make_split(Interactions.from_df(df), 'part', df)
 
 
 # --- split_summary
 
+
 def test_summary_worked_by_hand():
     # users a: 4 rows, b: 3, c: 1; items 1: 3 rows, 2: 2, 3: 2, 4: 1
-    df = pd.DataFrame([('a', 1, 1.), ('a', 2, 2.), ('a', 3, 3.), ('b', 1, 4.), ('b', 2, 5.), ('a', 4, 3.), ('c', 1, 3.), ('b', 3, 3.)],
-                      columns=['user', 'item', 'rating'])
+    df = pd.DataFrame(
+        [
+            ('a', 1, 1.0),
+            ('a', 2, 2.0),
+            ('a', 3, 3.0),
+            ('b', 1, 4.0),
+            ('b', 2, 5.0),
+            ('a', 4, 3.0),
+            ('c', 1, 3.0),
+            ('b', 3, 3.0),
+        ],
+        columns=['user', 'item', 'rating'],
+    )
     # train: a has 3 rows, b 1, c none; items 1: 2 rows, 2: 1, 3: 1, 4: none
     # valid: (b, 2) warm, (a, 4) cold item, (c, 1) cold user; test: (b, 3) warm
     inter = Interactions.from_df(df)
@@ -355,14 +407,20 @@ def test_summary_worked_by_hand():
         'training rows per item: min 1, quartiles 1 / 1 / 2, max 2; without any: 1',
         'train: 4 rows, 2 users, 3 items',
         'valid: 3 rows, 3 users, 3 items; cold (no training row): 1 users, 1 items, in 2 rows (66.7%)',
-        'test: 1 rows, 1 users, 1 items; cold (no training row): 0 users, 0 items, in 0 rows (0.0%)']
+        'test: 1 rows, 1 users, 1 items; cold (no training row): 0 users, 0 items, in 0 rows (0.0%)',
+    ]
 
 
 def test_summary_without_ratings_and_test():
     inter = Interactions.from_df(TEN[['user', 'item']])
     lines = split_summary(inter, make_split(inter, (range(8), [8, 9]))).splitlines()
     assert lines[0] == '10 rows, 2 users, 10 items, density 50.000%'
-    assert [o.split(':')[0] for o in lines[1:]] == ['training rows per user', 'training rows per item', 'train', 'valid']
+    assert [o.split(':')[0] for o in lines[1:]] == [
+        'training rows per user',
+        'training rows per item',
+        'train',
+        'valid',
+    ]
     assert lines[-1].endswith('cold (no training row): 0 users, 2 items, in 2 rows (100.0%)')
 
 
@@ -372,19 +430,37 @@ def test_a_row_cold_on_both_sides_counts_once():
 
 
 def test_boolean_masks_are_index_arrays():
-    inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=[1., 2., 3., 4.])))
+    inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=[1.0, 2.0, 3.0, 4.0])))
     valid = np.array([False, True, False, True])
     split = make_split(inter, (~valid, valid))
     assert split.train.tolist() == [0, 2] and split.valid.tolist() == [1, 3]
 
 
 def test_a_split_is_not_mapped_twice_when_repeated_pairs_were_merged():
-    "Positions of merged rows are no positions in the table: read as those, rows got lost and changed parts."
+    """Positions of merged rows are no positions in the table: read as those, rows got lost and changed parts."""
     from fastrec.all import RecDataLoaders
-    df = pd.DataFrame([('a', 1, 1), ('a', 1, 2), ('a', 2, 3), ('a', 3, 4), ('b', 1, 1), ('b', 2, 2), ('b', 2, 5), ('b', 4, 3), ('c', 3, 1), ('c', 4, 2)], columns=['user', 'item', 'time'])
+
+    df = pd.DataFrame(
+        [
+            ('a', 1, 1),
+            ('a', 1, 2),
+            ('a', 2, 3),
+            ('a', 3, 4),
+            ('b', 1, 1),
+            ('b', 2, 2),
+            ('b', 2, 5),
+            ('b', 4, 3),
+            ('c', 3, 1),
+            ('c', 4, 2),
+        ],
+        columns=['user', 'item', 'time'],
+    )
     dls = RecDataLoaders.from_df(df, target='implicit', splitter=LeaveLastSplitter(1), n_neg=1)
     inter, split = dls.catalog.interactions, dls.catalog.split
     held = inter.to_df(split.valid)
-    assert sorted(zip(held.user, held.item)) == [('a', 3), ('b', 2), ('c', 4)] and len(split.train) + len(split.valid) == len(inter) == 8
+    assert (
+        sorted(zip(held.user, held.item)) == [('a', 3), ('b', 2), ('c', 4)]
+        and len(split.train) + len(split.valid) == len(inter) == 8
+    )
     again = RecDataLoaders.from_interactions(inter, split, n_neg=1)
     assert [o.tolist() for o in again.catalog.split[:2]] == [o.tolist() for o in split[:2]]

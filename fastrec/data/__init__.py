@@ -1,1 +1,1 @@
-"Tables to codes: ids, rows, files, splits, metadata. Knows no model and no fastai."
+"""Tables to codes: ids, rows, files, splits, metadata. Knows no model and no fastai."""

@@ -49,9 +49,7 @@ def aligned(df: pd.DataFrame | None, vocab: Vocab, id_name: str, side: str) -> p
             f'in the ratings like {first_few(vocab.ids, 3)}'
         )
     if missing := len(vocab) - int((rows >= 0).sum()):
-        warn(
-            f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=7
-        )
+        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=7)
     known = df[(rows >= 0).to_numpy()]
     known.index = rows[rows >= 0].to_numpy()
     res = known.reindex(np.arange(len(vocab)))
@@ -209,9 +207,7 @@ class Catalog:
             return ids.astype(str)
         titles = self.item_df[self.title_name].to_numpy(dtype=object)[np.asarray(codes)]
         missing = pd.isna(titles)
-        return np.array(
-            [str(i) if m else str(t) for i, t, m in zip(ids, titles, missing, strict=True)], dtype=object
-        )
+        return np.array([str(i) if m else str(t) for i, t, m in zip(ids, titles, missing, strict=True)], dtype=object)
 
     def find(self, query, side: str = 'item') -> int:
         """Code of the user or item that `query` names: an id, a title, or a part of a title that only one item has.

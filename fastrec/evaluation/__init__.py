@@ -1,1 +1,1 @@
-"Answers judged: metrics, held-out rows, models side by side. Knows no fastai."
+"""Answers judged: metrics, held-out rows, models side by side. Knows no fastai."""

@@ -1,1 +1,1 @@
-"What a model has learned, as tables and pictures; changes nothing."
+"""What a model has learned, as tables and pictures; changes nothing."""

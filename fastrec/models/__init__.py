@@ -1,4 +1,5 @@
-"Codes to scores: `nn.Module`s and their losses. They know nothing of tables, vocabularies or loaders."
+"""Codes to scores: `nn.Module`s and their losses. They know nothing of tables, vocabularies or loaders."""
+
 from .base import RecModel
 from .blocks import FeatureLinear
 from .content import Content
@@ -12,7 +13,28 @@ from .svdpp import SVDpp
 from .two_tower import TwoTower
 
 __all__ = [
-    'BCELoss', 'BPRLoss', 'ConcatHybrid', 'Content', 'DotBias', 'EmbeddingTable', 'FeatureLinear', 'GMF', 'GatedHybrid',
-    'InBatchSoftmaxLoss', 'Levels', 'MLP', 'MSELoss', 'NeuMF', 'RecModel', 'SVDpp', 'SampledSoftmaxLoss', 'SoftmaxLoss',
-    'SumHybrid', 'TimeDependentBias', 'TwoTower', 'WARPLoss', 'pop_l2', 'set_l2',
+    'GMF',
+    'MLP',
+    'BCELoss',
+    'BPRLoss',
+    'ConcatHybrid',
+    'Content',
+    'DotBias',
+    'EmbeddingTable',
+    'FeatureLinear',
+    'GatedHybrid',
+    'InBatchSoftmaxLoss',
+    'Levels',
+    'MSELoss',
+    'NeuMF',
+    'RecModel',
+    'SVDpp',
+    'SampledSoftmaxLoss',
+    'SoftmaxLoss',
+    'SumHybrid',
+    'TimeDependentBias',
+    'TwoTower',
+    'WARPLoss',
+    'pop_l2',
+    'set_l2',
 ]

@@ -1,4 +1,5 @@
 """What belongs to an interaction itself and to neither its user nor its item: when it was, on what device."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -18,13 +19,17 @@ class Levels(nn.Module):
 
     Level 0 (not given, or unknown) is the mean of the others. All start at 0, where a level without training rows stays.
     """
-    def __init__(self,
-        sizes:list, # levels of each column, 0 included; columns of size 0 are none of ours
-        n_factors:int
+
+    def __init__(
+        self,
+        sizes: list,  # levels of each column, 0 included; columns of size 0 are none of ours
+        n_factors: int,
     ):
         super().__init__()
         self.columns = [i for i, o in enumerate(sizes) if o]
-        tables = lambda width: nn.ModuleList(EmbeddingTable(sizes[i], width, torch.arange(sizes[i]) > 0, 0) for i in self.columns)
+        tables = lambda width: nn.ModuleList(
+            EmbeddingTable(sizes[i], width, torch.arange(sizes[i]) > 0, 0) for i in self.columns
+        )
         self.factors, self.biases = tables(n_factors), tables(1)
 
     def forward(self, context):
@@ -41,34 +46,57 @@ class TimeDependentBias(nn.Module):
     Koren, 'Collaborative Filtering with Temporal Dynamics', KDD 2009, has a bias per user and day; deviation: neighbours instead of bins, whose edges are arbitrary, and nothing to be learned
     per user. It fills in between ratings: a time far from all ratings of the user, and one that is not given (negative), have no mood, 0.
     """
-    def __init__(self,
-        times, # scipy CSR (n_users, n_items), int64: when each training rating was
-        residual # float32 (nnz,) in its order
+
+    def __init__(
+        self,
+        times,  # scipy CSR (n_users, n_items), int64: when each training rating was
+        residual,  # float32 (nnz,) in its order
     ):
         super().__init__()
-        users, when = np.repeat(np.arange(times.shape[0], dtype=np.int64), np.diff(times.indptr)), times.data.astype(np.int64)
+        users, when = (
+            np.repeat(np.arange(times.shape[0], dtype=np.int64), np.diff(times.indptr)),
+            times.data.astype(np.int64),
+        )
         span = int(when.max() - when.min()) + 1 if len(when) else 1
-        self.unit = 1 + span // 2 ** min(32, 62 - times.shape[0].bit_length())  # user and time have to fit 63 bits, of 32 for the time: decades of quarters of a second
+        self.unit = 1 + span // 2 ** min(
+            32, 62 - times.shape[0].bit_length()
+        )  # user and time have to fit 63 bits, of 32 for the time: decades of quarters of a second
         when = when // self.unit
         order = np.lexsort((when, users))
         self.start = int(when.min()) if len(when) else 0
         self.span = int(when.max()) - self.start + 1 if len(when) else 1
-        for name, values in dict(key=users * self.span + (when - self.start), items=times.indices.astype(np.int32), residual=residual).items():
+        for name, values in dict(
+            key=users * self.span + (when - self.start), items=times.indices.astype(np.int32), residual=residual
+        ).items():
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values[order])), persistent=False)
-        self.kernel = nn.Parameter(-.2 * torch.arange(OCTAVES))
-        self.amplitude, self.damping = nn.Parameter(torch.tensor(.3)), nn.Parameter(torch.tensor(1.))  # d = exp(damping)
+        self.kernel = nn.Parameter(-0.2 * torch.arange(OCTAVES))
+        self.amplitude, self.damping = (
+            nn.Parameter(torch.tensor(0.3)),
+            nn.Parameter(torch.tensor(1.0)),
+        )  # d = exp(damping)
 
-    def _near(self, users, times): # -> (B, 2 * NEAREST) items, w * r, w of the neighbours; w = 0 where there are less
-        if self.unit > 1: times = torch.div(times, self.unit, rounding_mode='floor')
+    def _near(self, users, times):  # -> (B, 2 * NEAREST) items, w * r, w of the neighbours; w = 0 where there are less
+        if self.unit > 1:
+            times = torch.div(times, self.unit, rounding_mode='floor')
         n, at = len(self.key), (times - self.start).clamp(0, self.span - 1)
-        where = torch.searchsorted(self.key, users * self.span + at)[:, None] + torch.arange(-NEAREST, NEAREST, device=users.device)
+        where = torch.searchsorted(self.key, users * self.span + at)[:, None] + torch.arange(
+            -NEAREST, NEAREST, device=users.device
+        )
         inside = where.clamp(0, max(n - 1, 0))
         key = self.key[inside] if n else inside
-        theirs = (where >= 0) & (where < n) & (torch.div(key, self.span, rounding_mode='floor') == users[:, None]) & (times >= 0)[:, None]
+        theirs = (
+            (where >= 0)
+            & (where < n)
+            & (torch.div(key, self.span, rounding_mode='floor') == users[:, None])
+            & (times >= 0)[:, None]
+        )
         distance = (times[:, None] - (key - users[:, None] * self.span + self.start)).abs()
-        octave = torch.where(distance > 0, distance.clamp(min=1).float().log2().floor().long() + 1, 0).clamp(0, OCTAVES - 1)
+        octave = torch.where(distance > 0, distance.clamp(min=1).float().log2().floor().long() + 1, 0).clamp(
+            0, OCTAVES - 1
+        )
         w = self.kernel[octave].exp() * theirs
-        if not n: return inside, w * 0., w * 0.
+        if not n:
+            return inside, w * 0.0, w * 0.0
         return self.items[inside], w * self.residual[inside], w
 
     def forward(self, users, items, times):
@@ -76,8 +104,8 @@ class TimeDependentBias(nn.Module):
         other = near != items[:, None]
         return self.amplitude * (wr * other).sum(1) / ((w * other).sum(1) + self.damping.exp())
 
-    def all_items(self, users, times, n_items): # (B,) -> (B, n_items)
-        "The same for every item."
+    def all_items(self, users, times, n_items):  # (B,) -> (B, n_items)
+        """The same for every item."""
         near, wr, w = self._near(users, times)
         total, weight = wr.sum(1, keepdim=True), w.sum(1, keepdim=True)
         res = (total / (weight + self.damping.exp())).repeat(1, n_items)

@@ -2,43 +2,53 @@
 
 Sampled losses take scores (B, 1 + n_neg) with the positive in column 0, as `target` says (1 there, 0 elsewhere). Whole-catalogue losses take
 scores and target (B, n_items), the target holding the user's positives. `weight` (B,) is the confidence of a row."""
+
 from __future__ import annotations
 
-import torch.nn.functional as F
 import math
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+__all__ = ['BCELoss', 'BPRLoss', 'InBatchSoftmaxLoss', 'MSELoss', 'SampledSoftmaxLoss', 'SoftmaxLoss', 'WARPLoss']
 
-__all__ = ['MSELoss', 'BCELoss', 'BPRLoss', 'WARPLoss', 'SampledSoftmaxLoss', 'InBatchSoftmaxLoss', 'SoftmaxLoss']
 
 class RankingLoss(nn.Module):
-    "What the losses share: a value per row, weighted and reduced ('mean', 'sum' or 'none'). The mean divides by the sum of weights."
+    """What the losses share: a value per row, weighted and reduced ('mean', 'sum' or 'none'). The mean divides by the sum of weights."""
+
     pairs = False  # can a row be a single pair, as labels are?
 
-    def __init__(self, reduction:str='mean'):
+    def __init__(self, reduction: str = 'mean'):
         super().__init__()
-        if reduction not in ('mean', 'sum', 'none'): raise ValueError(f"reduction={reduction!r}: 'mean', 'sum' or 'none'")
+        if reduction not in ('mean', 'sum', 'none'):
+            raise ValueError(f"reduction={reduction!r}: 'mean', 'sum' or 'none'")
         self.reduction = reduction
 
     def forward(self, scores, target, weight=None):
-        "The reduced loss; arguments as in the module's text."
-        if scores.shape != target.shape or scores.ndim != 2 and not (self.pairs and scores.ndim == 1):
-            raise ValueError(f"{type(self).__name__} compares scores of one row with each other: expected scores and target of one shape (B, C), got {tuple(scores.shape)} and {tuple(target.shape)}. "
-                             "Make the DataLoaders with target='implicit'")
+        """The reduced loss; arguments as in the module's text."""
+        if scores.shape != target.shape or (scores.ndim != 2 and not (self.pairs and scores.ndim == 1)):
+            raise ValueError(
+                f'{type(self).__name__} compares scores of one row with each other: expected scores and target of one shape (B, C), got {tuple(scores.shape)} and {tuple(target.shape)}. '
+                "Make the DataLoaders with target='implicit'"
+            )
         rows = self.rows(scores, target)
-        if weight is not None: rows = rows * weight
-        if self.reduction == 'none': return rows
-        if self.reduction == 'sum': return rows.sum()
+        if weight is not None:
+            rows = rows * weight
+        if self.reduction == 'none':
+            return rows
+        if self.reduction == 'sum':
+            return rows.sum()
         return rows.mean() if weight is None else rows.sum() / weight.sum()
 
 
 class MSELoss(RankingLoss):
-    "Squared error of ratings (B,), which may have weights."
+    """Squared error of ratings (B,), which may have weights."""
+
     pairs = True
 
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         return (scores - target).square()
 
 
@@ -46,21 +56,24 @@ class BCELoss(RankingLoss):
     """Binary cross-entropy of the logits, averaged over the positive and its negatives (He et al. 2017, eq. 7): scores become probabilities.
 
     Scores and target (B,) are labelled pairs, as `target='liked'` gives."""
+
     pairs = True
 
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         values = F.binary_cross_entropy_with_logits(scores, target, reduction='none')
         return values if values.ndim == 1 else values.mean(1)
+
     def activation(self, scores):
-        "Probabilities of the logits; fastai's `get_preds` applies it."
+        """Probabilities of the logits; fastai's `get_preds` applies it."""
         return scores.sigmoid()
 
 
 class BPRLoss(RankingLoss):
-    "-log sigmoid(positive - negative), averaged over the negatives (Rendle et al. 2009, BPR-OPT without its regulariser)."
+    """-log sigmoid(positive - negative), averaged over the negatives (Rendle et al. 2009, BPR-OPT without its regulariser)."""
+
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         return F.softplus(scores[:, 1:] - scores[:, :1]).mean(1)
 
 
@@ -71,14 +84,15 @@ class WARPLoss(RankingLoss):
     (margin 1) times the items that could violate. Deviation: the paper draws negatives until one violates and estimates the rank from the number of draws; here all
     drawn negatives estimate it at once, which a GPU can do.
     """
-    def __init__(self, n_items:int, reduction:str='mean'):
+
+    def __init__(self, n_items: int, reduction: str = 'mean'):
         super().__init__(reduction)
         self.n_items = n_items
         harmonic = torch.cumsum(1 / torch.arange(1, max(n_items, 2), dtype=torch.float64), 0).float()
         self.register_buffer('harmonic', torch.cat([torch.zeros(1), harmonic]), persistent=False)
 
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         margins = F.relu(1 - scores[:, :1] + scores[:, 1:])
         rank = ((margins > 0).float().mean(1) * (self.n_items - 1)).round().long()
         return self.harmonic[rank] * margins.mean(1)
@@ -91,21 +105,25 @@ class SampledSoftmaxLoss(RankingLoss):
     the negatives' sum estimates that of the whole catalogue (Bengio and Senécal 2008, importance sampling; the positive is there for certain and stays
     as it is). The learner hands over the items because `needs_items` says so.
     """
-    def __init__(self, log_q=None, reduction:str='mean'):
+
+    def __init__(self, log_q=None, reduction: str = 'mean'):
         super().__init__(reduction)
         self.needs_items = log_q is not None
-        self.register_buffer('log_q', None if log_q is None else torch.as_tensor(log_q, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            'log_q', None if log_q is None else torch.as_tensor(log_q, dtype=torch.float32), persistent=False
+        )
 
     def forward(self, scores, target, weight=None, items=None):
-        "The reduced loss; `items` (B, 1 + n_neg): the codes that were scored, needed with `log_q`."
+        """The reduced loss; `items` (B, 1 + n_neg): the codes that were scored, needed with `log_q`."""
         if self.log_q is not None:
-            if items is None: raise ValueError('a SampledSoftmaxLoss with log_q needs items=, the codes (B, C) that were scored')
+            if items is None:
+                raise ValueError('a SampledSoftmaxLoss with log_q needs items=, the codes (B, C) that were scored')
             negatives = scores[:, 1:] - self.log_q[items[:, 1:]] - math.log(scores.shape[1] - 1)
             scores = torch.cat([scores[:, :1], negatives], 1)
         return super().forward(scores, target, weight)
 
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         return -scores.log_softmax(1)[:, 0]
 
 
@@ -118,21 +136,29 @@ class InBatchSoftmaxLoss(RankingLoss):
     an item that is in the batch several times is one column, which has less variance; p_j is counted, where they estimate it from a stream; the positive, which is in
     the batch for certain, is not corrected. The learner hands over the items because `needs_items` says so.
     """
+
     needs_items = True
 
-    def __init__(self, counts, reduction:str='mean'):
+    def __init__(self, counts, reduction: str = 'mean'):
         super().__init__(reduction)
-        counts = torch.as_tensor(counts, dtype=torch.float64).clamp(min=1)  # an item of the validation rows alone counts as rare, not as impossible
-        self.register_buffer('log_absent', torch.log1p(-(counts / counts.sum()).clamp(max=1 - 1e-9)).float(), persistent=False)
+        counts = torch.as_tensor(counts, dtype=torch.float64).clamp(
+            min=1
+        )  # an item of the validation rows alone counts as rare, not as impossible
+        self.register_buffer(
+            'log_absent', torch.log1p(-(counts / counts.sum()).clamp(max=1 - 1e-9)).float(), persistent=False
+        )
 
     def forward(self, scores, target, weight=None, items=None):
-        "The reduced loss; `items` (1, C): the codes of the columns."
-        if items is None or items.shape != (1, scores.shape[1]): raise ValueError('an InBatchSoftmaxLoss takes scores (B, C) and the codes items=(1, C) of their columns: make the DataLoaders with n_neg=0')
+        """The reduced loss; `items` (1, C): the codes of the columns."""
+        if items is None or items.shape != (1, scores.shape[1]):
+            raise ValueError(
+                'an InBatchSoftmaxLoss takes scores (B, C) and the codes items=(1, C) of their columns: make the DataLoaders with n_neg=0'
+            )
         self._log_q = torch.log(-torch.expm1(len(scores) * self.log_absent[items[0]]))
         return super().forward(scores, target, weight)
 
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         at = target.argmax(1, keepdim=True)
         own = scores.gather(1, at)
         logits = (scores - self._log_q).masked_fill(target < 0, -torch.inf).scatter(1, at, own)
@@ -146,12 +172,13 @@ class SoftmaxLoss(RankingLoss):
     paper, where a user counts as often as they chose; with 0 all users count the same; between them users with long histories have more to say about items and do not
     drown the others. A target of -1 masks an item (the training items of a validation row): it is no candidate.
     """
-    def __init__(self, power:float=.5, reduction:str='mean'):
+
+    def __init__(self, power: float = 0.5, reduction: str = 'mean'):
         super().__init__(reduction)
         self.power = power
 
     def rows(self, scores, target):
-        "Value of each row: (B,)."
+        """Value of each row: (B,)."""
         positive = target.clamp(min=0)
         n = positive.sum(1)
         log_sum = scores.masked_fill(target < 0, -torch.inf).logsumexp(1)

@@ -1,1 +1,1 @@
-"Codes to answers: the contract of whatever scores, its verbs, baselines, and what travels."
+"""Codes to answers: the contract of whatever scores, its verbs, baselines, and what travels."""

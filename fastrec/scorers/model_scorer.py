@@ -134,9 +134,7 @@ class ModelScorer(Scorer):
             for m in training:
                 m.training = True
 
-    def score(
-        self, users: torch.Tensor, items: torch.Tensor, context: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def score(self, users: torch.Tensor, items: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,)[, context (n, columns)] -> (n,)."""
         parts = []
         with self.inference() as device:
