@@ -33,7 +33,8 @@ from fastrec.all import (
     movielens,
 )
 
-SEEDS, FOLDS = (0, 1, 2), (1, 2, 3, 4, 5)
+SEEDS = (0, 1, 2)
+FOLDS = (1, 2, 3, 4, 5)
 RECIPES = """fastrec collab: `collab_learner(dls, n_factors=50, y_range=(0.5, 5.5))`, `fit_one_cycle(10, 3e-3)`; fastrec MLP: `mlp_learner(dls, y_range=(0.5, 5.5))`,
 `fit_one_cycle(3, 5e-3)`; all else by default. fastai.collab: `collab_learner(dls, n_factors=50, y_range=(0, 5.5))`, and with `use_nn=True, layers=[100, 50]`,
 batch size 64, `fit_one_cycle(5, 5e-3, wd=0.1)`. Surprise: its defaults (KNNBaseline by item with pearson_baseline)."""
@@ -55,7 +56,10 @@ def fit(learn, epochs, lr, **kwargs):
     return learn
 
 
-OURS, OUR_MLP, THEIRS, THEIR_NN = 'fastrec collab', 'fastrec MLP', 'fastai.collab', 'fastai.collab use_nn'
+OURS = 'fastrec collab'
+OUR_MLP = 'fastrec MLP'
+THEIRS = 'fastai.collab'
+THEIR_NN = 'fastai.collab use_nn'
 PERMUTED = 'fastai.collab, rows permuted'  # not what fastai does: its tabular loader draws rows with replacement
 FASTREC = {
     OURS: recipe,
@@ -85,7 +89,8 @@ def splits(path, wanted):
 
 def run_fastrec(df, split, seed):
     dls = RecDataLoaders.from_df(df, splitter=split)
-    inter, rows = dls.catalog.interactions, split[1]
+    inter = dls.catalog.interactions
+    rows = split[1]
     users, items = (torch.from_numpy(o[rows].astype(np.int64)) for o in (inter.users, inter.items))
     for name, build in FASTREC.items():
         set_seed(seed)
@@ -119,7 +124,8 @@ def run_surprise(df, split, seed, python, versions):
             check=True,
             env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': ''},
         )
-        run, preds = json.loads(Path(folder, 'run.json').read_text()), pd.read_csv(f'{folder}/predictions.csv')
+        run = json.loads(Path(folder, 'run.json').read_text())
+        preds = pd.read_csv(f'{folder}/predictions.csv')
     versions.update(run['versions'])
     for name in preds:
         yield f'Surprise {name}', run['seconds'][name], preds[name].to_numpy()
@@ -127,7 +133,8 @@ def run_surprise(df, split, seed, python, versions):
 
 def compare(path, wanted, python):
     """-> a row per model and split (rmse, mae, CPU seconds of the fit), versions of the peers."""
-    results, versions = [], {}
+    results = []
+    versions = {}
     for split_name, df, split, seed in splits(path, wanted):
         target = df.rating.to_numpy(np.float64)[split[1]]
         sides = [run_fastrec(df, split, seed), run_fastai(df, split, seed)] + (
@@ -167,7 +174,8 @@ def errors_table(results, column):
 def paired_table(results):
     """Our error minus the peer's on the same split: negative is better; who wins where."""
     wide = results.pivot(index='model', columns='split', values='rmse')
-    rows, won = [], []
+    rows = []
+    won = []
     for ours, peers in ((OURS, [o for o in wide.index if o not in (OURS, OUR_MLP)]), (OUR_MLP, [THEIR_NN])):
         for peer in peers:
             d = wide.loc[ours] - wide.loc[peer]
@@ -183,7 +191,8 @@ def paired_table(results):
 def time_table(path):
     """The last fifth in time predicted from what came before, for pairs that were known (warm) and the others (cold)."""
     ratings, _ = movielens('100k', path)
-    dls, rows = RecDataLoaders.from_df(ratings, splitter=TimeSplitter(0.2)), []
+    dls = RecDataLoaders.from_df(ratings, splitter=TimeSplitter(0.2))
+    rows = []
     for name, build in FASTREC.items():
         set_seed(0)
         df = evaluate(build(dls))
