@@ -23,7 +23,9 @@ from fastrec.models.dot import DotBias
 from fastrec.scorers.model_scorer import ModelScorer
 from fastrec.scorers.retrieval import Inner
 
-D, DIRECTIONS, TEST = 64, 1000, 300
+D = 64
+DIRECTIONS = 1000
+TEST = 300
 
 
 def generated(n_items, n_users, cosine, seed=0):
@@ -67,7 +69,8 @@ def search(kind, n_items, cosine, kinds, rows):
     items, biases, users = generated(n_items, 2000, cosine)
     x = items if cosine else torch.cat([items, biases[:, None]], 1)
     q = users if cosine else torch.nn.functional.pad(users, (0, 1), value=1.0)
-    tune, test = q[:256], q[1000 : 1000 + TEST]
+    tune = q[:256]
+    test = q[1000 : 1000 + TEST]
     exact_index = Inner(x, 'exact')
     exact = {k: exact_index.search(test, k) for k in (10, 100)}
     one = seconds(lambda: [exact_index.search(o[None], 10) for o in test[:10]]) / 10
@@ -129,7 +132,10 @@ def recommendations(n_items, n_users=20_000, n_seen=100):
             (model.item_biases.weight, biases[:, None]),
         ):
             p.copy_(v)
-    scorer, ids, rows, want = ModelScorer(model, catalog, 'rank'), catalog.vocab['user'].ids, [], None
+    scorer = ModelScorer(model, catalog, 'rank')
+    ids = catalog.vocab['user'].ids
+    rows = []
+    want = None
     catalog.require_history().seen
     for kind in (None, 'exact', 'ivf'):
         build = 0.0 if kind is None else seconds(lambda: scorer.index(kind))
@@ -139,10 +145,8 @@ def recommendations(n_items, n_users=20_000, n_seen=100):
             want = df
         codes = [catalog.vocab[o].encode(df[o]) for o in ('user', 'item')]
         hits = int(np.asarray(catalog.require_history().seen[codes[0], codes[1]] != 0).sum())
-        one, many = (
-            seconds(lambda: [scorer.recommend(u) for u in own[:10]]) / 10,
-            seconds(lambda: scorer.recommend(own)) / len(own),
-        )
+        one = seconds(lambda: [scorer.recommend(u) for u in own[:10]]) / 10
+        many = seconds(lambda: scorer.recommend(own)) / len(own)
         share = np.mean(
             [
                 len(np.intersect1d(a, b)) / 10
