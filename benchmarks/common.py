@@ -54,7 +54,10 @@ def quiet(learn):
 
 def table(header, rows):
     """Markdown."""
-    line = lambda cells: '| ' + ' | '.join(str(o) for o in cells) + ' |'
+
+    def line(cells):
+        return '| ' + ' | '.join(str(o) for o in cells) + ' |'
+
     return '\n'.join([line(header), '|' + '---|' * len(header), *(line(o) for o in rows)])
 
 
