@@ -10,7 +10,10 @@ class Curve:
     """CPU seconds of this process against a figure of held-out rows; looking at those costs nothing."""
 
     def __init__(self, measure):
-        self.measure, self.points, self.spent, self.started = measure, [], 0.0, time.process_time()
+        self.measure = measure
+        self.points = []
+        self.spent = 0.0
+        self.started = time.process_time()
 
     def look(self, *args):
         """Stop the clock, measure, go on."""
@@ -24,11 +27,9 @@ class Errors:
     """RMSE of predictions for the held-out rows (a table with user, item, rating), clipped to the range of the training ratings."""
 
     def __init__(self, train, held):
-        self.held, self.target, self.range = (
-            held,
-            held.rating.to_numpy(np.float64),
-            (train.rating.min(), train.rating.max()),
-        )
+        self.held = held
+        self.target = held.rating.to_numpy(np.float64)
+        self.range = (train.rating.min(), train.rating.max())
 
     def __call__(self, predictions):
         d = np.clip(np.asarray(predictions, np.float64).ravel(), *self.range) - self.target
@@ -40,14 +41,16 @@ class Ranking:
     """NDCG@10 of one held-out item per user over the whole catalogue, training items left out; equal scores count as their mean rank. Users and items are codes."""
 
     def __init__(self, train, held, n_users, n_items):
-        self.users, self.items = held.user.to_numpy(), held.item.to_numpy()
+        self.users = held.user.to_numpy()
+        self.items = held.item.to_numpy()
         self.seen = sp.csr_matrix((np.ones(len(train), bool), (train.user, train.item)), shape=(n_users, n_items))
 
     def __call__(self, score):
         """`score`: user codes (B,) -> scores (B, n_items)."""
         total = 0.0
         for at in np.array_split(np.arange(len(self.users)), -(-len(self.users) // 512)):
-            users, items = self.users[at], self.items[at]
+            users = self.users[at]
+            items = self.items[at]
             s = np.array(score(users), dtype=np.float32)
             assert s.shape == (len(at), self.seen.shape[1]) and np.isfinite(s).all(), f'scores {s.shape}'
             own = s[np.arange(len(at)), items][:, None]
