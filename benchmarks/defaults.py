@@ -16,7 +16,8 @@ from fastai.torch_core import set_seed
 
 from fastrec.all import RecDataLoaders, collab_learner, evaluate, mlp_learner, movielens
 
-SEEDS, Y_RANGE = (0, 1, 2), (0, 5.5)
+SEEDS = (0, 1, 2)
+Y_RANGE = (0, 5.5)
 COLLAB = dict(n_factors=50, wd=0.08, epochs=10, lr=3e-3, bs=256)
 COLLAB_GRID = [
     dict(wd=wd, epochs=epochs, lr=lr)
@@ -61,9 +62,17 @@ def fit(learner, ratings, seed, epochs, lr, bs, **kwargs):
 
 def grid(name, learner, ratings, centre, changes):
     """The table of all settings, printed row by row; each row's difference is to the centre on the same splits."""
-    results, show = {}, lambda o: ', '.join(f'{k}={v}' for k, v in o.items())
-    run = lambda setting: np.array([fit(learner, ratings, seed, **setting) for seed in SEEDS])
-    key = lambda setting: tuple(sorted(setting.items()))
+    results = {}
+
+    def show(o):
+        return ', '.join(f'{k}={v}' for k, v in o.items())
+
+    def run(setting):
+        return np.array([fit(learner, ratings, seed, **setting) for seed in SEEDS])
+
+    def key(setting):
+        return tuple(sorted(setting.items()))
+
     results[key(centre)] = run(centre)
     lines = []
 
@@ -78,7 +87,8 @@ def grid(name, learner, ratings, centre, changes):
         setting = {**centre, **change}
         if key(setting) not in results:
             results[key(setting)] = run(setting)
-        (rmse, cpu), base = results[key(setting)].T, results[key(centre)].T[0]
+        (rmse, cpu) = results[key(setting)].T
+        base = results[key(centre)].T[0]
         row = [
             show(change),
             f'{rmse.mean():.4f}',
