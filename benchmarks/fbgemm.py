@@ -17,7 +17,8 @@ from common import about, emit, table
 from fastrec.models.embedding import EmbeddingTable, set_gradients
 from fastrec.training.optimizers import TableAdam
 
-SIZES, DIM = (10_000, 100_000, 1_000_000, 10_000_000), 16
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+DIM = 16
 
 
 class Ours:
@@ -76,7 +77,8 @@ def refused():
 
 def measure(n, bs, repeats, warm_up=8):
     """-> side -> median ms of a step."""
-    sizes, g = (n, max(n // 10, 100)), torch.Generator().manual_seed(0)
+    sizes = (n, max(n // 10, 100))
+    g = torch.Generator().manual_seed(0)
     batches = [
         (
             torch.randint(sizes[0], (bs,), generator=g),
