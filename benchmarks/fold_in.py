@@ -11,7 +11,8 @@ from common import about, emit, need, quiet, table
 from fastrec.all import *
 
 torch.set_num_threads(1)
-GIVEN, HELD = (1, 5, 30), 10
+GIVEN = (1, 5, 30)
+HELD = 10
 MODELS = {
     'collab, y_range': lambda dls: collab_learner(dls, y_range=(dls.y_bounds[0] - 0.5, dls.y_bounds[1] + 0.5)),
     'collab': collab_learner,
@@ -38,8 +39,10 @@ def rows_of(name, ratings, seed):
     rng = np.random.default_rng(seed)
     ids = np.sort(ratings.user.unique())
     late = ratings.user.isin(rng.choice(ids, len(ids) // 5, replace=False))
-    old, new = ratings[~late], ratings[late & ratings.item.isin(ratings.item[~late])].sample(frac=1, random_state=seed)
-    place, size = new.groupby('user').cumcount(), new.groupby('user').user.transform('size')
+    old = ratings[~late]
+    new = ratings[late & ratings.item.isin(ratings.item[~late])].sample(frac=1, random_state=seed)
+    place = new.groupby('user').cumcount()
+    size = new.groupby('user').user.transform('size')
     res = []
     for model in MODELS:
         bs = 2048 if model == 'svdpp' else 256
@@ -80,12 +83,10 @@ def rows_of(name, ratings, seed):
 
 def plain_ridge(learn, given):
     """The fold-in that one would write: ridge with the training's own L2 towards 0 (wd per rating), ratings behind `y_range` taken back through the sigmoid at their place."""
-    q, bi, mean, y_range = (
-        learn.vectors('item').double(),
-        learn.biases('item').double(),
-        float(learn.model.mean),
-        learn.model.y_range,
-    )
+    q = learn.vectors('item').double()
+    bi = learn.biases('item').double()
+    mean = float(learn.model.mean)
+    y_range = learn.model.y_range
     res = learn.fold_in(given, noise=1e12)
     for code, user in enumerate(res.vocab['user'].ids):
         mine = given[given.user == user]
