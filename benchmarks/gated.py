@@ -69,8 +69,13 @@ def features(folder, posters):
 
 def rating_models(dls, feats):
     """name -> learner, to be trained alike."""
-    alone = lambda name: content_learner(dls, feats[PATHWAYS[name]], hidden=64, y_range=RANGE)
-    hybrid = lambda fusion: gated_learner(dls, feats, PATHWAYS, fusion=fusion, y_range=RANGE)
+
+    def alone(name):
+        return content_learner(dls, feats[PATHWAYS[name]], hidden=64, y_range=RANGE)
+
+    def hybrid(fusion):
+        return gated_learner(dls, feats, PATHWAYS, fusion=fusion, y_range=RANGE)
+
     return {
         'id alone (collab)': lambda: collab_learner(dls, y_range=RANGE),
         **{f'{name} alone': lambda name=name: alone(name) for name in PATHWAYS},
@@ -96,7 +101,8 @@ def bins_of(rows):
 
 def without_id(learn, users, items):
     """Scores as if no item had an id of its own: the features alone, but for items that have none."""
-    model, present = learn.model, learn.model.present
+    model = learn.model
+    present = learn.model.present
     model.present = lambda codes: torch.cat(
         [(has := present(codes))[:, :1] & ~has[:, 1:].any(1, keepdim=True), has[:, 1:]], 1
     )
@@ -121,8 +127,10 @@ def ranking(learn, dls, rows):
             for u, i in zip(torch.from_numpy(at).split(1024), items.split(1024))
         ]
     )
-    gain, group = np.where(rank <= 10, 1 / np.log2(1 + rank), 0), deciles(dls.catalog.counts['item'][items.numpy()])
-    ideal, res = np.cumsum(1 / np.log2(np.arange(2, 12))), []
+    gain = np.where(rank <= 10, 1 / np.log2(1 + rank), 0)
+    group = deciles(dls.catalog.counts['item'][items.numpy()])
+    ideal = np.cumsum(1 / np.log2(np.arange(2, 12)))
+    res = []
     for g in range(11):
         n, sums = (np.bincount(at[group == g], w, len(codes)) for w in (None, gain[group == g]))
         res.append((sums[n > 0] / ideal[np.minimum(n[n > 0], 10).astype(int) - 1]).mean())
@@ -151,9 +159,10 @@ def report(args, errors, seconds, ends, shares, costs, ranks):
         for label, w in zip(['overall', 'unseen items', *(f'decile {i}' for i in range(1, 11))], wins)
         if w
     ]
-    spread = lambda name: (
-        f'{mean[name][0]:.4f}' + (f' ± {np.std([o[0] for o in errors[name]]):.4f}' if len(ends) > 1 else '')
-    )
+
+    def spread(name):
+        return f'{mean[name][0]:.4f}' + (f' ± {np.std([o[0] for o in errors[name]]):.4f}' if len(ends) > 1 else '')
+
     text = [
         '# Gated hybrid on ml-latest-small',
         about(),
@@ -190,10 +199,11 @@ def report(args, errors, seconds, ends, shares, costs, ranks):
     if args.out:
         text.append(f'![Weights of the gate]({Path(args.out).stem}.png)')
     if ranks:
-        n, spread = (
-            len(ranks['all, gate']),
-            lambda v: f'{np.mean(v):.4f}' + (f' ± {np.std(v):.4f}' if len(v) > 1 else ''),
-        )
+        n = len(ranks['all, gate'])
+
+        def spread(v):
+            return f'{np.mean(v):.4f}' + (f' ± {np.std(v):.4f}' if len(v) > 1 else '')
+
         text += [
             f'Ranking: positives are ratings from 4 on, softmax over the whole catalogue, 20 epochs at 2e-2, over the whole catalogue on test rows, {n} seed(s). Deciles of ndcg@10: of the test rows by the training rows of their item; relevant are the items of the decile alone, and users are those who have one.',
             table(
@@ -210,7 +220,8 @@ def report(args, errors, seconds, ends, shares, costs, ranks):
             ),
         ]
         alone = [o for o in ranks if not o.startswith('all, ')]
-        mean, gate = {o: np.nanmean(ranks[o], 0) for o in alone}, np.nanmean(ranks['all, gate'], 0)
+        mean = {o: np.nanmean(ranks[o], 0) for o in alone}
+        gate = np.nanmean(ranks['all, gate'], 0)
         less = [
             f'{label} by {max(mean[o][c] for o in alone) - gate[c]:.4f} behind {max(alone, key=lambda o: mean[o][c])}'
             for c, label in enumerate(['ndcg@10', 'recall@20', 'unseen items', *(f'decile {i}' for i in range(1, 11))])
@@ -241,7 +252,11 @@ def main():
     fold = folds(len(ratings))
     with tempfile.TemporaryDirectory() as aside:
         feats = features(folder, args.posters or aside)
-    errors, seconds, ranks, shares, costs = {}, {}, {}, [], []
+    errors = {}
+    seconds = {}
+    ranks = {}
+    shares = []
+    costs = []
     ends = []
     for seed in range(args.seeds):
         parts = [
