@@ -42,7 +42,9 @@ from fastrec.models import DotBias, set_l2
 from fastrec.models.embedding import pop_penalties, set_gradients
 from fastrec.training.optimizers import TableAdam
 
-SIZES, SEEDS, DIM = (1_000, 10_000, 100_000, 1_000_000, 10_000_000), (0, 1, 2), 16
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
+SEEDS = (0, 1, 2)
+DIM = 16
 KINDS = {'fastai': 'fastai.collab', 'dense': 'dense AdamW, fused', 'adam': 'lazy Adam', 'adagrad': 'row-wise Adagrad'}
 CENTRE = dict(n_users=100_000, n_items=10_000, dim=32, bs=1024)
 VARIED = {
@@ -52,10 +54,9 @@ VARIED = {
 }
 ROWS = (100_000, 1_000_000, 10_000_000)
 ADAGRAD_1M = 10  # times Adam's rate: chosen by --select
-BIG, ENOUGH = (
-    20_000_000,
-    4.0,
-)  # values from which on dense sides are left out; CPU seconds after which a side has had its turns
+# values from which on dense sides are left out; CPU seconds after which a side has had its turns
+BIG = 20_000_000
+ENOUGH = 4.0
 
 
 class Lazy(LazyAdam):
@@ -73,15 +74,14 @@ class Steps:
         large = 0 if kind in ('adam', 'adagrad') and n_users >= lazy_from else np.inf
         if kind == 'fastai':
             self.model = fc.EmbeddingDotBias(dim, n_users, n_items, y_range=(0, 5.5))
-            self.opt, self.tables = Adam(list(self.model.parameters()), lr=1e-3, wd=0.1), []
+            self.opt = Adam(list(self.model.parameters()), lr=1e-3, wd=0.1)
+            self.tables = []
         else:
             self.model = DotBias(n_users, n_items, dim, y_range=(0.5, 5.5), mean=3.0)
-            self.opt, self.tables = (
-                TableAdam(
-                    self.model.parameters(), lr=1e-3, rows='adagrad' if kind == 'adagrad' else 'adam', large=large
-                ),
-                self.model.tables,
+            self.opt = TableAdam(
+                self.model.parameters(), lr=1e-3, rows='adagrad' if kind == 'adagrad' else 'adam', large=large
             )
+            self.tables = self.model.tables
             set_gradients(self.tables, 'rows', large)
             set_l2(self.tables, 0.05)
         g = torch.Generator().manual_seed(0)
@@ -126,7 +126,7 @@ def step_times(kinds, settings, repeats, warm_up=8):
         for kind in kinds:
             res[kind].append(1e3 * np.median(times[kind]) if kind in times else np.nan)
         print(
-            {k: v for k, v in setting.items()},
+            dict(setting.items()),
             {k: round(v[-1], 2) for k, v in res.items()},
             file=sys.stderr,
             flush=True,
@@ -136,7 +136,8 @@ def step_times(kinds, settings, repeats, warm_up=8):
 
 def by_rows(counts, bs=4096):
     """Rows of the table: CPU seconds of `fit_one_cycle(1)` per million ratings with loaders made and a small validation part."""
-    rows, epochs = [], {}
+    rows = []
+    epochs = {}
     for n in counts:
         rng = np.random.default_rng(0)
         keys = np.unique(rng.integers(0, 60_000 * 20_000, int(1.02 * (n + 64))))
@@ -147,7 +148,8 @@ def by_rows(counts, bs=4096):
         start = time.process_time()
         dls = RecDataLoaders.from_df(df, splitter=(np.arange(n), np.arange(n, len(df))), bs=bs)
         made = time.process_time() - start
-        learn, seconds = collab_learner(dls, n_factors=32, y_range=(0.5, 5.5), opt_func=FusedAdam), []
+        learn = collab_learner(dls, n_factors=32, y_range=(0.5, 5.5), opt_func=FusedAdam)
+        seconds = []
         for _ in range(3):
             start = time.process_time()
             with quiet(learn):
@@ -191,13 +193,15 @@ def plot(by_users, varied, path):
 
 def accuracy(make, build, epochs, lr, metric, seeds, rates):
     """Rows of the table: each optimiser's mean over seeds, its difference to dense AdamW on the same seed, and CPU seconds of a fit. `rates`: Adagrad's, as multiples of the rate."""
-    rows, dense = [], None
+    rows = []
+    dense = None
     for name, opt, scale in (
         ('dense AdamW', FusedAdam, 1),
         ('lazy Adam', Lazy, 1),
         *((f'row-wise Adagrad, {r} times the rate', Adagrad, r) for r in rates),
     ):
-        values, seconds = [], []
+        values = []
+        seconds = []
         for seed in seeds:
             dls = make(seed)
             set_seed(seed)
@@ -254,11 +258,13 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore')
-    text, cells = (
-        [f'# Cost of a step as tables grow\n\n{about()}.'],
-        lambda values: [f'{v:.2f}' if v == v else '-' for v in values],
-    )
-    by_users, varied = {}, {}
+    text = [f'# Cost of a step as tables grow\n\n{about()}.']
+
+    def cells(values):
+        return [f'{v:.2f}' if v == v else '-' for v in values]
+
+    by_users = {}
+    varied = {}
     for bs in args.batch_sizes:
         times = step_times(
             KINDS,
