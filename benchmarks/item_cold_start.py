@@ -41,7 +41,8 @@ def per_user(scores, positives, users):
         if not hit.any() or hit.all():
             continue
         rank = np.argsort(np.argsort(-scores[u])) + 1
-        r, n = rank[hit], hit.sum()
+        r = rank[hit]
+        n = hit.sum()
         ideal = (1 / np.log2(1 + np.arange(1, min(n, K) + 1))).sum()
         auc = 1 - (r - np.arange(1, n + 1)[np.argsort(np.argsort(r))]).sum() / (n * (len(hit) - n))
         res.append([(1 / np.log2(1 + r[r <= K])).sum() / ideal, (r <= K).mean(), auc])
@@ -68,11 +69,13 @@ def main():
     ratings, movies = movielens('100k', folder)
     items, make = features(folder, movies)
     tenth = np.random.default_rng(7).permutation(len(items)) % 10
-    results, seconds = {}, {}
+    results = {}
+    seconds = {}
     for seed in [9] if args.select else range(args.seeds):
         out = set(items['item'][tenth == seed])
         train = ratings[~ratings['item'].isin(out)].reset_index(drop=True)
-        old, new = items[~items['item'].isin(out)], items[items['item'].isin(out)]
+        old = items[~items['item'].isin(out)]
+        new = items[items['item'].isin(out)]
         dls = RecDataLoaders.from_df(train, item_df=movies, target='implicit', valid_pct=0.02, seed=seed, n_neg=None)
         users = dls.vocab['user']
         test = ratings[ratings['item'].isin(out) & ratings.user.isin(users.ids)]
@@ -95,7 +98,10 @@ def main():
             'gated hybrid': lambda: gated_learner(dls, feats := make(old), {'features': feats.names}, hidden=64),
         }
         if args.select:
-            gated = lambda **kw: lambda: gated_learner(dls, make(old), **kw)
+
+            def gated(**kw):
+                return lambda: gated_learner(dls, make(old), **kw)
+
             together = dict(pathways={'features': make(old).names}, hidden=64)
             models.update(
                 {
@@ -130,7 +136,10 @@ def main():
                 flush=True,
             )
     n = len(new)
-    cell = lambda v: f'{np.mean(v):.4f} ± {np.std(v):.4f}'
+
+    def cell(v):
+        return f'{np.mean(v):.4f} ± {np.std(v):.4f}'
+
     emit(
         '\n\n'.join(
             [
