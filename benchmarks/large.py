@@ -19,7 +19,10 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 
-N_USERS, N_ITEMS, K, DIM = 138_493, 26_744, 10, 50
+N_USERS = 138_493
+N_ITEMS = 26_744
+K = 10
+DIM = 50
 
 
 def generated(n_rows):
@@ -52,7 +55,8 @@ def measured(result):
     """Appends to `result` seconds, CPU seconds and the peak of memory in bytes above the start of what is inside."""
     start = status('VmRSS')
     open('/proc/self/clear_refs', 'w').write('5')  # the peak from here on
-    t, c = time.perf_counter(), time.process_time()
+    t = time.perf_counter()
+    c = time.process_time()
     yield
     result += [time.perf_counter() - t, time.process_time() - c, status('VmHWM') - start]
 
@@ -69,7 +73,8 @@ def load(kind, path):
     """From the table to the first batch."""
     from fastrec.all import RecDataLoaders
 
-    res, before = [], status('VmRSS')
+    res = []
+    before = status('VmRSS')
     if kind == 'table':
         df = pd.DataFrame({k: np.load(f'{path}.{k}.npy') for k in ('user', 'item', 'rating', 'time')})
     held = status('VmRSS') - before
@@ -84,7 +89,9 @@ def epochs(kind, path, repeats):
     """CPU seconds of reading all batches, and of training on them; peak memory above the loaders."""
     from fastrec.all import collab_learner
 
-    dls, read, fit = from_file(kind, path), [], []
+    dls = from_file(kind, path)
+    read = []
+    fit = []
     for _ in range(repeats):
         with measured(one := []):
             for _ in dls.train:
@@ -123,9 +130,12 @@ def whole(path, n_users, repeats):
     learn.model.eval()  # cold rows are filled in
     everybody = learn.vocab['user'].ids.to_numpy()
     held = np.unique(dls.catalog.interactions.users[dls.catalog.split.valid])
-    users, some = everybody[:n_users], everybody[np.random.default_rng(0).choice(held, n_users, replace=False)]
-    P, Q = learn.model.vectors('user'), learn.model.vectors('item')
-    Qt, few = Q.T.contiguous(), learn.vocab['item'].ids[:50].to_numpy()
+    users = everybody[:n_users]
+    some = everybody[np.random.default_rng(0).choice(held, n_users, replace=False)]
+    P = learn.model.vectors('user')
+    Q = learn.model.vectors('item')
+    Qt = Q.T.contiguous()
+    few = learn.vocab['item'].ids[:50].to_numpy()
 
     def plain(block, n=n_users):
         for part in P[:n].split(block):
@@ -214,7 +224,8 @@ def main():
 
     warnings.filterwarnings('ignore')
     with tempfile.TemporaryDirectory() as folder:
-        df, path = generated(args.rows), f'{folder}/ratings'
+        df = generated(args.rows)
+        path = f'{folder}/ratings'
         n = len(df)
         for k in df:
             np.save(f'{path}.{k}.npy', df[k].to_numpy())
