@@ -47,7 +47,8 @@ def large(n_users, n_items, n_factors, n_rows=2_000_000):
             ]
         )
     )
-    users, items = pairs // n_items, pairs % n_items
+    users = pairs // n_items
+    items = pairs % n_items
     df = pd.DataFrame(
         dict(
             user=('u' + pd.Series(np.arange(n_users)).astype(str).str.zfill(7)).to_numpy()[users],
@@ -68,7 +69,9 @@ def large(n_users, n_items, n_factors, n_rows=2_000_000):
 
 
 def leaving(turns):
-    rows, commands, notes = [], [], []
+    rows = []
+    commands = []
+    notes = []
     for n_users, n_items, n_factors in ((943, 1682, 50), (138_000, 27_000, 50), (200_000, 1_000_000, 64)):
         learn, df = large(n_users, n_items, n_factors, min(2_000_000, 100 * n_users))
         with tempfile.TemporaryDirectory() as folder:
@@ -107,20 +110,25 @@ def leaving(turns):
                 pd.DataFrame(dict(user=learn.vocab['user'].ids[:10])).to_csv(few, index=False)
                 df.to_parquet(folder / 'seen.parquet')
                 cli = 'import sys; from fastrec.cli import main; sys.exit(main(sys.argv[1:]))'
-                run = lambda file: process(
-                    cli,
-                    'recommend',
-                    folder / 'saved',
-                    file,
-                    '-o',
-                    folder / 'out.parquet',
-                    '--seen',
-                    folder / 'seen.parquet',
-                )
-                some, many = run(few), run(users)
+
+                def run(file):
+                    return process(
+                        cli,
+                        'recommend',
+                        folder / 'saved',
+                        file,
+                        '-o',
+                        folder / 'out.parquet',
+                        '--seen',
+                        folder / 'seen.parquet',
+                    )
+
+                some = run(few)
+                many = run(users)
                 commands.append((size, f'{some:.1f}', f'{many:.1f}', f'{19_990 / (many - some):,.0f}'))
                 learn.dls.train.bs = 8192
-                plain, kept = [], []
+                plain = []
+                kept = []
                 for _ in range(turns):
                     for times, cbs in ((plain, None), (kept, ResumeCallback(folder / 'run', restart=True))):
                         began = time.process_time()
@@ -160,18 +168,23 @@ def growing(ratings, seeds=(0, 1, 2)):
     rows = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        users, items = ratings.user.unique(), ratings.item.unique()
+        users = ratings.user.unique()
+        items = ratings.item.unique()
         late = ratings.user.isin(rng.choice(users, len(users) // 5, replace=False)) | ratings.item.isin(
             rng.choice(items, len(items) // 10, replace=False)
         )
-        old, new = ratings[~late], ratings[late].sample(frac=1, random_state=seed)
-        test, more = new.iloc[: len(new) // 5], new.iloc[len(new) // 5 :]
+        old = ratings[~late]
+        new = ratings[late].sample(frac=1, random_state=seed)
+        test = new.iloc[: len(new) // 5]
+        more = new.iloc[len(new) // 5 :]
         test = test[test.item.isin(pd.concat([old, more]).item) & test.user.isin(pd.concat([old, more]).user)]
-        make = lambda df: collab_learner(
-            RecDataLoaders.from_df(df, valid_pct=0.02, seed=0),
-            n_factors=50,
-            y_range=(ratings.rating.min() - 0.5, ratings.rating.max() + 0.5),
-        )
+
+        def make(df):
+            return collab_learner(
+                RecDataLoaders.from_df(df, valid_pct=0.02, seed=0),
+                n_factors=50,
+                y_range=(ratings.rating.min() - 0.5, ratings.rating.max() + 0.5),
+            )
 
         def timed(f, *args, **kwargs):
             began = time.process_time()
