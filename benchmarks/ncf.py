@@ -104,11 +104,14 @@ def baseline(make):
 
 def models_1m():
     """name -> (fit, seeds)."""
-    five, one, trained = range(5), range(1), {}
+    five = range(5)
+    one = range(1)
+    trained = {}
     train = timed(learner(svdpp_learner, 30, 5e-3, whole=True, n_factors=192))
-    svdpp = lambda dls, users, seed: (
-        trained[seed] if seed in trained else trained.setdefault(seed, train(dls, users, seed))
-    )
+
+    def svdpp(dls, users, seed):
+        return trained[seed] if seed in trained else trained.setdefault(seed, train(dls, users, seed))
+
     res = {
         'Popularity': (baseline(Popularity), one),
         'ItemKNN, 200 neighbours, shrink 50': (baseline(lambda: ItemKNN(200, 50.0)), one),
@@ -182,7 +185,9 @@ def ncf_1m(path, select):
         # Popularity has here the HR@10 of 0.453 that is published for the test items
         key = np.random.default_rng(0).gumbel(size=len(train)) - 0.3 * np.log(train.item.map(train.item.value_counts()))
         held = np.sort(key.groupby(train.user).idxmax())
-        split, df, candidates = (np.setdiff1d(np.arange(len(train)), held), held), train, None
+        split = (np.setdiff1d(np.arange(len(train)), held), held)
+        df = train
+        candidates = None
     else:
         test = (
             pd.read_csv(path / 'ml-1m.test.rating', sep='\t', header=None)
@@ -196,7 +201,10 @@ def ncf_1m(path, select):
         candidates = pd.DataFrame(
             dict(user=np.repeat(users, [len(r) - 1 for r in rows]), item=[int(i) for r in rows for i in r[1:]])
         )
-    make = lambda n_neg: RecDataLoaders.from_df(df, target='implicit', splitter=split, n_neg=n_neg)
+
+    def make(n_neg):
+        return RecDataLoaders.from_df(df, target='implicit', splitter=split, n_neg=n_neg)
+
     return make(4), make(None), candidates, 'valid'
 
 
@@ -206,7 +214,9 @@ def rows_of(models, dls, users, protocols, part, only):
     for name, (fit, seeds) in models.items():
         if only and not any(o in name for o in only):
             continue
-        means, seconds, first = [], [], None
+        means = []
+        seconds = []
+        first = None
         for seed in seeds:
             scorer, spent = timed(fit)(dls, users, seed)
             if isinstance(scorer, tuple):
@@ -217,7 +227,8 @@ def rows_of(models, dls, users, protocols, part, only):
             first = per_user if first is None else first
         draws = np.random.default_rng(0).integers(len(first), size=(1000, len(first)))
         low, high = np.quantile(first.to_numpy()[draws].mean(1), [0.025, 0.975], axis=0)
-        mean, spread = pd.DataFrame(means).mean(), pd.DataFrame(means).std()
+        mean = pd.DataFrame(means).mean()
+        spread = pd.DataFrame(means).std()
         cells = [
             f'{m:.4f}' + (f' ± {s:.4f}' if len(means) > 1 else '') + f' [{a:.3f}, {b:.3f}]'
             for m, s, a, b in zip(mean, spread, low, high)
@@ -250,9 +261,12 @@ if __name__ == '__main__':
         text.append(rows_of(models_1m(), dls, users, protocols, part, args.only))
     if args.ml100k:
         ratings, _ = movielens('100k', need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"))
-        make = lambda n_neg: RecDataLoaders.from_df(
-            ratings, target='implicit', splitter=LeaveLastSplitter(1, n_test=1), n_neg=n_neg
-        )
+
+        def make(n_neg):
+            return RecDataLoaders.from_df(
+                ratings, target='implicit', splitter=LeaveLastSplitter(1, n_test=1), n_neg=n_neg
+            )
+
         text.append(
             '## MovieLens 100K, leave the last one out'
             + (', validation item' if args.select else '')
