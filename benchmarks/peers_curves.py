@@ -55,20 +55,23 @@ def myfm(data, seed, model, epochs, rank=10):
     n, m = data.shape
     for iterations in epochs:
         curve = Curve(data.errors)
-        identities, groups = [sp.identity(n).tocsr(), sp.identity(m).tocsr()], [n, m]
+        identities = [sp.identity(n).tocsr(), sp.identity(m).tocsr()]
+        groups = [n, m]
         if model == 'SVD++ flipped':
             seen = sp.csr_matrix((np.ones(len(data.train)), (data.train.user, data.train.item)), shape=(n, m))
-            scaled = lambda a: sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
-            identities, groups = (
-                [
-                    sp.hstack([identities[0], scaled(seen)]).tocsr(),
-                    sp.hstack([identities[1], scaled(seen.T.tocsr())]).tocsr(),
-                ],
-                [n, m, m, n],
-            )
-        blocks = lambda df: [
-            RelationBlock(df[side].to_numpy(), block) for side, block in zip(('user', 'item'), identities)
-        ]
+
+            def scaled(a):
+                return sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
+
+            identities = [
+                sp.hstack([identities[0], scaled(seen)]).tocsr(),
+                sp.hstack([identities[1], scaled(seen.T.tocsr())]).tocsr(),
+            ]
+            groups = [n, m, m, n]
+
+        def blocks(df):
+            return [RelationBlock(df[side].to_numpy(), block) for side, block in zip(('user', 'item'), identities)]
+
         fm = MyFMRegressor(rank=rank, random_seed=seed)
         fm.fit(
             None,
@@ -124,7 +127,8 @@ def lightfm(data, seed, epochs, **options):
 
     curve = Curve(data.ranking)
     rows = sp.coo_matrix((np.ones(len(data.train), np.float32), (data.train.user, data.train.item)), shape=data.shape)
-    model, done = LightFM(random_state=seed, **options), 0
+    model = LightFM(random_state=seed, **options)
+    done = 0
     for n in epochs:
         model.fit_partial(rows, epochs=n - done, num_threads=1)
         done = n
@@ -204,7 +208,8 @@ def recbole(data, seed, model, epochs, **options):
 
 class Data:
     def __init__(self, folder):
-        self.folder, (self.train, self.held) = folder, (pd.read_csv(folder / f'{o}.csv') for o in ('train', 'held'))
+        self.folder = folder
+        (self.train, self.held) = (pd.read_csv(folder / f'{o}.csv') for o in ('train', 'held'))
         self.shape = self.train.user.max() + 1, self.train.item.max() + 1
         if 'rating' in self.train:
             self.errors = Errors(self.train, self.held)
@@ -226,7 +231,9 @@ if __name__ == '__main__':
     if len(sys.argv) < 5:
         sys.exit(__doc__)
     os.chdir(sys.argv[1])  # some write where they are
-    data, peer, seed = Data(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+    data = Data(Path(sys.argv[1]))
+    peer = sys.argv[2]
+    seed = int(sys.argv[3])
     first = json.loads(sys.argv[4])
     next(
         globals()[peer](data, seed, **{**first, **({'epochs': [1]} if first.get('epochs') else {})})
