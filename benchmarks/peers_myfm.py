@@ -28,7 +28,10 @@ def main(folder, seed):
     }
     n, m = (len(codes[o]) for o in ('user', 'item'))
     seen = sp.csr_matrix((np.ones(len(train)), (rows['train']['user'], rows['train']['item'])), shape=(n, m))
-    scaled = lambda a: sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
+
+    def scaled(a):
+        return sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
+
     blocks = {
         'Bayesian MF': ((sp.identity(n).tocsr(), sp.identity(m).tocsr()), [n, m]),
         'Bayesian SVD++ flipped': (
@@ -39,7 +42,8 @@ def main(folder, seed):
             [n, m, m, n],
         ),
     }
-    predictions, seconds = {}, {}
+    predictions = {}
+    seconds = {}
     for name, (sides, groups) in blocks.items():
         relations = {
             part: [RelationBlock(rows[part][side], block) for side, block in zip(('user', 'item'), sides)]
