@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
-folder, repeats, bs, layers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), [int(o) for o in sys.argv[4:]]
+folder = Path(sys.argv[1])
+repeats = int(sys.argv[2])
+bs = int(sys.argv[3])
+layers = [int(o) for o in sys.argv[4:]]
 torch.set_num_threads(1)
 
 import numpy as np
