@@ -29,7 +29,8 @@ def main(folder, seed):
             sim_options=dict(name='pearson_baseline', user_based=False), verbose=False
         ),
     }
-    predictions, seconds = {}, {}
+    predictions = {}
+    seconds = {}
     for name, model in models.items():
         start = time.process_time()
         model.fit(trainset)
