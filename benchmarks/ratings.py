@@ -36,8 +36,11 @@ from fastrec.all import (
     svdpp_learner,
 )
 
-SEEDS, FOLDS = (0, 1, 2), (1, 2, 3, 4, 5)
-EPOCHS, LR, BS = 15, 5e-3, 2048
+SEEDS = (0, 1, 2)
+FOLDS = (1, 2, 3, 4, 5)
+EPOCHS = 15
+LR = 5e-3
+BS = 2048
 ONE, FEATURES, TIME, BOTH, ENSEMBLE = (
     f'svdpp_learner{o}'
     for o in ('', ' + features', ' + time', ' + features + time', ' + features + time, ensemble of 4')
@@ -99,7 +102,8 @@ def splits(ml100k, ls):
             )
     if ls:
         ratings, items = movielens('latest-small', ls)
-        known, order = known_of(items), np.random.default_rng(0).permutation(len(ratings))
+        known = known_of(items)
+        order = np.random.default_rng(0).permutation(len(ratings))
         for k in range(5):
             yield (
                 f'small {k}',
@@ -148,7 +152,8 @@ def run_myfm(df, split, seed, known, python):
             env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': ''},
             stderr=subprocess.DEVNULL,
         )
-        run, preds = json.loads(Path(folder, 'run.json').read_text()), pd.read_csv(f'{folder}/predictions.csv')
+        run = json.loads(Path(folder, 'run.json').read_text())
+        preds = pd.read_csv(f'{folder}/predictions.csv')
     for name in preds:
         yield f'myFM {name}', run['seconds'][name], preds[name].to_numpy()
 
@@ -206,7 +211,8 @@ def errors(results, names, column='rmse'):
 
 def paired(results):
     """Ours minus the peer's RMSE on the same split."""
-    wide, rows = results.pivot(index='model', columns='split', values='rmse'), []
+    wide = results.pivot(index='model', columns='split', values='rmse')
+    rows = []
     for ours in (ONE, BOTH, ENSEMBLE):
         for peer in (o for o in wide.index if o.startswith('myFM')):
             for group, start in (('u1..u5', 'u'), ('random', 'r'), ('ml-latest-small', 's'), ('by time', 'b')):
