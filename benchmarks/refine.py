@@ -18,7 +18,9 @@ from fastrec.all import *
 torch.set_num_threads(1)
 METRICS = [roc_auc_score(), f1_score(), precision_score(), recall_score(), accuracy_score(), ndcg_score()]
 NAMES = [m.name for m in METRICS]
-KS, ALPHAS, BETAS = (10, 40), (0.4, 0.8), (0.1, 0.3, 0.5)
+KS = (10, 40)
+ALPHAS = (0.4, 0.8)
+BETAS = (0.1, 0.3, 0.5)
 STEPS = dict(anchor=(1, 2), residual=(1, 5))
 LP = list(itertools.product((0.5, 0.8, 0.95), (1, 10)))
 DEFAULT = dict(alpha=0.8, beta=0.5, n_steps=1, mode='anchor')
@@ -28,7 +30,8 @@ class Kept(Scorer):
     """A scorer with its scores worked out once."""
 
     def __init__(self, scorer):
-        self.catalog, self.scale = scorer.catalog, scorer.scale
+        self.catalog = scorer.catalog
+        self.scale = scorer.scale
         self.scores = scorer.score_items(torch.arange(self.catalog.n_users)).cpu()
 
     def score_items(self, users):
@@ -88,7 +91,8 @@ def propagation(graph, dls):
 
 def sensitivity(base, name, dls, feats):
     """Validation AUC when one setting moves and the others stay at their defaults, less that of the base."""
-    start, rows = auc(base, dls), {}
+    start = auc(base, dls)
+    rows = {}
     default = graphs(dls, feats, 20)[name]()
     for key, values in dict(
         alpha=(0.0, 0.4, 0.8, 1.0), beta=(0.1, 0.3, 0.5, 0.7, 0.9), n_steps=(0, 1, 2, 3, 5)
@@ -114,14 +118,13 @@ def speed(n_users, n_items, per_user, n_steps, turns=5):
     ).drop_duplicates()
     rows['rating'] = rng.integers(1, 6, len(rows)).astype(np.float32)
     dls = RecDataLoaders.from_df(rows, target='liked', valid_pct=0.01, seed=0)
-    n_users, n_items = dls.n_users, dls.n_items
+    n_users = dls.n_users
+    n_items = dls.n_items
 
     class Random(Scorer):
-        scale, catalog, scores = (
-            'probability',
-            dls.catalog,
-            torch.rand(n_users, n_items, generator=torch.Generator().manual_seed(0)),
-        )
+        scale = 'probability'
+        catalog = dls.catalog
+        scores = torch.rand(n_users, n_items, generator=torch.Generator().manual_seed(0))
 
         def score_items(self, users):
             return self.scores[users]  # a copy
@@ -131,7 +134,10 @@ def speed(n_users, n_items, per_user, n_steps, turns=5):
         item_graph((dls.vocab['item'].ids, rng.normal(size=(n_items, 32))), 20),
         **{**DEFAULT, 'n_steps': n_steps},
     )
-    a, labels, y0, users = refined.graph.matrix, refined.labels, Random.scores.numpy(), torch.arange(n_users)
+    a = refined.graph.matrix
+    labels = refined.labels
+    y0 = Random.scores.numpy()
+    users = torch.arange(n_users)
     isolated = np.diff(a.indptr) == 0
     steps = users.split(refined._step)
 
@@ -180,7 +186,10 @@ def main():
     feats = ItemFeatures.from_df(
         omdb, text=dict(plot='Plot'), multilabel=dict(genres='Genre', people=['Director', 'Actors']), sep=','
     )
-    per_user, chosen, moves, best = [], [], {}, None
+    per_user = []
+    chosen = []
+    moves = {}
+    best = None
     for seed in args.seeds:
         order = np.random.default_rng(seed).permutation(len(ratings))
         n = len(order)
@@ -192,7 +201,10 @@ def main():
         )
         models = bases(dls, feats, seed)
         for name in graphs(dls, feats, 20):
-            of_k = lambda k: graphs(dls, feats, k)[name]()
+
+            def of_k(k):
+                return graphs(dls, feats, k)[name]()
+
             alone = None
             for base_name, base in models.items():
                 graph, settings = choose(base, of_k, dls)
@@ -229,7 +241,8 @@ def main():
             print(seed, name, flush=True)
         for base_name, name in (('content: plots', 'plots'), ('content: plots', 'co-watch'), ('collab', 'people')):
             moves.setdefault((base_name, name), []).append(sensitivity(models[base_name], name, dls, feats))
-    df, picks = pd.DataFrame(per_user), pd.DataFrame(chosen)
+    df = pd.DataFrame(per_user)
+    picks = pd.DataFrame(chosen)
     mean = df.groupby(['base', 'graph', 'model', 'metric'], sort=False)['mean'].mean().unstack()[NAMES]
     lines = [
         '# Correct-and-Smooth',
