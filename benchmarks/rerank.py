@@ -129,7 +129,8 @@ if __name__ == '__main__':
     parser.add_argument('--out', help='write the tables to this file, and the curves beside it as a PNG')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results, texts = {}, []
+    results = {}
+    texts = []
     for label, name, path in (
         ('MovieLens 100K', '100k', need(args.ml100k, '--ml100k', "GroupLens' folder ml-100k")),
         ('MovieLens latest-small', 'latest-small', need(args.ls, '--ls', "GroupLens' folder ml-latest-small")),
