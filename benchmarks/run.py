@@ -51,7 +51,10 @@ def benchmarks():
         if p.name != Path(__file__).name
     }
     readme = (HERE / 'README.md').read_text()
-    at = lambda name: p if (p := readme.find(f'`{name}.py`')) >= 0 else len(readme)
+
+    def at(name):
+        return p if (p := readme.find(f'`{name}.py`')) >= 0 else len(readme)
+
     return {name: options for name, options in sorted(scripts.items(), key=lambda o: at(o[0])) if '--out' in options}
 
 
@@ -78,7 +81,8 @@ def command(name, options, data, out, quick=False):
 
 def assemble():
     """RESULTS.md from results/ and notes/: headings one level down, links to pictures from here."""
-    parts, titles = [], []
+    parts = []
+    titles = []
     for name in [*benchmarks()]:
         if not (path := HERE / 'results' / f'{name}.md').exists():
             continue
@@ -112,7 +116,8 @@ def main():
     )
     parser.add_argument('--assemble', action='store_true', help='run nothing')
     args = parser.parse_args()
-    failed, out = {}, Path(tempfile.mkdtemp()) if args.quick else HERE / 'results'
+    failed = {}
+    out = Path(tempfile.mkdtemp()) if args.quick else HERE / 'results'
     for name in [] if args.assemble else args.only or known:
         cmd, why = command(name, known[name], args.data, out, args.quick)
         if cmd is None:
