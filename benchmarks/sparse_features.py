@@ -24,7 +24,10 @@ from fastrec.models.blocks import FeatureLinear
 from fastrec.models.embedding import EmbeddingTable, set_gradients
 from fastrec.training.optimizers import FusedAdam, LazyAdam
 
-N_ITEMS, N_COLUMNS, PER_ROW, N_USERS = 20_000, 50_000, 40, 5_000
+N_ITEMS = 20_000
+N_COLUMNS = 50_000
+PER_ROW = 40
+N_USERS = 5_000
 
 
 def rows():
@@ -44,7 +47,9 @@ class Densified(nn.Module):
 
     def __init__(self, like, x):
         super().__init__()
-        self.weight, self.x, self.present = nn.Parameter(like.weight.detach().clone()), x, like.present
+        self.weight = nn.Parameter(like.weight.detach().clone())
+        self.x = x
+        self.present = like.present
         self.names = like.names
 
     def __len__(self):
@@ -106,10 +111,14 @@ def batches(bs, n, seed=1):
 def memory(name, bs):
     """MiB that training adds to a process that has imported all and made the data."""
     rows()
-    peak = lambda: (
-        int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1]) / 1024
-    )  # (ru_maxrss would start at the parent's)
-    before, side = peak(), Side(name)
+
+    def peak():
+        return (
+            int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1]) / 1024
+        )  # (ru_maxrss would start at the parent's)
+
+    before = peak()
+    side = Side(name)
     for b in batches(bs, 3):
         side.step(*b)
     return peak() - before
@@ -128,7 +137,8 @@ def main():
         return print(json.dumps(memory(args.memory_of, args.bs)))
     lines = []
     for bs in (256,):
-        sides, times = {name: Side(name) for name in SIDES}, {name: [] for name in SIDES}
+        sides = {name: Side(name) for name in SIDES}
+        times = {name: [] for name in SIDES}
         losses = {}
         for turn in range(args.turns + 1):
             for name, side in sides.items():
