@@ -27,8 +27,12 @@ from fastrec.all import RecDataLoaders, collab_learner
 from fastrec.models.embedding import pop_penalties, set_gradients, set_l2
 from fastrec.training.optimizers import TableAdam
 
-BATCH_SIZES, N_ITEMS, N_VALID = (64, 1024, 8192), 1682, 64
-Y_RANGE, LR, WD = (0.5, 5.5), 3e-3, 0.08
+BATCH_SIZES = (64, 1024, 8192)
+N_ITEMS = 1682
+N_VALID = 64
+Y_RANGE = (0.5, 5.5)
+LR = 3e-3
+WD = 0.08
 
 
 def generated(n_rows):
@@ -48,7 +52,8 @@ class Loop:
     """
 
     def __init__(self, learn, bs):
-        self.model, self.bs = learn.model, bs
+        self.model = learn.model
+        self.bs = bs
         dataset = learn.dls.train.dataset
         self.users, self.items, self.y = dataset[torch.arange(len(dataset))]
         self.generator = torch.Generator().manual_seed(0)
@@ -67,7 +72,8 @@ class Loop:
         return F.mse_loss(self.model(users, items), y) + pop_penalties(self.tables)
 
     def epoch(self):
-        opt, group = self.opt, self.opt.param_groups[0]
+        opt = self.opt
+        group = self.opt.param_groups[0]
         idx = torch.randperm(len(self.y), generator=self.generator)
         self.model.train()
         batches = zip(self.lrs, self.moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
@@ -89,7 +95,8 @@ class Plain(nn.Module):
         self.mean = nn.Parameter(like.mean.detach().clone())
 
     def forward(self, users, items):
-        p, q = self.p(users), self.q(items)
+        p = self.p(users)
+        q = self.q(items)
         x = (p * q).sum(1) + self.b(users).squeeze(1) + self.c(items).squeeze(1) + self.mean
         return torch.sigmoid(x) * (Y_RANGE[1] - Y_RANGE[0]) + Y_RANGE[0], p, q
 
@@ -115,7 +122,8 @@ def sides(df, split, bs):
     dls.train.seed = 0  # the order of rows; the loop draws the same
     ours, twin = (collab_learner(dls, n_factors=50, y_range=Y_RANGE, wd=WD) for _ in range(2))
     twin.model.load_state_dict(ours.model.state_dict())
-    plain, loop = PlainLoop(twin, bs), Loop(twin, bs)
+    plain = PlainLoop(twin, bs)
+    loop = Loop(twin, bs)
     theirs = fc.collab_learner(fastai_dls(df, split, bs), n_factors=50, y_range=(0, 5.5))
 
     def one_cycle(learn, **kwargs):
@@ -168,7 +176,8 @@ def ratio(a, b):
 def measure(df, split, bs, repeats):
     """A row of the table."""
     epochs, difference = sides(df, split, bs)
-    n, apart = len(split[0]), None
+    n = len(split[0])
+    apart = None
     times = {name: [] for name in epochs}
     for r in range(repeats + 1):
         for name, epoch in epochs.items():
