@@ -32,8 +32,10 @@ from ncf import ncf_1m
 
 from fastrec.all import EASE, BiasOnly, ItemKNN, Popularity, RecDataLoaders, collab_learner, movielens, svdpp_learner
 
-SEEDS, CLICK_SEEDS = (0, 1, 2), (0,)
-RMSE, NDCG = (0.94, 0.93, 0.92, 0.91, 0.90, 0.89, 0.885), (0.03, 0.04, 0.045, 0.05, 0.054)
+SEEDS = (0, 1, 2)
+CLICK_SEEDS = (0,)
+RMSE = (0.94, 0.93, 0.92, 0.91, 0.90, 0.89, 0.885)
+NDCG = (0.03, 0.04, 0.045, 0.05, 0.054)
 
 
 class Look(Callback):
@@ -42,7 +44,8 @@ class Look(Callback):
     order = -100
 
     def __init__(self, curve, *args):
-        self.curve, self.args = curve, args
+        self.curve = curve
+        self.args = args
 
     def before_validate(self):
         training = self.learn.model.training
@@ -57,10 +60,8 @@ def ratings_side(build):
     """-> function (train, held, seed, settings) -> a list of runs; `build(df, split, **setting)` -> (learner, held-out rows -> predictions)."""
 
     def runs(train, held, seed, settings):
-        df, split = (
-            pd.concat([train, held], ignore_index=True),
-            (np.arange(len(train)), np.arange(len(train), len(train) + len(held))),
-        )
+        df = pd.concat([train, held], ignore_index=True)
+        split = (np.arange(len(train)), np.arange(len(train), len(train) + len(held)))
         for setting in settings:
             for n in setting.get('epochs', [None]):
                 set_seed(seed)
@@ -108,18 +109,19 @@ def ranking_side(build):
     """As `ratings_side`, of `build(df, split, **setting)` -> (scorer or learner, rate)."""
 
     def runs(train, held, seed, settings):
-        df, split = (
-            pd.concat([train, held], ignore_index=True),
-            (np.arange(len(train)), np.arange(len(train), len(train) + len(held))),
-        )
+        df = pd.concat([train, held], ignore_index=True)
+        split = (np.arange(len(train)), np.arange(len(train), len(train) + len(held)))
         for setting in settings:
             for n in setting.get('epochs', [None]):
                 set_seed(seed)
                 curve = Curve(Ranking(train, held, df.user.max() + 1, df.item.max() + 1))
                 scorer, lr = build(df, split, **{k: v for k, v in setting.items() if k != 'epochs'})
-                score = lambda users: scorer.score_items(
-                    torch.from_numpy(users)
-                ).numpy()  # codes are the ids, which are sorted and without gaps
+
+                def score(users):
+                    return scorer.score_items(
+                        torch.from_numpy(users)
+                    ).numpy()  # codes are the ids, which are sorted and without gaps
+
                 if n is None:
                     curve.look(score)
                 else:
@@ -133,11 +135,9 @@ def ranking_side(build):
 def clicks(make, n_neg):
     def build(df, split, lr=None, bs=None, **options):
         dls = RecDataLoaders.from_df(df, target='implicit', splitter=split, n_neg=n_neg, bs=bs)
-        assert (
-            (np.diff(dls.vocab['user'].ids) == 1).all()
-            and (np.diff(dls.vocab['item'].ids) == 1).all()
-            and dls.vocab['user'].ids[0] == dls.vocab['item'].ids[0] == 0
-        )
+        assert (np.diff(dls.vocab['user'].ids) == 1).all()
+        assert (np.diff(dls.vocab['item'].ids) == 1).all()
+        assert dls.vocab['user'].ids[0] == dls.vocab['item'].ids[0] == 0
         return make(dls, **options), lr
 
     return build
@@ -277,7 +277,9 @@ def run(side, train, held, seed, pythons, versions):
 
 def measure(name, sides, data, seeds, pythons, only, cache):
     """-> side -> seed -> runs, and versions. `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out. `cache`: a file of finished runs to go on from, or None."""
-    res, versions, done = {}, set(), json.loads(cache.read_text()) if cache and cache.exists() else {}
+    res = {}
+    versions = set()
+    done = json.loads(cache.read_text()) if cache and cache.exists() else {}
     for seed in seeds:
         train, held = data(seed)
         for side, spec in sides.items():
@@ -314,13 +316,11 @@ def reached(runs, threshold, lower):
 
 def times_table(results, thresholds, lower):
     """Seconds to each threshold (median of the seeds, which all have to get there), the fastest in bold; and who wins."""
-    rows, times = (
-        [],
-        {
-            side: [[reached(runs, t, lower) for t in thresholds] for runs in seeds.values()]
-            for side, seeds in results.items()
-        },
-    )
+    rows = []
+    times = {
+        side: [[reached(runs, t, lower) for t in thresholds] for runs in seeds.values()]
+        for side, seeds in results.items()
+    }
     medians = {side: np.where(np.isinf(t).any(0), np.inf, np.median(t, axis=0)) for side, t in times.items()}
     fastest = np.min(list(medians.values()), axis=0)
     best = {
@@ -330,7 +330,8 @@ def times_table(results, thresholds, lower):
     for side in sorted(results, key=lambda o: best[o] if lower else -best[o]):
         cells = []
         for i, m in enumerate(medians[side]):
-            n, k = len(times[side]), sum(np.isfinite(t[i]) for t in times[side])
+            n = len(times[side])
+            k = sum(np.isfinite(t[i]) for t in times[side])
             cells.append(
                 (f'**{m:.2f}**' if m == fastest[i] else f'{m:.2f}') if np.isfinite(m) else f'{k} of {n}' if k else '-'
             )
@@ -397,7 +398,8 @@ def split_ratings(ratings):
 
     def data(seed):
         at = np.random.default_rng(seed).permutation(len(ratings))
-        train, held = ratings.iloc[at[len(ratings) // 5 :]], ratings.iloc[at[: len(ratings) // 5]]
+        train = ratings.iloc[at[len(ratings) // 5 :]]
+        held = ratings.iloc[at[: len(ratings) // 5]]
         held = held[held.user.isin(train.user) & held.item.isin(train.item)]
         codes = {side: pd.Index(np.sort(train[side].unique())) for side in ('user', 'item')}
         return tuple(
@@ -417,9 +419,11 @@ def split_ratings(ratings):
 def split_clicks(path, select):
     """-> function of a seed (which it does not need): codes, the last item of each user held out, or one of the training items."""
     dls, *_ = ncf_1m(path, select)
-    inter, split = dls.catalog.interactions, dls.catalog.split
+    inter = dls.catalog.interactions
+    split = dls.catalog.split
     whole = pd.DataFrame(dict(user=inter.users, item=inter.items)).astype(np.int64)
-    train, held = whole.iloc[split.train], whole.iloc[split.valid]
+    train = whole.iloc[split.train]
+    held = whole.iloc[split.valid]
     held = held[held.item.isin(train.item)]
     items = pd.Index(np.sort(train.item.unique()))
     return lambda seed: tuple(df.assign(item=items.get_indexer(df.item)).reset_index(drop=True) for df in (train, held))
@@ -472,8 +476,13 @@ def main():
         list(
             run_(small[:320], small[320:], 0, [setting])
         )  # what is imported and made ready at the first fit is nobody's time
-    changed = lambda sides: {k: (v[0], args.settings or v[1]) for k, v in sides.items()}
-    parts, panels, versions = [], [], set()
+
+    def changed(sides):
+        return {k: (v[0], args.settings or v[1]) for k, v in sides.items()}
+
+    parts = []
+    panels = []
+    versions = set()
     if args.select or args.ml100k:
         ratings, _ = movielens(
             'latest-small' if args.select else '100k',
