@@ -29,10 +29,9 @@ from fastrec.all import (
     two_tower_learner,
 )
 
-ML1M, ML100K = (
-    dict(bs=1024, epochs=5, lr=5e-3),
-    dict(bs=1024, epochs=10, lr=1e-2),
-)  # of two_tower_learner, all else by default
+# of two_tower_learner, all else by default
+ML1M = dict(bs=1024, epochs=5, lr=5e-3)
+ML100K = dict(bs=1024, epochs=10, lr=1e-2)
 
 
 def towers(bs, epochs, lr, **kwargs):
