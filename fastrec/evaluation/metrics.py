@@ -1,25 +1,29 @@
 """Metrics: pure functions of scores and targets, and of the ranks of held-out items.
 
-Ranking metrics work on `Ranks` and give one value per user. Definitions, for one user with held-out (relevant) items R of ranks r_1 <= r_2 <= ...
-among n candidates:
+Ranking metrics work on `Ranks` and give one value per user. Definitions, for one user with held-out (relevant) items R
+of ranks r_1 <= r_2 <= ... among n candidates:
 
 - hr@k: 1 if r_1 <= k, else 0
 - recall@k: |{r_j <= k}| / |R|; precision@k: |{r_j <= k}| / k
-- ndcg@k: sum over r_j <= k of 1/log2(r_j + 1), over the same sum for the ranks 1 .. min(k, |R|) (Järvelin and Kekäläinen 2002, binary gains)
+- ndcg@k: sum over r_j <= k of 1/log2(r_j + 1), over the same sum for the ranks 1 .. min(k, |R|) (Järvelin and
+  Kekäläinen 2002, binary gains)
 - map@k: mean over r_j <= k of j/r_j, divided by min(k, |R|) in place of the number of hits
 - mrr@k: 1/r_1 if r_1 <= k, else 0
 - auc: share of (relevant, other) pairs of candidates that are in order, a tie counting half
 
-A tie counts as its expected rank: an item with g ahead of it and e others at its score has rank g + 1 + e/2, so constant scores earn no luck.
-Users without held-out items have no value and do not count in means. With k beyond the catalogue all candidates are counted; precision@k still divides by k.
+A tie counts as its expected rank: an item with g ahead of it and e others at its score has rank g + 1 + e/2, so
+constant scores earn no luck. Users without held-out items have no value and do not count in means. With k beyond the
+catalogue all candidates are counted; precision@k still divides by k.
 
-Metrics of labelled rows (`target='liked'`) have scikit-learn's names and compare the held-out rows of a user with each other: `roc_auc_score()` is the share of (liked, not
-liked) held-out pairs in order, where `auc()` ranks what was held out among the whole catalogue.
+Metrics of labelled rows (`target='liked'`) have scikit-learn's names and compare the held-out rows of a user with each
+other: `roc_auc_score()` is the share of (liked, not liked) held-out pairs in order, where `auc()` ranks what was held
+out among the whole catalogue.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,450 +59,601 @@ __all__ = [
     'serendipity',
 ]
 
+ERROR_NAMES = ('mse', 'mae', 'msle', 'rmspe')  # in the name of a metric: less is better
+PAIRS_TO_COMPARE = 8  # held-out items per user up to which each is compared with its row; beyond, the row is sorted
+PAIRS_AT_ONCE = 1024  # rows of scores that are compared at a time off the CPU
 
-def rmse(scores, target):
+
+# --- errors
+
+
+def rmse(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Root of the mean squared error of `scores` against `target` (same shape), a scalar tensor."""
     return _errors(scores, target).square().mean().sqrt()
 
 
-def mae(scores, target):
+def mae(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute error of `scores` against `target` (same shape), a scalar tensor."""
     return _errors(scores, target).abs().mean()
 
 
-def _errors(scores, target):
+def _errors(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Scores minus target, float32; `ValueError` where they would be broadcast."""
     if scores.shape != target.shape:
         raise ValueError(
-            f'scores {tuple(scores.shape)} and target {tuple(target.shape)} differ in shape; broadcasting them would compare every score with every target'
+            f'scores {tuple(scores.shape)} and target {tuple(target.shape)} differ in shape; '
+            'broadcasting them would compare every score with every target'
         )
     return scores.float() - target.float()
 
 
 def lower_is_better(name: str) -> bool:
-    """Is less more for the metric called `name`, such as 'rmse_cold' or 'mse'? (Losses and errors say so in their names, as in fastai.)"""
-    return any(o in name.lower() for o in ('mse', 'mae', 'msle', 'rmspe'))
+    """Is less more for the metric called `name`, such as 'rmse_cold' or 'mse'?
+
+    Losses and errors say so in their names, as in fastai.
+    """
+    lower = name.lower()
+    return any(error in lower for error in ERROR_NAMES)
+
+
+# --- ranks
 
 
 class Ranks(NamedTuple):
-    """Where held-out items came: one entry per (user, item), grouped by user and sorted by rank within a user.
+    """Where held-out items came: one entry per (user, item), grouped by user and sorted by rank within a user."""
 
-    ranks: float (n,), expected ranks from 1 (inf where all that was asked is whether it is among the first k, and it is not); users: int64 (n,), position of the user, 0 .. n_users-1, each with at least one entry;
-    n_candidates: float (n_users,), candidates that were ranked, the relevant ones included.
-    """
-
+    # float (n,): expected ranks from 1; inf where all that was asked is whether it is among the first k, and it is not
     ranks: torch.Tensor
-    users: torch.Tensor
-    n_candidates: torch.Tensor
+    users: torch.Tensor  # int64 (n,): position of the user, 0 .. n_users-1, each with at least one entry
+    n_candidates: torch.Tensor  # float (n_users,): candidates that were ranked, the relevant ones included
 
     @property
-    def n_relevant(self):
+    def n_relevant(self) -> torch.Tensor:
         """Held-out items per user: (n_users,)."""
         return torch.bincount(self.users, minlength=len(self.n_candidates)).to(self.ranks.dtype)
 
     @property
-    def order(self):
+    def order(self) -> torch.Tensor:
         """1 for a user's best ranked item, 2 for the next, ...: (n,)."""
-        counts = torch.bincount(self.users, minlength=len(self.n_candidates))
-        return (
-            torch.arange(1, len(self.users) + 1, device=self.users.device, dtype=self.ranks.dtype)
-            - (counts.cumsum(0) - counts)[self.users]
-        )
+        return (1 + _places(self.users, len(self.n_candidates))).to(self.ranks.dtype)
 
-    def sum(self, values):
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sums of `values` (n,) per user: (n_users,)."""
-        return torch.zeros(len(self.n_candidates), dtype=self.ranks.dtype, device=self.ranks.device).index_add_(
-            0, self.users, values.to(self.ranks.dtype)
-        )
+        sums = torch.zeros(len(self.n_candidates), dtype=self.ranks.dtype, device=self.ranks.device)
+        return sums.index_add_(0, self.users, values.to(self.ranks.dtype))
 
     @classmethod
-    def of(cls, scores, users, items, among=None, n_candidates=None):
-        """Ranks of relevant pairs in a matrix of scores.
+    def of(
+        cls,
+        scores: torch.Tensor,  # (B, n_items), -inf where an item is not a candidate
+        users: torch.Tensor,  # int64 (n,): row of each relevant pair, ascending, each of 0 .. B-1 at least once
+        items: torch.Tensor,  # int64 (n,): column of each relevant pair
+        among: torch.Tensor | None = None,  # (B,): k-th largest score of each row; items below it get the rank inf
+        n_candidates: torch.Tensor | None = None,  # (B,), if it is known; None: finite scores are counted
+    ) -> Ranks:
+        """Ranks of relevant pairs in a matrix of scores; the result is on the CPU.
 
-        scores (B, n_items), -inf where an item is no candidate; users (n,), row of each pair, ascending and each of 0 .. B-1 at least
-        once; items (n,), column of each pair. The result is on the CPU. `among` (B,), the k-th largest score of each row: items below it are not counted out but have the rank inf, which is
-        as good for metrics of the first k. `n_candidates` (B,), if it is known: else finite scores are counted.
+        With `among`, items beyond the first k are not counted out: the rank inf is as good for metrics of the first k.
+        `ValueError` if the score of a relevant pair is not finite.
         """
         own = scores[users, items]
         if not torch.isfinite(own).all():
             raise ValueError(
                 'a held-out item is masked or its score is not finite: is it in the training rows as well?'
             )
-        wanted = (
-            torch.arange(len(users), device=users.device)
-            if among is None
-            else (own >= among[users]).nonzero().squeeze(1)
-        )
-        greater, equal = (o.cpu() for o in _counted(scores, users[wanted], own[wanted]))
+        if among is None:
+            counted = torch.arange(len(users), device=users.device)
+        else:
+            counted = (own >= among[users]).nonzero().squeeze(1)
+        n_greater, n_equal = _greater_and_equal(scores, users[counted], own[counted])
         if n_candidates is None:
             n_candidates = torch.isfinite(scores).sum(1).cpu()
         ranks = torch.full((len(users),), torch.inf, dtype=torch.float64)
-        ranks[wanted.cpu()] = greater.double() + (equal.double() + 1) / 2  # equal counts the item itself
+        # those that are equal count the item itself
+        ranks[counted.cpu()] = n_greater.cpu().double() + (n_equal.cpu().double() + 1) / 2
         users = users.cpu()
-        by_rank = torch.argsort(ranks, stable=True)
-        by_rank = by_rank[torch.argsort(users[by_rank], stable=True)]
-        return cls(ranks[by_rank], users, n_candidates.double())
+        return cls(ranks[_sorted_within(users, ranks)], users, n_candidates.double())
 
 
-def _counted(scores, users, own):
-    """How many of the scores (B, n_items) in the rows `users` (n,), ascending, are greater than `own` (n,), and how many are equal: int64 (n,) each."""
+def _places(users: torch.Tensor, n_users: int) -> torch.Tensor:
+    """0 for a user's first entry, 1 for the next, ...: int64 (n,), of users (n,), ascending."""
+    counts = torch.bincount(users, minlength=n_users)
+    starts = counts.cumsum(0) - counts
+    return torch.arange(len(users), device=users.device) - starts[users]
+
+
+def _sorted_within(users: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Positions (n,) that sort by user, and by value within a user; stable."""
+    by_value = torch.argsort(values, stable=True)
+    return by_value[torch.argsort(users[by_value], stable=True)]
+
+
+# Four ways to the same two numbers. A sort serves all pairs of a row at once; for few pairs comparing is cheaper. On the
+# CPU numpy goes row by row, which stays in the cache. Each takes scores (B, n_items), users (n,), ascending rows of
+# scores, and own (n,), and returns how many scores of the row are greater than its own, and how many are equal.
+
+
+def _greater_and_equal(
+    scores: torch.Tensor, users: torch.Tensor, own: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many scores of each pair's row are greater than `own`, and how many are equal: int64 (n,) each."""
     if not len(users):
         return users, users
-    counts = torch.bincount(users, minlength=len(scores))
-    few = len(users) <= 8 * len(scores)  # a sort serves all pairs of a row at once; for few it is cheaper to count
-    if scores.device.type == 'cpu':
-        rows, mine = scores.detach().numpy(), own.numpy()
-        if few:  # row by row, which stays in the cache
-            res = np.array(
-                [
-                    (np.count_nonzero(row > s), np.count_nonzero(row == s))
-                    for row, s in zip(map(rows.__getitem__, users.tolist()), mine)
-                ],
-                np.int64,
-            )
-            return torch.from_numpy(res[:, 0]), torch.from_numpy(res[:, 1])
-        ends = counts.cumsum(0).tolist()
-        left, right = np.empty(len(mine), np.int64), np.empty(len(mine), np.int64)
-        for row, a, b in zip(rows, [0, *ends], ends):
-            if a == b:
-                continue
-            ordered = np.sort(row)
-            left[a:b], right[a:b] = (
-                np.searchsorted(ordered, mine[a:b], 'left'),
-                np.searchsorted(ordered, mine[a:b], 'right'),
-            )
-        return torch.from_numpy(scores.shape[1] - right), torch.from_numpy(right - left)
-    if few:
-        return tuple(
-            torch.cat([f(scores[u], s[:, None]).sum(1) for u, s in zip(users.split(1024), own.split(1024))])
-            for f in (torch.gt, torch.eq)
-        )
-    column = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
-    wanted = torch.full((len(scores), int(counts.max())), torch.inf, device=scores.device)
+    on_cpu = scores.device.type == 'cpu'
+    if len(users) <= PAIRS_TO_COMPARE * len(scores):
+        return _compared_by_row(scores, users, own) if on_cpu else _compared_at_once(scores, users, own)
+    return _sorted_by_row(scores, users, own) if on_cpu else _sorted_at_once(scores, users, own)
+
+
+def _compared_by_row(scores: torch.Tensor, users: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = scores.detach().numpy()
+    n_greater: np.ndarray = np.empty(len(own), np.int64)
+    n_equal: np.ndarray = np.empty(len(own), np.int64)
+    for pair, (user, score) in enumerate(zip(users.tolist(), own.numpy())):
+        row = rows[user]
+        n_greater[pair] = np.count_nonzero(row > score)
+        n_equal[pair] = np.count_nonzero(row == score)
+    return torch.from_numpy(n_greater), torch.from_numpy(n_equal)
+
+
+def _compared_at_once(
+    scores: torch.Tensor, users: torch.Tensor, own: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n_greater, n_equal = [], []
+    for some_users, some_own in zip(users.split(PAIRS_AT_ONCE), own.split(PAIRS_AT_ONCE)):
+        rows = scores[some_users]
+        n_greater.append(torch.gt(rows, some_own[:, None]).sum(1))
+        n_equal.append(torch.eq(rows, some_own[:, None]).sum(1))
+    return torch.cat(n_greater), torch.cat(n_equal)
+
+
+def _sorted_by_row(scores: torch.Tensor, users: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    wanted = own.numpy()
+    left: np.ndarray = np.empty(len(wanted), np.int64)
+    right: np.ndarray = np.empty(len(wanted), np.int64)
+    ends = torch.bincount(users, minlength=len(scores)).cumsum(0).tolist()
+    for row, start, end in zip(scores.detach().numpy(), [0, *ends], ends):
+        if start == end:
+            continue
+        ordered = np.sort(row)
+        left[start:end] = np.searchsorted(ordered, wanted[start:end], 'left')
+        right[start:end] = np.searchsorted(ordered, wanted[start:end], 'right')
+    return torch.from_numpy(scores.shape[1] - right), torch.from_numpy(right - left)
+
+
+def _sorted_at_once(scores: torch.Tensor, users: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    column = _places(users, len(scores))
+    wanted = torch.full((len(scores), int(column.max()) + 1), torch.inf, device=scores.device)
     wanted[users, column] = own
     ordered = scores.sort(1).values
-    left, right = (torch.searchsorted(ordered, wanted, right=o)[users, column] for o in (False, True))
+    left = torch.searchsorted(ordered, wanted, right=False)[users, column]
+    right = torch.searchsorted(ordered, wanted, right=True)[users, column]
     return scores.shape[1] - right, right - left
 
 
-class RankingMetric:
-    """A ranking metric at a cut-off: called with `Ranks`, in which ranks beyond the cut-off may be inf, it gives one value per user, float64 (n_users,). `name` is e.g. 'ndcg@10'."""
+# --- ranking metrics
 
-    def __init__(self, func, label: str, k: int = None):
+
+class RankingMetric:
+    """A ranking metric at a cut-off: called with `Ranks`, it gives one value per user, float64 (n_users,).
+
+    Ranks beyond the cut-off may be inf. `name` is e.g. 'ndcg@10'.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., torch.Tensor],  # of `Ranks` and the cut-off -> (n_users,)
+        label: str,  # name without the cut-off
+        k: int | None = None,  # cut-off; None: the metric has none
+    ) -> None:
         if k is not None and (int(k) != k or k < 1):
             raise ValueError(f'{label}({k}): the cut-off is a whole number of at least 1')
-        self.func, self.label, self.k = func, label, k
+        self.func = func
+        self.label = label
+        self.k = k
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """How it is called in tables: label and cut-off."""
         return self.label if self.k is None else f'{self.label}@{self.k}'
 
-    def at(self, k: int):
+    def at(self, k: int) -> RankingMetric:
         """The same metric at another cut-off."""
         return RankingMetric(self.func, self.label, None if self.k is None else k)
 
-    def __call__(self, ranks):
-        return self.func(ranks) if isinstance(ranks, TopK) else self.func(ranks, self.k)
+    def __call__(self, ranks: Any) -> torch.Tensor:
+        return self.func(ranks, self.k)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.name
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, RankingMetric) and self.name == other.name
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.name)
 
 
-def _hits(r, k):
-    return r.sum(r.ranks <= k)
+def _n_hits(ranks: Ranks, k: float) -> torch.Tensor:
+    """|{r_j <= k}| per user: (n_users,)."""
+    return ranks.sum(ranks.ranks <= k)
 
 
-def _hr(r, k):
-    return (_hits(r, k) > 0).to(r.ranks.dtype)
+def _hr(ranks: Ranks, k: int) -> torch.Tensor:
+    return (_n_hits(ranks, k) > 0).to(ranks.ranks.dtype)
 
 
-def _recall(r, k):
-    return _hits(r, k) / r.n_relevant
-
-
-def _precision(r, k):
-    return _hits(r, k) / k
-
-
-def _mrr(r, k):
-    return r.sum(torch.where((r.order == 1) & (r.ranks <= k), 1 / r.ranks, 0.0))
-
-
-def _ap(r, k):
-    return r.sum(torch.where(r.ranks <= k, r.order / r.ranks, 0.0)) / r.n_relevant.clamp(max=k)
-
-
-def _ndcg(r, k):
-    gain = lambda ranks: torch.where(ranks <= k, 1 / torch.log2(ranks + 1), 0.0)
-    return r.sum(gain(r.ranks)) / r.sum(gain(r.order))
-
-
-def _auc(r, _):
-    n, others = r.n_relevant, r.n_candidates - r.n_relevant
-    # sum over relevant items of the others ahead of them (ties half): ranks minus the relevant ones' own places
-    ahead = r.sum(r.ranks) - n * (n + 1) / 2
-    return torch.where(others > 0, 1 - ahead / (n * others), torch.nan)
-
-
-def hr(k: int = 10):
-    """Hit rate: is any held-out item among the first `k`?"""
+def hr(k: int = 10) -> RankingMetric:
+    """Hit rate: is any held-out item among the first `k`? (Deshpande and Karypis 2004)."""
     return RankingMetric(_hr, 'hr', k)
 
 
-def recall(k: int = 10):
-    """Share of the held-out items that are among the first `k`."""
+def _recall(ranks: Ranks, k: int) -> torch.Tensor:
+    return _n_hits(ranks, k) / ranks.n_relevant
+
+
+def recall(k: int = 10) -> RankingMetric:
+    """Share of the held-out items that are among the first `k`: |{r_j <= k}| / |R|."""
     return RankingMetric(_recall, 'recall', k)
 
 
-def precision(k: int = 10):
-    """Share of the first `k` that are held-out items."""
+def _precision(ranks: Ranks, k: int) -> torch.Tensor:
+    return _n_hits(ranks, k) / k
+
+
+def precision(k: int = 10) -> RankingMetric:
+    """Share of the first `k` that are held-out items: |{r_j <= k}| / k."""
     return RankingMetric(_precision, 'precision', k)
 
 
-def ndcg(k: int = 10):
-    """Normalised discounted cumulative gain of the first `k`, binary relevance."""
+def _discounted_gains(ranks: torch.Tensor, k: float) -> torch.Tensor:
+    """1 / log2(r + 1) of each rank (n,) up to `k`, 0 beyond."""
+    return torch.where(ranks <= k, 1 / torch.log2(ranks + 1), 0.0)
+
+
+def _ndcg(ranks: Ranks, k: float) -> torch.Tensor:
+    gained = ranks.sum(_discounted_gains(ranks.ranks, k))
+    at_best = ranks.sum(_discounted_gains(ranks.order, k))  # all relevant items ahead of all others
+    return gained / at_best
+
+
+def ndcg(k: int = 10) -> RankingMetric:
+    """Normalized discounted cumulative gain of the first `k`, binary relevance.
+
+    Sum over r_j <= k of 1 / log2(r_j + 1), over that sum for the best ranks, 1 .. min(k, |R|) (Järvelin and Kekäläinen
+    2002).
+    """
     return RankingMetric(_ndcg, 'ndcg', k)
 
 
-def ap(k: int = 10):
-    """Average precision of the first `k`; its mean over users is shown as map@k."""
+def _ap(ranks: Ranks, k: int) -> torch.Tensor:
+    precisions = torch.where(ranks.ranks <= k, ranks.order / ranks.ranks, 0.0)  # at the rank of each hit
+    return ranks.sum(precisions) / ranks.n_relevant.clamp(max=k)
+
+
+def ap(k: int = 10) -> RankingMetric:
+    """Average precision of the first `k`; its mean over users is shown as map@k.
+
+    Sum over r_j <= k of j / r_j, the precision at the rank of each hit, over min(k, |R|).
+    """
     return RankingMetric(_ap, 'map', k)
 
 
-def mrr(k: int = 10):
-    """Reciprocal rank of the first held-out item, 0 beyond `k`."""
+def _mrr(ranks: Ranks, k: int) -> torch.Tensor:
+    is_first_hit = (ranks.order == 1) & (ranks.ranks <= k)
+    return ranks.sum(torch.where(is_first_hit, 1 / ranks.ranks, 0.0))
+
+
+def mrr(k: int = 10) -> RankingMetric:
+    """Reciprocal rank of the first held-out item, 1 / r_1, 0 beyond `k` (Voorhees 1999)."""
     return RankingMetric(_mrr, 'mrr', k)
 
 
-def auc():
-    """Area under the ROC curve of one user: share of pairs of a held-out and another candidate that are in order."""
+def _auc(ranks: Ranks, _: int | None = None) -> torch.Tensor:
+    n_relevant = ranks.n_relevant
+    n_others = ranks.n_candidates - n_relevant
+    # others ahead of each relevant item (ties half), summed: its rank minus the place among the relevant ones
+    n_ahead = ranks.sum(ranks.ranks) - n_relevant * (n_relevant + 1) / 2
+    return torch.where(n_others > 0, 1 - n_ahead / (n_relevant * n_others), torch.nan)
+
+
+def auc() -> RankingMetric:
+    """Area under the ROC curve of one user: share of pairs of a held-out and another candidate that are in order.
+
+    By the sum of ranks: 1 - (sum of r_j - |R|(|R| + 1)/2) / (|R| (n - |R|)) (Hanley and McNeil 1982); nan where
+    everything is relevant.
+    """
     return RankingMetric(_auc, 'auc')
 
 
+# --- metrics of the lists
+
+
 class TopK(NamedTuple):
-    """The lists that were recommended, and what their metrics look at.
+    """The lists that were recommended, and what their metrics look at."""
 
-    items: int64 (n_users, k), -1 where a list is shorter; relevant: bool (n_users, k), was the item held out; counts: float (n_items,), training rows; seen:
-    mean training count of what each user has, float (n_users,); cosines: float (n_users, k, k), between the items of a list; near: float (n_users, k), mean cosine of an
-    item with what the user has; n_train_users: users with training rows.
-    """
+    items: torch.Tensor  # int64 (n_users, k), -1 where a list is shorter
+    relevant: torch.Tensor  # bool (n_users, k): was the item held out?
+    counts: torch.Tensor  # float (n_items,): training rows
+    seen: torch.Tensor  # float (n_users,): mean training count of what each user has
+    cosines: torch.Tensor  # float (n_users, k, k): between the items of a list
+    near: torch.Tensor  # float (n_users, k): mean cosine of an item with what the user has
+    n_train_users: int  # users with training rows
 
-    items: torch.Tensor
-    relevant: torch.Tensor
-    counts: torch.Tensor
-    seen: torch.Tensor
-    cosines: torch.Tensor
-    near: torch.Tensor
-    n_train_users: int
-
-    def mean(self, values):
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean of `values` (n_users, k) over each list."""
-        there = self.items >= 0
-        return torch.where(there, values, 0.0).sum(1) / there.sum(1)
+        is_there = self.items >= 0
+        return torch.where(is_there, values, 0.0).sum(1) / is_there.sum(1)
 
 
 class ListMetric(RankingMetric):
-    """A metric of the first `k` recommendations: called with `TopK` it gives one value per user, or, with `overall`, one for all lists together."""
+    """A metric of the first `k` recommendations: called with `TopK` it gives one value per user.
 
-    def __init__(self, func, label, k, overall=False):
+    With `overall` it gives one value for all lists together, a scalar tensor.
+    """
+
+    def __init__(
+        self,
+        func: Callable[[TopK], torch.Tensor],
+        label: str,  # name without the cut-off
+        k: int,  # length of the lists
+        overall: bool = False,  # one value for all lists together?
+    ) -> None:
         super().__init__(func, label, k)
         self.overall = overall
 
-    def at(self, k: int):
+    def at(self, k: int) -> ListMetric:
         """The same metric at another cut-off."""
         return ListMetric(self.func, self.label, k, self.overall)
 
-
-def _novelty(t):
-    return t.mean(-torch.log2(t.counts[t.items].clamp(min=1) / t.n_train_users))
-
-
-def _lift(t):
-    return t.mean(t.counts[t.items].double()) / t.seen
+    def __call__(self, top: TopK) -> torch.Tensor:
+        return self.func(top)
 
 
-def _coverage(t):
-    return torch.tensor(len(t.items[t.items >= 0].unique()) / len(t.counts), dtype=torch.float64)
+def _coverage(top: TopK) -> torch.Tensor:
+    n_recommended = len(top.items[top.items >= 0].unique())
+    return torch.tensor(n_recommended / len(top.counts), dtype=torch.float64)
 
 
-def _diversity(t):
-    there = (t.items >= 0).double()
-    others = there[:, :, None] * there[:, None] * (1 - torch.eye(t.items.shape[1], dtype=torch.float64))
-    return 1 - (t.cosines * others).sum((1, 2)) / others.sum((1, 2))  # nan for a list of one
-
-
-def _serendipity(t):
-    return t.mean(torch.where(t.relevant, 1 - t.near, 0.0))
-
-
-def _gini(t):
-    n = torch.bincount(t.items[t.items >= 0], minlength=len(t.counts)).double().sort().values
-    i = torch.arange(1, len(n) + 1, dtype=torch.float64)
-    return ((2 * i - len(n) - 1) * n).sum() / (len(n) * n.sum())
-
-
-def coverage(k: int = 10):
-    """Share of the catalogue that is in anybody's first `k`."""
+def coverage(k: int = 10) -> ListMetric:
+    """Share of the catalogue that is in anybody's first `k` (Ge et al. 2010)."""
     return ListMetric(_coverage, 'coverage', k, overall=True)
 
 
-def gini(k: int = 10):
-    """Gini index of how often items are recommended: 0 if all alike, near 1 if few items fill all lists."""
+def _gini(top: TopK) -> torch.Tensor:
+    times = torch.bincount(top.items[top.items >= 0], minlength=len(top.counts)).double()
+    times = times.sort().values
+    n = len(times)
+    i = torch.arange(1, n + 1, dtype=torch.float64)
+    return ((2 * i - n - 1) * times).sum() / (n * times.sum())
+
+
+def gini(k: int = 10) -> ListMetric:
+    """Gini index of how often items are recommended: 0 if all alike, near 1 if few items fill all lists.
+
+    Sum over items i = 1 .. n, by how often (x_i) they are recommended, of (2i - n - 1) x_i, over n times the sum of x_i
+    (Fleder and Hosanagar 2009).
+    """
     return ListMetric(_gini, 'gini', k, overall=True)
 
 
-def novelty(k: int = 10):
-    """Mean self-information of the list in bits, -log2(share of users who have the item): 0 for what everybody has (Zhou et al. 2010)."""
+def _novelty(top: TopK) -> torch.Tensor:
+    share_who_have_it = top.counts[top.items].clamp(min=1) / top.n_train_users
+    return top.mean(-torch.log2(share_who_have_it))
+
+
+def novelty(k: int = 10) -> ListMetric:
+    """Mean self-information of the list in bits: 0 for what everybody has.
+
+    Mean of -log2(share of users who have the item) (Zhou et al. 2010).
+    """
     return ListMetric(_novelty, 'novelty', k)
 
 
-def popularity_lift(k: int = 10):
-    """Mean training rows of the recommended items over that of the user's own items: above 1 the model pushes to what is popular (Abdollahpouri et al. 2019)."""
-    return ListMetric(_lift, 'popularity_lift', k)
+def _popularity_lift(top: TopK) -> torch.Tensor:
+    return top.mean(top.counts[top.items].double()) / top.seen
 
 
-def diversity(k: int = 10):
-    """1 - mean cosine over pairs of the list (Ziegler et al. 2005), of who has the items or of the vectors given."""
+def popularity_lift(k: int = 10) -> ListMetric:
+    """Mean training rows of the recommended items over that of the user's own items.
+
+    Above 1 the model pushes to what is popular (Abdollahpouri et al. 2019).
+    """
+    return ListMetric(_popularity_lift, 'popularity_lift', k)
+
+
+def _diversity(top: TopK) -> torch.Tensor:
+    is_there = (top.items >= 0).double()
+    not_itself = 1 - torch.eye(top.items.shape[1], dtype=torch.float64)
+    pairs = is_there[:, :, None] * is_there[:, None] * not_itself  # (n_users, k, k)
+    return 1 - (top.cosines * pairs).sum((1, 2)) / pairs.sum((1, 2))
+
+
+def diversity(k: int = 10) -> ListMetric:
+    """1 - mean cosine over pairs of the list (Ziegler et al. 2005), of who has the items or of the vectors given.
+
+    nan for a list of one.
+    """
     return ListMetric(_diversity, 'diversity', k)
 
 
-def serendipity(k: int = 10):
-    """Mean over the list of: held out, times 1 - mean cosine with what the user has (Zhang et al. 2012): relevant and unexpected."""
+def _serendipity(top: TopK) -> torch.Tensor:
+    return top.mean(torch.where(top.relevant, 1 - top.near, 0.0))
+
+
+def serendipity(k: int = 10) -> ListMetric:
+    """Mean over the list of: held out, times 1 - mean cosine with what the user has: relevant and unexpected.
+
+    After Zhang et al. 2012.
+    """
     return ListMetric(_serendipity, 'serendipity', k)
 
 
+# --- metrics of labelled rows
+
+
 class Labelled(NamedTuple):
-    """Held-out rows that are liked or not, and what a scorer says of them.
+    """Held-out rows that are liked or not, and what a scorer says of them."""
 
-    margins: float (n,), at least 0 where the scorer says 'liked': logit, probability - 1/2, or rating - the user's threshold; labels: bool (n,); users: int64 (n,), position
-    of the user, 0 .. n_users-1; decides: False for scores of which only the order means something.
-    """
-
+    # float (n,), at least 0 where the scorer says 'liked': logit, probability - 1/2, or rating - the user's threshold
     margins: torch.Tensor
-    labels: torch.Tensor
-    users: torch.Tensor
+    labels: torch.Tensor  # bool (n,): is the row liked?
+    users: torch.Tensor  # int64 (n,): position of the user, 0 .. n_users-1
     n_users: int
-    decides: bool = True
+    decides: bool = True  # False for scores of which only the order means something
 
-    def pooled(self):
+    def pooled(self) -> Labelled:
         """All rows as if they were one user's."""
         return self._replace(users=torch.zeros_like(self.users), n_users=1)
 
-    def count(self, mask):
+    def count(self, mask: torch.Tensor) -> torch.Tensor:
         """Rows per user where `mask` (n,): float64 (n_users,)."""
         return torch.bincount(self.users, mask.double(), self.n_users)
 
     @property
-    def one_class(self):
+    def one_class(self) -> torch.Tensor:
         """bool (n_users,): has the user only liked rows, or only others? Such a user tells nothing about the order."""
-        liked = self.count(self.labels)
-        return (liked == 0) | (liked == torch.bincount(self.users, minlength=self.n_users))
+        n_liked = self.count(self.labels)
+        n_rows = torch.bincount(self.users, minlength=self.n_users)
+        return (n_liked == 0) | (n_liked == n_rows)
 
     def ranks(self) -> Ranks:
         """`Ranks` of the liked rows among all rows of their user; ties at their expected rank."""
-        by = torch.argsort(-self.margins, stable=True)
-        by = by[torch.argsort(self.users[by], stable=True)]
-        users, margins = self.users[by], self.margins[by]
-        n = torch.bincount(users, minlength=self.n_users)
-        place = torch.arange(1, len(by) + 1, device=by.device) - (n.cumsum(0) - n)[users]
-        tie = torch.ones_like(users)
-        tie[1:] = (users[1:] != users[:-1]) | (margins[1:] != margins[:-1])
-        tie = tie.cumsum(0) - 1
-        ranks = (torch.bincount(tie, place.double()) / torch.bincount(tie))[tie]
-        liked = self.labels[by]
-        return Ranks(ranks[liked], users[liked], n.double())
+        order = _sorted_within(self.users, -self.margins)
+        users = self.users[order]
+        margins = self.margins[order]
+        place = 1 + _places(users, self.n_users)
+        starts_tie = torch.ones_like(users)
+        starts_tie[1:] = (users[1:] != users[:-1]) | (margins[1:] != margins[:-1])
+        tie = starts_tie.cumsum(0) - 1  # (n,): rows of one tie have one number
+        mean_place = torch.bincount(tie, place.double()) / torch.bincount(tie)
+        liked = self.labels[order]
+        n_candidates = torch.bincount(users, minlength=self.n_users).double()
+        return Ranks(mean_place[tie][liked], users[liked], n_candidates)
 
 
 class LabelMetric:
-    """A metric of held-out rows that are liked or not: called with `Labelled` it gives one value per user, float64 (n_users,), nan for users of one class; `pooled`: one for all rows."""
+    """A metric of held-out rows that are liked or not: called with `Labelled` it gives one value per user.
 
-    def __init__(self, func, label: str, pooled: bool = False):
-        self.func, self.label, self.pooled = func, label, pooled
+    float64 (n_users,), nan for users of one class; `pooled`: one for all rows, (1,).
+    """
+
+    def __init__(
+        self,
+        func: Callable[[Labelled], torch.Tensor],
+        label: str,  # name in tables
+        pooled: bool = False,  # over all rows together, in place of each user's
+    ) -> None:
+        self.func = func
+        self.label = label
+        self.pooled = pooled
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """How it is called in tables."""
         return f'{self.label}_pooled' if self.pooled else self.label
 
-    def __call__(self, labelled):
+    def __call__(self, labelled: Labelled) -> torch.Tensor:
         if self.pooled:
             labelled = labelled.pooled()
         return torch.where(labelled.one_class, torch.nan, self.func(labelled))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.name
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, LabelMetric) and self.name == other.name
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.name)
 
 
-def _label_counts(t):
-    """Rows per user that are said to be liked, that are, and both."""
-    if not t.decides:
+def _roc_auc(rows: Labelled) -> torch.Tensor:
+    return _auc(rows.ranks())
+
+
+def roc_auc_score(pooled: bool = False) -> LabelMetric:
+    """Area under the ROC curve of the held-out rows of one user (or of all, `pooled`).
+
+    Share of pairs of a liked and another one that are in order, a tie counting half; computed as in `auc`.
+    """
+    return LabelMetric(_roc_auc, 'roc_auc', pooled)
+
+
+def _ndcg_of_all(rows: Labelled) -> torch.Tensor:
+    return _ndcg(rows.ranks(), torch.inf)
+
+
+def ndcg_score(pooled: bool = False) -> LabelMetric:
+    """Normalized discounted cumulative gain of all held-out rows of one user, in the order of the scores.
+
+    The gain is 1 for what is liked, a tie is at its expected rank; computed as in `ndcg`.
+    """
+    return LabelMetric(_ndcg_of_all, 'ndcg', pooled)
+
+
+class _Confusion(NamedTuple):
+    """Rows per user, float64 (n_users,) each."""
+
+    n_said: torch.Tensor  # that are said to be liked
+    n_liked: torch.Tensor  # that are liked
+    n_both: torch.Tensor  # that are said to be and are
+
+
+def _confusion(rows: Labelled) -> _Confusion:
+    """Counts of what is said and what is; `ValueError` for scores that only rank."""
+    if not rows.decides:
         raise ValueError(
-            "these scores only rank, and do not say from which one on an item is liked: take roc_auc_score() and ndcg_score(), or a scorer with the scale 'logit', 'probability' or 'rating'"
+            'these scores only rank, and do not say from which one on an item is liked: take roc_auc_score() and '
+            "ndcg_score(), or a scorer with the scale 'logit', 'probability' or 'rating'"
         )
-    said = t.margins >= 0
-    return t.count(said), t.count(t.labels), t.count(said & t.labels)
+    said = rows.margins >= 0
+    return _Confusion(rows.count(said), rows.count(rows.labels), rows.count(said & rows.labels))
 
 
-def _f1(t):
-    said, liked, both = _label_counts(t)
-    return 2 * both / (said + liked).clamp(min=1)
+def _f1(rows: Labelled) -> torch.Tensor:
+    n_said, n_liked, n_both = _confusion(rows)
+    return 2 * n_both / (n_said + n_liked).clamp(min=1)
 
 
-def _precision_score(t):
-    said, _, both = _label_counts(t)
-    return both / said.clamp(min=1)
-
-
-def _recall_score(t):
-    _, liked, both = _label_counts(t)
-    return both / liked.clamp(min=1)
-
-
-def _accuracy(t):
-    said, liked, both = _label_counts(t)
-    n = torch.bincount(t.users, minlength=t.n_users)
-    return (n - said - liked + 2 * both) / n
-
-
-def roc_auc_score(pooled: bool = False):
-    """Area under the ROC curve of the held-out rows of one user (or of all, `pooled`): share of pairs of a liked and another one that are in order, a tie counting half."""
-    return LabelMetric(lambda t: _auc(t.ranks(), None), 'roc_auc', pooled)
-
-
-def ndcg_score(pooled: bool = False):
-    """Normalised discounted cumulative gain of all held-out rows of one user, in the order of the scores; gain 1 for what is liked, a tie at its expected rank."""
-    return LabelMetric(lambda t: _ndcg(t.ranks(), torch.inf), 'ndcg', pooled)
-
-
-def f1_score(pooled: bool = False):
-    """Harmonic mean of precision and recall of 'liked', 0 where both are."""
+def f1_score(pooled: bool = False) -> LabelMetric:
+    """Harmonic mean of precision and recall of 'liked', 0 where both are: 2 both / (said + liked)."""
     return LabelMetric(_f1, 'f1', pooled)
 
 
-def precision_score(pooled: bool = False):
-    """Share of the held-out rows said to be liked that are; 0 where none is said to be."""
-    return LabelMetric(_precision_score, 'precision', pooled)
+def _precision_of_liked(rows: Labelled) -> torch.Tensor:
+    n_said, _, n_both = _confusion(rows)
+    return n_both / n_said.clamp(min=1)
 
 
-def recall_score(pooled: bool = False):
-    """Share of the liked held-out rows that are said to be."""
-    return LabelMetric(_recall_score, 'recall', pooled)
+def precision_score(pooled: bool = False) -> LabelMetric:
+    """Share of the held-out rows said to be liked that are; 0 where none is said to be: both / said."""
+    return LabelMetric(_precision_of_liked, 'precision', pooled)
 
 
-def accuracy_score(pooled: bool = False):
-    """Share of the held-out rows of which it is rightly said whether they are liked."""
+def _recall_of_liked(rows: Labelled) -> torch.Tensor:
+    _, n_liked, n_both = _confusion(rows)
+    return n_both / n_liked.clamp(min=1)
+
+
+def recall_score(pooled: bool = False) -> LabelMetric:
+    """Share of the liked held-out rows that are said to be: both / liked."""
+    return LabelMetric(_recall_of_liked, 'recall', pooled)
+
+
+def _accuracy(rows: Labelled) -> torch.Tensor:
+    n_said, n_liked, n_both = _confusion(rows)
+    n_rows = torch.bincount(rows.users, minlength=rows.n_users)
+    n_neither = n_rows - n_said - n_liked + n_both
+    return (n_both + n_neither) / n_rows
+
+
+def accuracy_score(pooled: bool = False) -> LabelMetric:
+    """Share of the held-out rows of which it is rightly said whether they are liked: (both + neither) / rows."""
     return LabelMetric(_accuracy, 'accuracy', pooled)
 
+
+# --- lists of metrics
 
 _MAKERS = {
     hr,
@@ -523,11 +678,12 @@ _MAKERS = {
 }
 
 
-def as_metrics(metrics) -> list:
-    """One metric or several as a list; `hr` that was not called stands for `hr()`."""
-    metrics = (
-        [] if metrics is None else [metrics] if callable(metrics) or not hasattr(metrics, '__iter__') else list(metrics)
-    )
-    return [
-        m() if callable(m) and not isinstance(m, (RankingMetric, LabelMetric)) and m in _MAKERS else m for m in metrics
-    ]
+def as_metrics(metrics: Any) -> list:
+    """One metric or several as a list (None: an empty one); `hr` that was not called stands for `hr()`."""
+    if metrics is None:
+        several = []
+    elif callable(metrics) or not isinstance(metrics, Iterable):
+        several = [metrics]
+    else:
+        several = list(metrics)
+    return [m() if callable(m) and m in _MAKERS else m for m in several]
