@@ -80,7 +80,7 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
 def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd, monkeypatch):
     learn = collab_learner(dls, n_factors=4)
     users = dls.vocab['user'].ids
-    monkeypatch.setattr('fastrec.scorers.recommend.CACHE', 2**14)
+    monkeypatch.setattr('fastrec.scorers.recommend.CACHE_BYTES', 2**14)
     learn.recommend(users)
     assert 'recommending' in capfd.readouterr().err
     evaluate(learn, dls, hr(10), relevant=4)

@@ -306,9 +306,9 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     ids, users = list(learn.vocab['item'].ids[[3, 40, 77, 100]]), learn.vocab['user'].ids[:9]
     scored = []
     score_items = type(learn).score_items
-    monkeypatch.setattr('fastrec.scorers.recommend.FEW', 1000)  # nothing is few: over the whole catalogue
+    monkeypatch.setattr('fastrec.scorers.recommend.ITEMS_PER_CANDIDATE', 1000)  # nothing is few: over the whole catalogue
     want = learn.recommend(users, k=3, candidates=ids)
-    monkeypatch.setattr('fastrec.scorers.recommend.FEW', 20)
+    monkeypatch.setattr('fastrec.scorers.recommend.ITEMS_PER_CANDIDATE', 20)
     monkeypatch.setattr(type(learn), 'ranker', lambda self: scored.append(self))
     monkeypatch.setattr(learn.model, 'score_items', lambda users: scored.append(users))
     pd.testing.assert_frame_equal(learn.recommend(users, k=3, candidates=ids), want, atol=1e-5)
@@ -357,7 +357,7 @@ def test_top_k_in_two_steps(n, k):
 def test_to_a_file_a_part_at_a_time(scorer, suffix, tmp_path, monkeypatch):
     users = [f'u{i:02}' for i in range(N_USERS)]
     want = scorer.recommend(users, k=6)
-    monkeypatch.setattr('fastrec.scorers.recommend.PART', 7)
+    monkeypatch.setattr('fastrec.scorers.recommend.USERS_PER_TABLE', 7)
     path = scorer.recommend(users, k=6, to=tmp_path / f'recs.{suffix}')
     got = getattr(pd, f'read_{suffix}')(path)
     pd.testing.assert_frame_equal(got, want, check_dtype=False, atol=1e-6)

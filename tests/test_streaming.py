@@ -121,7 +121,7 @@ def test_losses_predictions_and_recommendations_are_those_in_memory(stream, memo
         want = theirs.recommend(users, 5)
         pd.testing.assert_frame_equal(ours.recommend(users, 5), want, atol=1e-5)
         monkeypatch.setattr('fastrec.data.stream.SEEN_ROWS', 1000)  # some users at a time
-        monkeypatch.setattr('fastrec.scorers.recommend.PART', 100)
+        monkeypatch.setattr('fastrec.scorers.recommend.USERS_PER_TABLE', 100)
         pd.testing.assert_frame_equal(ours.recommend(users, 5), want, atol=1e-5)
         pd.testing.assert_frame_equal(
             ours.recommend(users[::-1], 5).sort_values(['user', 'rank'], ignore_index=True), want, atol=1e-5

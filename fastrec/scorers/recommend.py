@@ -1,15 +1,21 @@
-"""From scores to what a person reads: mask what was seen, take the top k, decode ids and titles."""
+"""From scores to what a person reads: mask what was seen, take the top k, decode ids and titles.
+
+`scorer` is here whatever keeps the contract of `Scorer`, which stands above this room and calls it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_matrix, issparse
 
+from ..data.catalog import Catalog
 from ..data.columns import column_of, first_few
 from ..data.files import TableWriter
 from ..progress import Progress
@@ -17,270 +23,375 @@ from ..progress import Progress
 __all__ = ['recommend']
 
 COLD_POLICIES = ('popular', 'mean', 'raise')
-INDEX_USERS = 4096  # users at a time that an index is asked for
-CACHE = (
-    2**23
-)  # bytes of scores that are made and searched at a time where the rest of the work is small: they had better stay in the processor's cache
-PART = 2**14  # users whose rows are written at a time
-RANKER = 16, 2**15  # users from which on it pays to prepare a ranker, and items up to which it costs next to nothing
-FEW = 20  # candidates are scored as pairs if they are at most one in so many items
 MEMORY_BUDGET = 512 * 2**20  # bytes for a chunk of users: scores and what it takes to make them
+# Bytes of scores that are made and searched at a time where the rest of the work is small: they had better stay in the
+# processor's cache.
+CACHE_BYTES = 2**23
+USERS_PER_TABLE = 2**14  # users whose rows are put into one table, or written, at a time
+USERS_PER_SEARCH = 4096  # users at a time that an index is asked for
+RANKER_FROM_USERS = 16  # users from which on it pays to prepare a ranker
+RANKER_UP_TO_ITEMS = 2**15  # items up to which preparing one costs next to nothing
+ITEMS_PER_CANDIDATE = 20  # candidates are scored as pairs if they are at most one in so many items
 
 
-def seen_matrix(catalog, seen, unknown='mark', users=None):
-    """Pairs of a table (None: the training rows; then perhaps only of the codes `users`) as a CSR matrix (n_users, n_items); unknown ids are left out or, with 'raise', an error."""
+# --- what is left out
+
+
+def seen_matrix(
+    catalog: Catalog,
+    seen: pd.DataFrame | csr_matrix | None,  # table of user and item, or such a matrix; None: the training rows
+    unknown: str = 'mark',  # ids that the catalog does not know are left out, or with 'raise' an error
+    users: np.ndarray | None = None,  # codes whose rows are asked for, where the training rows are read from files
+) -> csr_matrix:
+    """Who has what as a CSR matrix (n_users, n_items) with an entry for each pair.
+
+    Of training rows in files it may be something else that gives such rows when it is indexed with `users`.
+    """
     if seen is None:
         if catalog.history is not None and users is not None:
             return catalog.history.seen_of(users)
-        return catalog.require_history(
+        history = catalog.require_history(
             'Pass it, `seen=ratings` (a table of user and item), or say `exclude_seen=False`'
-        ).seen
+        )
+        return history.seen
     if issparse(seen):
         return seen
     if isinstance(seen, pd.DataFrame):
-        users, items = (
-            catalog.vocab[side].encode(seen[column_of(seen, side, catalog.names)], unknown=unknown)
-            for side in ('user', 'item')
-        )
-        ok = (users >= 0) & (items >= 0)  # what the model does not know, it does not recommend
-        if len(seen) and not ok.any():
-            raise ValueError(
-                f"no row of the table has a user and an item that the model knows: users there look like {first_few(seen[column_of(seen, 'user', catalog.names)], 3)}, the model's like {first_few(catalog.vocab['user'].ids, 3)}"
-            )
-        return csr_matrix(
-            (np.ones(ok.sum(), np.float32), (users[ok], items[ok])), shape=(catalog.n_users, catalog.n_items)
-        )
+        return _matrix_of_table(catalog, seen, unknown)
     raise TypeError(f'seen= takes a table with a user and an item column, got {type(seen).__name__}')
 
 
-def mask_seen(scores, rows):
-    """Set scores (B, n_items) to -inf, in place, where the CSR matrix `rows` (B, n_items) stores an entry."""
-    b = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    scores[
-        torch.from_numpy(b).to(scores.device), torch.from_numpy(rows.indices.astype(np.int64)).to(scores.device)
-    ] = -torch.inf
+def _matrix_of_table(catalog: Catalog, table: pd.DataFrame, unknown: str) -> csr_matrix:
+    """Pairs of a table as a CSR matrix (n_users, n_items); `ValueError` if the catalog knows none of them."""
+    columns = {side: column_of(table, side, catalog.names) for side in ('user', 'item')}
+    users = catalog.vocab['user'].encode(table[columns['user']], unknown=unknown)
+    items = catalog.vocab['item'].encode(table[columns['item']], unknown=unknown)
+    known = (users >= 0) & (items >= 0)  # what the model does not know, it does not recommend
+    if len(table) and not known.any():
+        theirs = first_few(table[columns['user']], 3)
+        ours = first_few(catalog.vocab['user'].ids, 3)
+        raise ValueError(
+            'no row of the table has a user and an item that the model knows: '
+            f"users there look like {theirs}, the model's like {ours}"
+        )
+    ones = np.ones(known.sum(), np.float32)
+    return csr_matrix((ones, (users[known], items[known])), shape=(catalog.n_users, catalog.n_items))
 
 
-def _allowed(scorer, candidates, k):
-    """What to add to scores (n_items,) to forbid all but the candidates: 0 or -inf; None if all are allowed."""
+def mask_seen(scores: torch.Tensor, seen: csr_matrix) -> None:
+    """Set scores (B, n_items) to -inf, in place, where the CSR matrix `seen` (B, n_items) stores an entry."""
+    rows = torch.from_numpy(np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)))
+    items = torch.from_numpy(seen.indices.astype(np.int64))
+    scores[rows.to(scores.device), items.to(scores.device)] = -torch.inf
+
+
+def check_k(k: int, what: str) -> None:
+    """`ValueError` unless `k` is a whole number from 1 on; `what` is what it counts."""
     if int(k) != k or k < 1:
-        raise ValueError(f'k={k}: ask for at least one item')
-    codes = scorer.catalog.candidates(candidates)
-    if codes is None:
+        raise ValueError(f'k={k}: ask for at least one {what}')
+
+
+def _forbidden(catalog: Catalog, candidates: np.ndarray | None) -> torch.Tensor | None:
+    """What to add to scores (n_items,) to forbid all but the codes: 0 or -inf; None if all are allowed."""
+    if candidates is None:
         return None
-    forbid = torch.full((scorer.catalog.n_items,), -torch.inf)
-    forbid[torch.from_numpy(codes)] = 0.0
-    return forbid
+    forbidden = torch.full((catalog.n_items,), -torch.inf)
+    forbidden[torch.from_numpy(candidates)] = 0.0
+    return forbidden
 
 
-def _top_frame(catalog, scores, users, k, codes=None):
-    """Tidy rows of the top `k` finite scores. scores (B, n_items), or (B, k) of the items `codes` (B, k), best first; users: the ids (B,) or None."""
-    if torch.isnan(scores).any():
-        raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
-    top, codes = scores.topk(min(k, scores.shape[1]), dim=1) if codes is None else (scores, codes)
-    top, codes = top.cpu().numpy(), codes.cpu().numpy()
-    b, r = np.nonzero(np.isfinite(top))
-    items = codes[b, r]
-    df = pd.DataFrame(dict(item=catalog.vocab['item'].decode(items), score=top[b, r], rank=r + 1))
-    if catalog.title_name is not None:
-        df.insert(1, 'title', _titles(catalog, items))
-    if users is not None:
-        df.insert(0, 'user', users[b])
-    return df, b, items
+# --- the k largest
 
 
-def _titles(catalog, items):
-    """Titles of codes, as a column: where there are many rows, texts are converted once an item, not once a row."""
-    return (
-        catalog.titles(items)
-        if len(items) <= 2 * catalog.n_items
-        else pd.Series(catalog.titles(np.arange(catalog.n_items))).array.take(items)
-    )
+def top_k(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` largest of each row of scores (B, n), best first: values (B, k) and columns (B, k); min(k, n) of them.
 
-
-def top_k(scores, k: int):
-    """The `k` largest of each row of scores (B, n), best first: values (B, k) and columns (B, k), fewer where n is smaller.
-
-    On a CPU in two steps: rows are cut into blocks, of which only the `k` with the largest maximum can hold one of the `k` largest. Maxima are quick to find, and what is left to sort is short.
+    On a CPU in two steps: rows are cut into blocks, of which only the `k` with the largest maximum can hold one of the
+    `k` largest. Maxima are quick to find, and what is left to sort is short.
     """
     n = scores.shape[1]
     k = min(k, n)
-    width = (
-        2 ** int(math.log2(n / k) / 2) if n else 1
-    )  # about (n/k)^1/2: as many blocks as there are candidates in the k chosen ones, times k
+    # about (n / k)^1/2 columns a block: then there are as many blocks as there are columns in the k chosen ones
+    width = 2 ** int(math.log2(n / k) / 2) if n else 1
     if width < 4 or scores.device.type != 'cpu':
         return scores.topk(k, dim=1)
     n_blocks = n // width
     whole = n_blocks * width
-    best = (
-        scores[:, :whole].unflatten(1, (width, n_blocks)).amax(1).topk(k, dim=1, sorted=False).indices
-    )  # block j: columns j, j + n_blocks, ...
-    at = (best[:, :, None] + torch.arange(0, whole, n_blocks)).flatten(1)
-    if whole < n:
-        at = torch.cat([at, torch.arange(whole, n).expand(len(at), -1)], 1)
-    values, chosen = scores.gather(1, at).topk(k, dim=1)
-    return values, at.gather(1, chosen)
+    # block j has the columns j, j + n_blocks, j + 2 n_blocks, ...
+    maxima = scores[:, :whole].unflatten(1, (width, n_blocks)).amax(1)
+    blocks = maxima.topk(k, dim=1, sorted=False).indices
+    columns = (blocks[:, :, None] + torch.arange(0, whole, n_blocks)).flatten(1)
+    if whole < n:  # columns at the end that are in no block
+        columns = torch.cat([columns, torch.arange(whole, n).expand(len(columns), -1)], 1)
+    values, chosen = scores.gather(1, columns).topk(k, dim=1)
+    return values, columns.gather(1, chosen)
+
+
+def ranker_for(scorer: Any, n_users: int) -> Any:
+    """`scorer.ranker()`; None where it has none, or a few users of a large catalogue are not worth its preparations."""
+    if n_users >= RANKER_FROM_USERS or scorer.catalog.n_items <= RANKER_UP_TO_ITEMS:
+        return scorer.ranker()
+    return None
+
+
+def users_at_a_time(ranker: Any, n_items: int) -> int:
+    """How many users' scores of all items are made and searched at a time.
+
+    What the memory budget allows, or, where scores are one matrix product on a CPU, what stays in its cache.
+    """
+    if ranker is None:
+        return max(1, MEMORY_BUDGET // (16 * n_items))  # scores, and about three times as much on the way to them
+    if ranker.device.type == 'cpu':
+        return max(16, CACHE_BYTES // (4 * n_items))
+    return max(1, MEMORY_BUDGET // (8 * n_items))
+
+
+# --- the best items of users, in four ways
+
+
+@dataclass
+class _Rules:
+    """What holds for the list of every user."""
+
+    k: int
+    forbidden: torch.Tensor | None  # (n_items,), added to scores: 0 or -inf; None: all items are allowed
+    seen: csr_matrix | None  # by codes of users, what each must not get; None: nothing is left out
+    popularity: torch.Tensor | None  # float (n_items,), the scores of cold users; None: those the model gives them
+
+    def mask(self, scores: torch.Tensor, users: np.ndarray) -> torch.Tensor:
+        """Scores (B, n_items) of codes of users, with -inf at what they must not get; in place."""
+        if self.forbidden is not None:
+            scores += self.forbidden.to(scores.device)
+        if self.seen is not None:
+            mask_seen(scores, self.seen[users])
+        return scores
+
+
+class _Best:
+    """The `k` best items of users, a chunk of `step` users at a time; a subclass finds those of a chunk."""
+
+    def __init__(self, scorer: Any, rules: _Rules, step: int) -> None:
+        self.scorer = scorer
+        self.rules = rules
+        self.step = step
+
+    def of_chunk(self, users: np.ndarray, is_cold: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and codes (B, k) of the best items of codes of users (B,), best first; bool (B,): which are cold."""
+        raise NotImplementedError
+
+    def of(self, users: np.ndarray, is_cold: np.ndarray, done: Callable[[int], None]) -> list[tuple]:
+        """The same of any number of users, as a list of chunks on the CPU; `done` hears how many are done."""
+        chunks = []
+        for at in range(0, len(users), self.step):
+            chunk = slice(at, at + self.step)
+            scores, items = self.of_chunk(users[chunk], is_cold[chunk])
+            chunks.append((scores.cpu(), items.cpu()))
+            done(len(scores))
+        return chunks
+
+
+class _BestByScores(_Best):
+    """By the scores of the whole catalogue, or by the values of a ranker."""
+
+    def __init__(self, scorer: Any, rules: _Rules, ranker: Any = None) -> None:
+        super().__init__(scorer, rules, users_at_a_time(ranker, scorer.catalog.n_items))
+        self.score = scorer.score_items if ranker is None else ranker
+
+    def of_chunk(self, users: np.ndarray, is_cold: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = self.score(torch.from_numpy(users)).float()
+        popularity = self.rules.popularity
+        if popularity is not None and is_cold.any():
+            scores[torch.from_numpy(is_cold).to(scores.device)] = popularity.to(scores.device)
+        return top_k(self.rules.mask(scores, users), self.rules.k)
+
+
+class _BestByRanker(_BestByScores):
+    """By a ranker, whose values order items as scores do; the scores themselves are made for the best alone."""
+
+    def of(self, users: np.ndarray, is_cold: np.ndarray, done: Callable[[int], None]) -> list[tuple]:
+        chunks = super().of(users, is_cold, done)
+        if not chunks:
+            return []
+        values, items = map(torch.cat, zip(*chunks))
+        return [(self._exact(users, values, items), items)]
+
+    def _exact(self, users: np.ndarray, values: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Scores (B, k) of the items that came out on top; values that are not finite (masked, not numbers) stay."""
+        finite = torch.isfinite(values).reshape(-1)
+        pairs = torch.from_numpy(users).repeat_interleave(items.shape[1])[finite], items.reshape(-1)[finite]
+        scores = values.reshape(-1).clone()
+        scores[finite] = self.scorer.score(*pairs).float().cpu()
+        return scores.view(values.shape)
+
+
+class _BestByIndex(_Best):
+    """By an `ItemIndex`; cold users, of whom it knows nothing, by popularity."""
+
+    def __init__(self, scorer: Any, rules: _Rules, index: Any) -> None:
+        super().__init__(scorer, rules, USERS_PER_SEARCH)
+        self.index = index
+        self.step_of_cold = users_at_a_time(None, scorer.catalog.n_items)
+
+    def of_chunk(self, users: np.ndarray, is_cold: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        rules = self.rules
+        seen = None if rules.seen is None else rules.seen[users]
+        scores, items = self.index.top(self.scorer, users, rules.k, seen)
+        if rules.popularity is None:
+            return scores, items
+        cold_rows = np.flatnonzero(is_cold)
+        for at in range(0, len(cold_rows), self.step_of_cold):
+            rows = cold_rows[at : at + self.step_of_cold]
+            popular = rules.mask(rules.popularity.repeat(len(rows), 1), users[rows])
+            best, best_items = top_k(popular, rules.k)
+            scores[rows, : best.shape[1]] = best
+            items[rows, : best.shape[1]] = best_items
+        return scores, items
+
+
+class _BestOfFew(_Best):
+    """Of a few candidates, by the scores of their pairs alone."""
+
+    def __init__(self, scorer: Any, rules: _Rules, candidates: np.ndarray) -> None:
+        super().__init__(scorer, rules, max(1, MEMORY_BUDGET // (256 * len(candidates))))
+        self.candidates = candidates
+
+    def of_chunk(self, users: np.ndarray, is_cold: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        rules, candidates = self.rules, self.candidates
+        pair_users = np.repeat(users, len(candidates))
+        pair_items = np.tile(candidates, len(users))
+        scores = self.scorer.score(torch.from_numpy(pair_users), torch.from_numpy(pair_items))
+        scores = scores.float().cpu().view(len(users), -1)
+        codes = torch.from_numpy(candidates)
+        if rules.popularity is not None:
+            scores[torch.from_numpy(is_cold)] = rules.popularity[codes]
+        if rules.seen is not None:
+            mask_seen(scores, rules.seen[users][:, candidates].tocsr())
+        values, at = scores.topk(min(rules.k, len(candidates)), dim=1)
+        return values, codes[at]
+
+
+def _best(scorer: Any, rules: _Rules, n_users: int, candidates: np.ndarray | None) -> _Best:
+    """The quickest of the four ways; `candidates` are codes, None for all items."""
+    if candidates is not None:
+        few = candidates if scorer.knows_cold else candidates[scorer.knows('item')[candidates]]
+        if 0 < len(few) * ITEMS_PER_CANDIDATE <= scorer.catalog.n_items:
+            return _BestOfFew(scorer, rules, few)
+    else:
+        index = scorer.item_index()
+        if index is not None:
+            return _BestByIndex(scorer, rules, index)
+    ranker = ranker_for(scorer, n_users)
+    if ranker is not None:
+        return _BestByRanker(scorer, rules, ranker)
+    return _BestByScores(scorer, rules)
+
+
+# --- tables
+
+
+def _titles(catalog: Catalog, items: np.ndarray) -> Any:
+    """Titles of codes, as a column: where there are many rows, texts are converted once an item, not once a row."""
+    if len(items) <= 2 * catalog.n_items:
+        return catalog.titles(items)
+    return pd.Series(catalog.titles(np.arange(catalog.n_items))).array.take(items)
+
+
+def _require_numbers(scores: torch.Tensor) -> None:
+    """`ValueError` if a score is NaN."""
+    if torch.isnan(scores).any():
+        raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
+
+
+def _tidy(
+    catalog: Catalog, scores: torch.Tensor, items: torch.Tensor, users: Any = None
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """A row for each finite score: item, title (if known), score, rank, and user if their ids (B,) are given.
+
+    Scores and codes of items are (B, k), best first. Returned are the table and of each of its rows where it was in
+    the B, and the code of its item.
+    """
+    _require_numbers(scores)
+    values = scores.cpu().numpy()
+    at, place = np.nonzero(np.isfinite(values))
+    codes = items.cpu().numpy()[at, place]
+    df = pd.DataFrame(dict(item=catalog.vocab['item'].decode(codes), score=values[at, place], rank=place + 1))
+    if catalog.title_name is not None:
+        df.insert(1, 'title', _titles(catalog, codes))
+    if users is not None:
+        df.insert(0, 'user', users[at])
+    return df, at, codes
+
+
+def _table(scorer: Any, users: Any, is_cold: np.ndarray, chunks: list[tuple], cold: str) -> pd.DataFrame:
+    """The table of `recommend` for ids of users (n,), of whom some are cold, from chunks of scores and codes."""
+    if chunks:
+        scores, items = map(torch.cat, zip(*chunks))
+    else:
+        scores, items = torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long)
+    df, at, codes = _tidy(scorer.catalog, scores, items, users)
+    if cold == 'popular':
+        df['score'] = df['score'].where(~is_cold[at])  # a count is not a score of the model
+    return df.assign(cold=is_cold[at] | ~scorer.knows('item')[codes])
+
+
+# --- the verbs
 
 
 def recommend(
-    scorer, users, k=10, exclude_seen=True, candidates=None, cold='popular', seen=None, to=None
+    scorer: Any,
+    users: Any,  # ids
+    k: int = 10,
+    exclude_seen: bool = True,
+    candidates: Any = None,
+    cold: str = 'popular',
+    seen: pd.DataFrame | csr_matrix | None = None,
+    to: str | Path | None = None,
 ) -> pd.DataFrame | Path:
-    """The `k` best items of each of `users`; arguments as in `Scorer.recommend`. Users go through in chunks of a fixed memory budget."""
+    """The `k` best items of each of `users`; arguments as in `Scorer.recommend`.
+
+    Users go through in chunks of a fixed memory budget.
+    """
     catalog = scorer.catalog
     if cold not in COLD_POLICIES:
         raise ValueError(f'cold={cold!r}: choose one of {first_few(COLD_POLICIES)}')
     codes = catalog.vocab['user'].encode(users)
     ids = catalog.vocab['user'].decode(codes)
-    known_users, known_items = scorer.knows('user'), scorer.knows('item')
-    is_cold = ~known_users[codes]
+    is_cold = ~scorer.knows('user')[codes]
     if cold == 'raise' and is_cold.any():
         raise KeyError(
-            f"{is_cold.sum()} users have no training row: {first_few(ids[is_cold])}. cold='popular' gives them what is popular, cold='mean' what the average user would get"
+            f'{is_cold.sum()} users have no training row: {first_few(ids[is_cold])}. '
+            "cold='popular' gives them what is popular, cold='mean' what the average user would get"
         )
-    forbid = _allowed(scorer, candidates, k)
+    check_k(k, 'item')
+    allowed = catalog.candidates(candidates)
+    forbidden = _forbidden(catalog, allowed)
     if not scorer.knows_cold:  # an untrained vector is never used
-        forbid = (torch.zeros(catalog.n_items) if forbid is None else forbid).masked_fill(
-            torch.from_numpy(~known_items), -torch.inf
-        )
+        if forbidden is None:
+            forbidden = torch.zeros(catalog.n_items)
+        forbidden[torch.from_numpy(~scorer.knows('item'))] = -torch.inf
     matrix = seen_matrix(catalog, seen, users=codes) if exclude_seen else None
     popularity = torch.from_numpy(catalog.counts['item'].astype(np.float32)) if cold == 'popular' else None
-    if len(few := _few(scorer, candidates, catalog, known_items)):
-        best_of = lambda users, is_cold, done: _best_of_few(scorer, users, is_cold, few, k, matrix, popularity, done)
-    else:
-        best_of = _best_of_all(scorer, len(codes), k, forbid, matrix, popularity, candidates is None)
-    frame = lambda rows, parts: _frame(
-        catalog,
-        ids[rows],
-        is_cold[rows],
-        known_items,
-        cold,
-        *(map(torch.cat, zip(*parts)) if parts else (torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long))),
-    )
+    best = _best(scorer, _Rules(k, forbidden, matrix, popularity), len(codes), allowed)
+    parts = [slice(at, at + USERS_PER_TABLE) for at in range(0, len(codes), USERS_PER_TABLE)]
     with scorer.inference(), Progress(len(codes), 'recommending', 'users', scorer.shows_progress) as progress:
-        parts = (
-            (slice(at, at + PART), best_of(codes[at : at + PART], is_cold[at : at + PART], progress.update))
-            for at in range(0, len(codes), PART)
-        )
         if to is None:
-            df = frame(slice(None), [o for _, part in parts for o in part])
+            chunks = [chunk for part in parts for chunk in best.of(codes[part], is_cold[part], progress.update)]
+            df = _table(scorer, ids, is_cold, chunks, cold)
             return df if df.cold.any() else df.drop(columns='cold')
         with TableWriter(to) as writer:
-            for rows, part in parts:
-                writer.write(frame(rows, list(part)))
-            if not len(codes):
-                writer.write(frame(slice(None), []))
+            for part in parts:
+                chunks = best.of(codes[part], is_cold[part], progress.update)
+                writer.write(_table(scorer, ids[part], is_cold[part], chunks, cold))
+            if not parts:
+                writer.write(_table(scorer, ids, is_cold, [], cold))
     return Path(to)
 
 
-def _best_of_all(scorer, n_users, k, forbid, matrix, popularity, may_search):
-    """-> function of users, which of them are cold, and whom to tell how many are done, that gives scores and codes (n, k) of their best items, chunk by chunk."""
-    catalog = scorer.catalog
-
-    def masked(scores, chunk):  # (B, n_items), in place
-        if forbid is not None:
-            scores += forbid.to(scores.device)
-        if matrix is not None:
-            mask_seen(scores, matrix[chunk])
-        return scores
-
-    index = scorer.item_index() if may_search else None
-    whole = users_at_a_time(None, catalog.n_items)
-    rank = ranker_for(scorer, n_users) if index is None else None
-    step = INDEX_USERS if index is not None else users_at_a_time(rank, catalog.n_items)
-
-    def best_of(users, is_cold, done):
-        tops = []
-        for at in range(0, len(users), step):
-            chunk, chunk_cold = users[at : at + step], is_cold[at : at + step]
-            if index is not None:
-                scores, found = index.top(scorer, chunk, k, None if matrix is None else matrix[chunk])
-                for rows in (
-                    np.split(np.flatnonzero(chunk_cold), range(whole, chunk_cold.sum(), whole))
-                    if popularity is not None and chunk_cold.any()
-                    else ()
-                ):
-                    best = top_k(masked(popularity.repeat(len(rows), 1), chunk[rows]), k)
-                    scores[rows, : best[0].shape[1]], found[rows, : best[0].shape[1]] = best
-            else:
-                scores = (rank or scorer.score_items)(torch.from_numpy(chunk)).float()
-                if popularity is not None and chunk_cold.any():
-                    scores[torch.from_numpy(chunk_cold).to(scores.device)] = popularity.to(scores.device)
-                scores, found = top_k(masked(scores, chunk), k)
-            tops.append((scores.cpu(), found.cpu()))
-            done(len(chunk))
-        if rank is None or not tops:
-            return tops
-        scores, found = map(torch.cat, zip(*tops))
-        return [(_exact(scorer, users, scores, found), found)]
-
-    return best_of
-
-
-def ranker_for(scorer, n_users: int):
-    """`scorer.ranker()`; None where it has none, or a few users of a large catalogue are not worth its preparations."""
-    return scorer.ranker() if n_users >= RANKER[0] or scorer.catalog.n_items <= RANKER[1] else None
-
-
-def users_at_a_time(rank, n_items: int) -> int:
-    """How many users' scores of all items are made and searched at a time: what the memory budget allows, or, where they are one matrix product on a CPU, what stays in its cache."""
-    if rank is None:
-        return max(1, MEMORY_BUDGET // (16 * n_items))  # scores, and about three times as much on the way to them
-    return max(16, CACHE // (4 * n_items)) if rank.device.type == 'cpu' else max(1, MEMORY_BUDGET // (8 * n_items))
-
-
-def _exact(scorer, users, top, items):
-    """The scores, on the scorer's scale, of the items (B, k) that came out on top; what is not finite there (masked, or not a number) stays."""
-    flat = torch.isfinite(top).reshape(-1).cpu()
-    pairs = torch.from_numpy(users).repeat_interleave(items.shape[1])[flat], items.reshape(-1).cpu()[flat]
-    res = top.reshape(-1).cpu().clone()
-    res[flat] = scorer.score(*pairs).float().cpu()
-    return res.view(top.shape)
-
-
-def _few(scorer, candidates, catalog, known):
-    """Codes of the candidates (an empty list if there are none, or too many to be scored as pairs)."""
-    if candidates is None:
-        return ()
-    codes = catalog.candidates(candidates)
-    if not scorer.knows_cold:
-        codes = codes[known[codes]]
-    return codes if len(codes) * FEW <= catalog.n_items else ()
-
-
-def _best_of_few(scorer, users, is_cold, items, k, matrix, popularity, done):
-    """The `k` best of the `items` alone for each of `users`: scores and codes, (n_users, k)."""
-    tops, step = [], max(1, MEMORY_BUDGET // (256 * len(items)))
-    for at in range(0, len(users), step):
-        chunk = users[at : at + step]
-        scores = (
-            scorer.score(torch.from_numpy(np.repeat(chunk, len(items))), torch.from_numpy(np.tile(items, len(chunk))))
-            .float()
-            .cpu()
-            .view(len(chunk), -1)
-        )
-        if popularity is not None:
-            scores[torch.from_numpy(is_cold[at : at + step])] = popularity[torch.from_numpy(items)]
-        if matrix is not None:
-            mask_seen(scores, matrix[chunk][:, items].tocsr())
-        top = scores.topk(min(k, len(items)), dim=1)
-        tops.append((top.values, torch.from_numpy(items)[top.indices]))
-        done(len(chunk))
-    return tops
-
-
-def _frame(catalog, users, is_cold, known, cold, top, items):
-    """The table of recommendations: ids of users (n,), which are cold, which items are known, the policy, scores and codes (n, k), best first."""
-    df, b, found = _top_frame(catalog, top, users, None, items)
-    if cold == 'popular':
-        df['score'] = df['score'].where(~is_cold[b])  # a count is no score of the model
-    return df.assign(cold=is_cold[b] | ~known[found])
-
-
-def recommend_basket(scorer, basket, k=10, candidates=None) -> pd.DataFrame:
+def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = None) -> pd.DataFrame:
     """The `k` items that are nearest to the items of an anonymous `basket`: item, title, score, rank.
 
-    score = mean cosine between the item's vector and the vectors of the basket, as in item-based collaborative filtering (Sarwar et al. 2001), with
-    learned vectors in the place of rating columns; in [-1, 1].
+    score = mean cosine between the item's vector and the vectors of the basket, as in item-based collaborative
+    filtering (Sarwar et al. 2001), with learned vectors in the place of rating columns; in [-1, 1].
     """
     catalog = scorer.catalog
     codes = torch.from_numpy(np.unique(catalog.find_all(basket)))
@@ -290,60 +401,90 @@ def recommend_basket(scorer, basket, k=10, candidates=None) -> pd.DataFrame:
     scores = (vectors @ vectors[codes].mean(0))[None]
     scores[:, codes] = -torch.inf
     scores[:, torch.from_numpy(~scorer.knows('item'))] = -torch.inf  # a cold item's vector says nothing about it
-    forbid = _allowed(scorer, candidates, k)
-    if forbid is not None:
-        scores += forbid
-    return _top_frame(catalog, scores, None, k)[0]
+    check_k(k, 'item')
+    forbidden = _forbidden(catalog, catalog.candidates(candidates))
+    if forbidden is not None:
+        scores += forbidden
+    _require_numbers(scores)
+    best, items = scores.topk(min(k, catalog.n_items), dim=1)
+    return _tidy(catalog, best, items)[0]
 
 
-def recommend_users(scorer, items, k=10, exclude_seen=True, users=None, seen=None) -> pd.DataFrame:
-    """The `k` best users of each of `items`; arguments as in `Scorer.recommend_users`. Users go through in chunks of a fixed memory budget."""
+def recommend_users(
+    scorer: Any,
+    items: Any,  # one item (an id, a title, or a part of a title that matches one) or a list of them
+    k: int = 10,
+    exclude_seen: bool = True,
+    users: Any = None,  # ids
+    seen: pd.DataFrame | csr_matrix | None = None,
+) -> pd.DataFrame:
+    """The `k` best users of each of `items`; arguments as in `Scorer.recommend_users`.
+
+    Users go through in chunks of a fixed memory budget.
+    """
     catalog = scorer.catalog
-    if int(k) != k or k < 1:
-        raise ValueError(f'k={k}: ask for at least one user')
-    at = catalog.find_all(items)
-    known_items = scorer.knows('item')[at]
-    if not known_items.all() and not scorer.knows_cold:
-        raise KeyError(
-            f'item {first_few(catalog.vocab["item"].decode(at[~known_items]))} has no training row, and the model does not know what to make of that'
-        )
-    mask = scorer.knows('user').copy()
-    if users is not None:
-        mask &= np.isin(np.arange(catalog.n_users), catalog.vocab['user'].encode(users))
-    codes = np.flatnonzero(mask)
-    if not len(codes):
-        raise ValueError('no user is left: none of users= has a training row')
-    matrix = seen_matrix(catalog, seen).tocsc()[:, at].T.tocsr() if exclude_seen else None
-    whole = scorer.reads_history  # scores of a pair cost as much as those of the whole catalogue
-    step = max(1, MEMORY_BUDGET // (16 * (catalog.n_items if whole else max(len(at), 64))))
-    best, found = torch.zeros(len(at), 0), torch.zeros(len(at), 0, dtype=torch.int64)
-    with scorer.inference(), Progress(len(codes), 'asking', 'users', scorer.shows_progress) as progress:
-        for chunk in np.split(codes, range(step, len(codes), step)):
-            rows = torch.from_numpy(chunk)
-            if whole:
-                scores = scorer.score_items(rows)[:, torch.from_numpy(at)].T
-            else:
-                scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in at])
-            scores = scores.float().cpu()
-            if torch.isnan(scores).any():
-                raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
-            if matrix is not None:
-                mask_seen(scores, matrix[:, chunk])
-            best, found = torch.cat([best, scores], 1), torch.cat([found, rows.expand(len(at), -1)], 1)
-            best, top = best.topk(min(k, best.shape[1]), dim=1)
-            found = found.gather(1, top)
-            progress.update(len(chunk))
-    b, r = np.nonzero(np.isfinite(best.numpy()))
+    check_k(k, 'user')
+    asked = catalog.find_all(items)
+    is_known = scorer.knows('item')[asked]
+    if not is_known.all() and not scorer.knows_cold:
+        cold_items = first_few(catalog.vocab['item'].decode(asked[~is_known]))
+        raise KeyError(f'item {cold_items} has no training row, and the model does not know what to make of that')
+    codes = _users_to_ask(scorer, users)
+    # (items, n_users): who has each of the items already
+    matrix = seen_matrix(catalog, seen).tocsc()[:, asked].T.tocsr() if exclude_seen else None
+    scores, found = _best_users(scorer, asked, codes, k, matrix)
+    at, place = np.nonzero(np.isfinite(scores))
     df = pd.DataFrame(
         dict(
-            item=catalog.vocab['item'].decode(at[b]),
-            user=catalog.vocab['user'].decode(found.numpy()[b, r]),
-            score=best.numpy()[b, r],
-            rank=r + 1,
+            item=catalog.vocab['item'].decode(asked[at]),
+            user=catalog.vocab['user'].decode(found[at, place]),
+            score=scores[at, place],
+            rank=place + 1,
         )
     )
     if catalog.title_name is not None:
-        df.insert(1, 'title', catalog.titles(at[b]))
-    if not known_items.all():
-        df['cold'] = ~known_items[b]
+        df.insert(1, 'title', catalog.titles(asked[at]))
+    if not is_known.all():
+        df['cold'] = ~is_known[at]
     return df
+
+
+def _users_to_ask(scorer: Any, users: Any) -> np.ndarray:
+    """Codes of the users of whom the scorer knows something, of ids `users` if they are given."""
+    catalog = scorer.catalog
+    asked = scorer.knows('user').copy()
+    if users is not None:
+        asked &= np.isin(np.arange(catalog.n_users), catalog.vocab['user'].encode(users))
+    codes = np.flatnonzero(asked)
+    if not len(codes):
+        raise ValueError('no user is left: none of users= has a training row')
+    return codes
+
+
+def _best_users(
+    scorer: Any, items: np.ndarray, users: np.ndarray, k: int, seen: csr_matrix | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and codes (n, k) of the best of `users` for codes of `items` (n,), but those in `seen` (n, n_users)."""
+    at = torch.from_numpy(items)
+    whole = scorer.reads_history  # scores of a pair cost as much as those of the whole catalogue
+    scores_per_user = scorer.catalog.n_items if whole else max(len(items), 64)
+    step = max(1, MEMORY_BUDGET // (16 * scores_per_user))
+    best = torch.zeros(len(items), 0)
+    found = torch.zeros(len(items), 0, dtype=torch.int64)
+    with scorer.inference(), Progress(len(users), 'asking', 'users', scorer.shows_progress) as progress:
+        for chunk in np.split(users, range(step, len(users), step)):
+            rows = torch.from_numpy(chunk)
+            if whole:
+                scores = scorer.score_items(rows)[:, at].T
+            else:
+                scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in items])
+            scores = scores.float().cpu()
+            _require_numbers(scores)
+            if seen is not None:
+                mask_seen(scores, seen[:, chunk])
+            best = torch.cat([best, scores], 1)
+            found = torch.cat([found, rows.expand(len(items), -1)], 1)
+            best, top = best.topk(min(k, best.shape[1]), dim=1)
+            found = found.gather(1, top)
+            progress.update(len(chunk))
+    return best.numpy(), found.numpy()
