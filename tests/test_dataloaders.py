@@ -343,7 +343,7 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
     want = RecDataLoaders.from_df(ratings, seed=0)
     if large:
         for room in ('data.columns', 'data.interactions', 'data.history', 'training.dataloaders'):
-            monkeypatch.setattr(f'fastrec.{room}.CHUNK', 500)
+            monkeypatch.setattr(f'fastrec.{room}.CHUNK_ROWS', 500)
         for room in ('data.splits', 'training.batches', 'training.dataloaders'):
             monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
     dls = RecDataLoaders.from_df(ratings, seed=0)
@@ -361,7 +361,13 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
 
 @pytest.mark.parametrize(
     'values',
-    [np.array([5, 3, 5, -7]), np.array([2**40, 1, 2**40]), np.array([3, 1], dtype=np.uint8), np.array([1.0, 2.0])],
+    [
+        np.array([5, 3, 5, -7]),
+        np.array([2**40, 1, 2**40]),
+        np.array([3, 1], dtype=np.uint8),
+        np.array([100, -100, 0], dtype=np.int8),
+        np.array([1.0, 2.0]),
+    ],
 )
 def test_codes_by_a_table_over_the_range_are_those_of_factorize(values):
     from fastrec.data.columns import dense_codes

@@ -195,6 +195,8 @@ def test_position_skips_the_columns_known_by_name():
 def test_columns_of_a_table_without_header_are_found():
     inter = Interactions.from_df(pd.DataFrame([[1, 10, 3, 5], [2, 20, 4, 6]]))
     assert inter.names == dict(user=0, item=1, rating=2, time=3)
+    inter = Interactions.from_df(pd.DataFrame([[1, 10, 3], [2, 20, 4]]), time_name=False)
+    assert inter.names == dict(user=0, item=1, rating=2, time=None)
 
 
 def test_two_columns_are_enough():

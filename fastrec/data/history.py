@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .columns import CHUNK
+from .columns import CHUNK_ROWS
 from .interactions import Context, Interactions, Vocab
 from .splits import Split
 
@@ -52,7 +52,7 @@ class History:
         ratings, rows = self.interactions.ratings, self.split.train
         if ratings is None:
             return None
-        parts = np.array_split(rows, -(-len(rows) // CHUNK))
+        parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
         return float(sum(ratings[part].sum(dtype=np.float64) for part in parts) / len(rows))
 
     def user_means(self) -> np.ndarray:

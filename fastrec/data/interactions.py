@@ -10,7 +10,7 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 
-from .columns import CHUNK, dense_codes, find_columns, first_few, in_chunks, kind_of, plain_values
+from .columns import CHUNK_ROWS, dense_codes, find_columns, first_few, in_chunks, kind_of, plain_values
 
 __all__ = ['Context', 'Interactions', 'Vocab']
 
@@ -591,7 +591,7 @@ class Interactions:
 
     def _repeats(self) -> bool:
         """Does any pair repeat? Some users at a time, to have few pairs to sort."""
-        n_parts = -(-len(self) // (4 * CHUNK))
+        n_parts = -(-len(self) // (4 * CHUNK_ROWS))
         bounds = np.linspace(0, self.n_users, n_parts + 1).astype(np.int64)
         for a, b in zip(bounds, bounds[1:]):
             rows = slice(None) if n_parts == 1 else (self.users >= a) & (self.users < b)

@@ -13,7 +13,7 @@ from fastai.torch_core import default_device
 from fastcore.meta import delegates
 
 from ..data.catalog import Catalog, cold_groups, cold_mask
-from ..data.columns import CHUNK, column_of, first_few
+from ..data.columns import CHUNK_ROWS, column_of, first_few
 from ..data.files import FileTable
 from ..data.history import History
 from ..data.interactions import Interactions
@@ -468,7 +468,7 @@ def _positions(mask):
     if len(mask) < LARGE:
         return np.flatnonzero(mask)
     return np.concatenate(
-        [(np.flatnonzero(mask[i : i + CHUNK]) + i).astype(np.int32) for i in range(0, len(mask), CHUNK)]
+        [(np.flatnonzero(mask[i : i + CHUNK_ROWS]) + i).astype(np.int32) for i in range(0, len(mask), CHUNK_ROWS)]
     )
 
 
