@@ -2,185 +2,272 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, issparse, vstack
 
+from ..data.catalog import Catalog
+from ..data.interactions import Interactions
 from ..progress import Progress
 from .scorer import Scorer
 
-__all__ = ['EASE', 'IALS', 'BiasOnly', 'GlobalMean', 'ItemKNN', 'Popularity']
+__all__ = ['EASE', 'IALS', 'Baseline', 'BiasOnly', 'GlobalMean', 'ItemKNN', 'Popularity']
 
 LONG = 4096  # items from which on an inverse takes seconds
 COMMON = 2**24  # counts of common users that are held at a time, at most
+DOUBLE_UP_TO = 8192  # items up to which EASE inverts in float64
 
 
-class BiasOnly(Scorer):
+class HasCatalog(Protocol):
+    """Loaders, as far as a baseline reads them."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """Who and what there is, with its history."""
+        ...
+
+
+class Baseline(Scorer):
+    """A scorer that is made with its settings and then fitted in one call: `EASE(l2=200).fit(dls)`.
+
+    A subclass writes `fit`, `score`, `score_items`, and `config` if its constructor takes arguments.
+    """
+
+    def fit(self, dls: HasCatalog) -> Baseline:
+        """Learn from the training rows of loaders and keep their `catalog`; returns self.
+
+        `ValueError` where the loaders lack what it learns from.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no fit(dls)')
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor that make one like it, not fitted."""
+        return {}
+
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{name}={value!r}' for name, value in self.config().items())
+        return f'{type(self).__name__}({settings})'
+
+
+class BiasOnly(Baseline):
     """Damped biases: score = mean + b_i + b_u, where b_i and b_u are shrunken mean residuals.
 
-    b_i = sum(r - mean) / (damping_i + n_i), then b_u = sum(r - mean - b_i) / (damping_u + n_u): Koren 2010, 'Factor in the Neighbors', section
-    2.1 (its decoupled estimates). Cold users and items have bias 0.
+    b_i = sum(r - mean) / (damping_i + n_i), then b_u = sum(r - mean - b_i) / (damping_u + n_u): Koren 2010, 'Factor in
+    the Neighbors', section 2.1 (its decoupled estimates). Cold users and items have bias 0.
     """
 
     scale = 'rating'
 
     def __init__(
         self,
-        damping: tuple = (5.0, 10.0),  # rows of (users, items) that count for the prior that all are average
-    ):
+        damping: tuple[float, float] = (5.0, 10.0),  # rows of (users, items) that count for: all are average
+    ) -> None:
         self.damping = damping
 
-    def fit(self, dls):
-        """Learn from the training rows of `dls`; returns self."""
-        self.catalog = dls.catalog
-        inter, rows = self.catalog.require_history().interactions, self.catalog.split.train
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return dict(damping=self.damping)
+
+    def fit(self, dls: HasCatalog) -> BiasOnly:
+        """Learn from the training rows of `dls`; returns self. `ValueError` if they have no ratings."""
+        catalog = self.catalog = dls.catalog
+        inter, rows = training_rows(catalog)
         if inter.ratings is None:
             raise ValueError(f'{type(self).__name__} predicts ratings, and the table has none')
-        users, items, y = inter.users[rows], inter.items[rows], inter.ratings[rows].astype(np.float64)
-        self.mean = y.mean()
-        self.item_biases, self.user_biases = self._biases(users, items, y - self.mean)
+        ratings = inter.ratings[rows].astype(np.float64)
+        self.mean = ratings.mean()
+        self.item_biases, self.user_biases = self._biases(
+            inter.users[rows], inter.items[rows], ratings - self.mean, catalog
+        )
         return self
 
-    def _biases(self, users, items, y):
-        damped = lambda codes, y, damping, n: np.bincount(codes, y, n) / (np.bincount(codes, minlength=n) + damping)
-        bi = damped(items, y, self.damping[1], self.catalog.n_items)
-        return bi, damped(users, y - bi[items], self.damping[0], self.catalog.n_users)
+    def _biases(self, users, items, residuals, catalog: Catalog) -> tuple[np.ndarray, np.ndarray]:
+        """Biases of items (n_items,) and of users (n_users,) from what the mean leaves of each row."""
+        user_damping, item_damping = self.damping
+        item_biases = _damped_means(items, residuals, item_damping, catalog.n_items)
+        residuals = residuals - item_biases[items]
+        return item_biases, _damped_means(users, residuals, user_damping, catalog.n_users)
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Predicted ratings of pairs of codes: (n,), (n,) -> (n,)."""
-        u, i = np.asarray(users), np.asarray(items)
-        return torch.from_numpy(np.asarray(self.mean + self.user_biases[u] + self.item_biases[i], dtype=np.float32))
+        ratings = self.mean + self.user_biases[np.asarray(users)] + self.item_biases[np.asarray(items)]
+        return torch.from_numpy(np.asarray(ratings, dtype=np.float32))
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Predicted ratings of all items: codes (B,) -> (B, n_items)."""
-        return torch.from_numpy(
-            (self.mean + self.user_biases[np.asarray(users)][:, None] + self.item_biases).astype(np.float32)
-        )
+        ratings = self.mean + self.user_biases[np.asarray(users)][:, None] + self.item_biases
+        return torch.from_numpy(ratings.astype(np.float32))
 
 
 class GlobalMean(BiasOnly):
     """The mean training rating for every pair."""
 
-    def _biases(self, users, items, y):
-        return np.zeros(self.catalog.n_items), np.zeros(self.catalog.n_users)
+    def config(self) -> dict[str, Any]:
+        """Nothing: there are no biases to damp."""
+        return {}
+
+    def _biases(self, users, items, residuals, catalog: Catalog) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(catalog.n_items), np.zeros(catalog.n_users)
 
 
-class Popularity(Scorer):
+class Popularity(Baseline):
     """Score = number of training rows of the item (of implicit feedback: sum of weights), the same for every user."""
 
     scale = 'rank'
 
-    def fit(self, dls):
+    def fit(self, dls: HasCatalog) -> Popularity:
         """Count the training rows of `dls`; returns self."""
         self.catalog = dls.catalog
-        self.scores = torch.from_numpy(np.asarray(_positives(dls).sum(0)).ravel().astype(np.float32))
+        counts = np.asarray(_positives(dls.catalog).sum(0)).ravel()
+        self.scores = torch.from_numpy(counts.astype(np.float32))
         return self
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
         return self.scores[torch.as_tensor(items)]
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of all items: codes (B,) -> (B, n_items)."""
         return self.scores.repeat(len(users), 1)
 
 
-class _ItemWeights(Scorer):
-    """Scores of what a user has, times a matrix of item-item weights: s_u = x_u W, x_u 1 at the user's training positives.
+class _ItemWeights(Baseline):
+    """Scores of what a user has, times a matrix of item-item weights: s_u = x_u W, x_u 1 at training positives.
 
-    Every positive counts once: counts of plays or repeated clicks have long tails, in which a few rows would drown the rest.
+    Every positive counts once: counts of plays or repeated clicks have long tails, in which a few rows would drown the
+    rest.
     """
 
-    scale, reads_history = 'rank', True
+    scale = 'rank'
+    reads_history = True
+    weights: csr_matrix | np.ndarray  # (n_items, n_items)
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of all items: codes (B,) -> (B, n_items)."""
-        x = _once(self.catalog.require_history().positives[np.asarray(users)])
-        s = x @ self.weights
-        return torch.from_numpy(np.asarray(s.todense() if hasattr(s, 'todense') else s, dtype=np.float32))
+        positives = self.require_fitted().require_history().positives
+        x = _once(positives[np.asarray(users)])
+        return _dense(x @ self.weights)
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
-        users, at = np.unique(np.asarray(users), return_inverse=True)
-        return self.score_items(users)[torch.from_numpy(at), torch.as_tensor(items)]
+        distinct, of_pair = np.unique(np.asarray(users), return_inverse=True)
+        return self.score_items(distinct)[torch.from_numpy(of_pair), torch.as_tensor(items)]
 
     def vectors(self, side: str = 'item') -> torch.Tensor:
-        """Rows of the item-item weights, (n_items, n_items): items are similar if they speak for the same others."""
+        """Rows of the item-item weights, (n_items, n_items): items are similar if they speak for the same others.
+
+        `ValueError` for 'user'.
+        """
         if side != 'item':
             raise ValueError(f'{type(self).__name__} has no vectors of users')
-        return torch.from_numpy(
-            np.asarray(self.weights.todense() if hasattr(self.weights, 'todense') else self.weights, dtype=np.float32)
-        )
+        return _dense(self.weights)
 
 
 class ItemKNN(_ItemWeights):
-    """Item-based nearest neighbours: cosine of the items' columns, shrunken, each item keeping its `k` nearest (Deshpande and Karypis 2004; shrinkage as in Dacrema et al. 2019)."""
+    """Item-based nearest neighbors: cosine of the items' columns, shrunken, each item keeping its `k` nearest.
+
+    Deshpande and Karypis 2004; shrinkage as in Dacrema et al. 2019.
+    """
 
     def __init__(
         self,
-        k: int = 100,  # neighbours kept per item
+        k: int = 100,  # neighbors kept per item
         shrink: float = 100.0,  # added to the denominator of the cosine: few common users count less
-    ):
-        self.k, self.shrink = k, shrink
+    ) -> None:
+        self.k = k
+        self.shrink = shrink
 
-    def fit(self, dls):
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return dict(k=self.k, shrink=self.shrink)
+
+    def fit(self, dls: HasCatalog) -> ItemKNN:
         """Learn from the training positives of `dls`; returns self."""
         self.catalog = dls.catalog
-        x = _once(_positives(dls))
-        n, of_items, norms, parts = x.shape[1], x.T.tocsr(), np.sqrt(np.asarray(x.sum(0)).ravel()), []
-        step = max(1, COMMON // n)
-        with Progress(n, 'ItemKNN', 'items') as bar:
-            for i in range(0, n, step):
-                common = (of_items[i : i + step] @ x).tocsr()
-                rows = i + np.repeat(np.arange(common.shape[0]), np.diff(common.indptr))
-                common.data = np.where(
-                    rows == common.indices, 0, common.data / (norms[rows] * norms[common.indices] + self.shrink)
-                )
-                common.eliminate_zeros()
-                parts.append(_top_per_row(common, self.k))
+        x = _once(_positives(dls.catalog))
+        n_items = x.shape[1]
+        step = max(1, COMMON // n_items)
+        of_items = x.T.tocsr()
+        norms = np.sqrt(np.asarray(x.sum(0)).ravel())
+        nearest = []
+        with Progress(n_items, 'ItemKNN', 'items') as bar:
+            for start in range(0, n_items, step):
+                common = (of_items[start : start + step] @ x).tocsr()
+                nearest.append(_top_per_row(self._cosines(common, start, norms), self.k))
                 bar.update(common.shape[0])
-        self.weights = vstack(parts).T.tocsr()
+        self.weights = vstack(nearest).T.tocsr()
         return self
+
+    def _cosines(self, common: csr_matrix, start: int, norms: np.ndarray) -> csr_matrix:
+        """Shrunken cosines in place of counts of common users, rows from item `start` on; none with itself."""
+        rows: np.ndarray = start + _row_numbers(common)
+        cosines = common.data / (norms[rows] * norms[common.indices] + self.shrink)
+        common.data = np.where(rows == common.indices, 0, cosines)
+        common.eliminate_zeros()
+        return common
 
 
 class EASE(_ItemWeights):
-    """Embarrassingly shallow autoencoder: the ridge regression of the matrix on itself with a zero diagonal, in closed form (Steck 2019).
+    """Embarrassingly shallow autoencoder (Steck 2019): the matrix regressed on itself, in closed form.
 
-    W = I - P diag(1 / diag P), P = (X'X + l2 I)^-1, in float32 above 8,192 items (as float64 for less); memory is that of two (n_items, n_items) matrices.
+    A ridge regression with a zero diagonal: W = I - P diag(1 / diag P), P = (X'X + l2 I)^-1, in float32 above 8,192
+    items (as float64 for less); memory is that of two (n_items, n_items) matrices.
     """
 
-    def __init__(self, l2: float = 500.0):
+    def __init__(
+        self,
+        l2: float = 500.0,  # ridge penalty, in users: what is added to the count of each item
+    ) -> None:
         self.l2 = l2
 
-    def fit(self, dls):
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return dict(l2=self.l2)
+
+    def fit(self, dls: HasCatalog) -> EASE:
         """Learn from the training positives of `dls`; returns self."""
         self.catalog = dls.catalog
-        x = _once(_positives(dls))
+        x = _once(_positives(dls.catalog))
         n = x.shape[1]
-        gram = (x.T @ x).toarray().astype(np.float64 if n <= 8192 else np.float32)
-        gram[np.arange(n), np.arange(n)] += self.l2
+        diagonal = np.arange(n)
+        gram = (x.T @ x).toarray().astype(np.float64 if n <= DOUBLE_UP_TO else np.float32)
+        gram[diagonal, diagonal] += self.l2
         with Progress(None, f'EASE: inverse of {n:,} x {n:,}', at_once=n > LONG):
-            p = torch.linalg.inv(torch.from_numpy(gram)).numpy()
-        w = p / -np.diag(p)
-        w[np.arange(n), np.arange(n)] = 0
-        self.weights = w.astype(np.float32)
+            inverse = torch.linalg.inv(torch.from_numpy(gram)).numpy()
+        weights = inverse / -np.diag(inverse)
+        weights[diagonal, diagonal] = 0
+        self.weights = weights.astype(np.float32)
         return self
 
 
-class IALS(Scorer):
-    """Alternating least squares on implicit feedback (Hu, Koren and Volinsky 2008), through the `implicit` library (an extra); arguments go to its `AlternatingLeastSquares`."""
+class IALS(Baseline):
+    """Alternating least squares on implicit feedback (Hu, Koren and Volinsky 2008).
+
+    Through the `implicit` library (an extra); arguments go to its `AlternatingLeastSquares`.
+    """
 
     scale = 'rank'
 
     def __init__(
-        self, factors: int = 64, regularization: float = 0.05, iterations: int = 15, random_state: int = 0, **kwargs
-    ):
+        self,
+        factors: int = 64,  # length of the vectors
+        regularization: float = 0.05,  # L2 of the vectors
+        iterations: int = 15,  # passes over users and items
+        random_state: int = 0,  # seed of the start
+        **kwargs,  # further ones, such as alpha
+    ) -> None:
         self.options = dict(
             factors=factors, regularization=regularization, iterations=iterations, random_state=random_state, **kwargs
         )
 
-    def fit(self, dls):
-        """Learn from the training positives of `dls`; returns self."""
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return dict(self.options)
+
+    def fit(self, dls: HasCatalog) -> IALS:
+        """Learn from the training positives of `dls`; returns self. `ImportError` without the library."""
         try:
             from implicit.als import AlternatingLeastSquares
         except ImportError as e:
@@ -188,54 +275,91 @@ class IALS(Scorer):
         self.catalog = dls.catalog
         model = AlternatingLeastSquares(use_gpu=False, **self.options)
         with Progress(model.iterations, 'iALS', 'iterations') as bar:
-            model.fit(_positives(dls), show_progress=False, callback=lambda *_: bar.update())
-        self.user_factors, self.item_factors = (
-            torch.from_numpy(np.asarray(o)) for o in (model.user_factors, model.item_factors)
-        )
+            model.fit(_positives(dls.catalog), show_progress=False, callback=lambda *_: bar.update())
+        self.user_factors = torch.from_numpy(np.asarray(model.user_factors))
+        self.item_factors = torch.from_numpy(np.asarray(model.item_factors))
         return self
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
         return (self.user_factors[torch.as_tensor(users)] * self.item_factors[torch.as_tensor(items)]).sum(1)
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of all items: codes (B,) -> (B, n_items)."""
         return self.user_factors[torch.as_tensor(users)] @ self.item_factors.T
 
-    def ranker(self):
+    def ranker(self) -> ProductRanker:
         """As in `Scorer`."""
-        items, scores = self.item_factors.T, torch.empty(0, len(self.item_factors))
-
-        def rank(users):
-            nonlocal scores
-            if len(scores) < len(users):
-                scores = torch.empty(len(users), items.shape[1])
-            return torch.mm(self.user_factors[torch.as_tensor(users)], items, out=scores[: len(users)])
-
-        rank.device = items.device
-        return rank
+        return ProductRanker(self.user_factors, self.item_factors)
 
     def vectors(self, side: str = 'item') -> torch.Tensor:
         """Factors, (n, factors), of 'user' or 'item'."""
         return self.item_factors if side == 'item' else self.user_factors
 
 
-def _positives(dls):
-    """Training positives (n_users, n_items), float32 CSR: weights of implicit feedback, 1 for each row of a rating table."""
-    dls.catalog.require_history()
-    x = dls.catalog.require_history().positives
-    return _once(x) if dls.catalog.interactions.weights is None else x
+class ProductRanker:
+    """Products of vectors of users with those of all items, each call into the memory of the last (`Scorer.ranker`)."""
+
+    def __init__(
+        self,
+        user_vectors: torch.Tensor,  # (n_users, d)
+        item_vectors: torch.Tensor,  # (n_items, d)
+    ) -> None:
+        self.user_vectors = user_vectors
+        self.items = item_vectors.T
+        self.device = item_vectors.device
+        self.scores = torch.empty(0, len(item_vectors))
+
+    def __call__(self, users: torch.Tensor) -> torch.Tensor:
+        """Scores of all items for codes of users: (B,) -> (B, n_items), overwritten by the next call."""
+        n = len(users)
+        if len(self.scores) < n:
+            self.scores = torch.empty(n, self.items.shape[1])
+        return torch.mm(self.user_vectors[torch.as_tensor(users)], self.items, out=self.scores[:n])
 
 
-def _once(x):
+def training_rows(catalog: Catalog) -> tuple[Interactions, np.ndarray]:
+    """The checked rows and which of them are for training, int (n,); `ValueError` where they did not travel."""
+    history = catalog.require_history()
+    assert history.interactions is not None and history.split is not None  # rows are what `require_history` is for
+    return history.interactions, history.split.train
+
+
+# --- matrices
+
+
+def _positives(catalog: Catalog) -> csr_matrix:
+    """Training positives (n_users, n_items), float32 CSR: weights of implicit feedback, 1 for each row of ratings."""
+    positives = catalog.require_history().positives
+    inter, _ = training_rows(catalog)
+    return _once(positives) if inter.weights is None else positives
+
+
+def _once(x: csr_matrix) -> csr_matrix:
     """CSR `x` with 1 for every entry."""
     return csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape)
 
 
-def _top_per_row(matrix, k):
+def _dense(matrix: Any) -> torch.Tensor:
+    """A sparse or dense matrix as a dense float32 tensor."""
+    dense = matrix.toarray() if issparse(matrix) else matrix
+    return torch.from_numpy(np.asarray(dense, dtype=np.float32))
+
+
+def _row_numbers(matrix: csr_matrix) -> np.ndarray:
+    """The row of each stored entry of a CSR matrix, int (nnz,)."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+
+
+def _top_per_row(matrix: csr_matrix, k: int) -> csr_matrix:
     """CSR matrix with the `k` largest entries of each row."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    rows = _row_numbers(matrix)
     order = np.lexsort((-matrix.data, rows))
-    place = np.arange(len(order)) - matrix.indptr[rows]  # place within the row, since rows stay together
+    place = np.arange(len(order)) - matrix.indptr[rows]  # within the row: rows stay together
     keep = order[place < k]
     return csr_matrix((matrix.data[keep], (rows[keep], matrix.indices[keep])), shape=matrix.shape)
+
+
+def _damped_means(codes: np.ndarray, values: np.ndarray, damping: float, n: int) -> np.ndarray:
+    """Mean of `values` by code, (n,), as if each code had `damping` more rows of value 0."""
+    return np.bincount(codes, values, n) / (np.bincount(codes, minlength=n) + damping)

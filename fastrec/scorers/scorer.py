@@ -4,11 +4,11 @@ Its methods call the verbs (`recommend`, `retrieval`, `coldstart`), which are fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from warnings import warn
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions, Vocab
+from ..models.base import as_rec_model
 from .coldstart import new_users
 from .recommend import recommend, recommend_basket, recommend_users
 from .retrieval import ItemIndex, similar
@@ -38,6 +39,9 @@ class Scorer:
     reads_context: bool = False  # is a pair scored in a situation (see `ModelScorer.in_context`)?
     shows_progress: bool = True  # may its verbs show a bar?
     n_negatives: int = 4  # negatives that each positive was trained with
+    loss_func: Any = None  # the loss it was trained with; None: it has no training loop
+    opt_func: Any = None  # what made its optimizer
+    fits: Sequence[dict] = ()  # what was asked of each fit and what came out
     _item_index: ItemIndex | None = None
     not_saved: ClassVar[tuple] = ('_item_index',)  # attributes that no saved recommender holds
 
@@ -96,6 +100,13 @@ class Scorer:
     def parts(self) -> list[Scorer]:
         """The scorers that it is made of."""
         return []
+
+    def config(self) -> dict[str, Any]:
+        """Settings by name, which a model card shows: those of the model, by default none where there is no model.
+
+        `TypeError` if the model does not say.
+        """
+        return {} if self.model is None else as_rec_model(self.model).config()
 
     @contextmanager
     def inference(self) -> Iterator[None]:
