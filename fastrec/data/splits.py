@@ -6,6 +6,7 @@ Any function that takes something with a length and returns two or three index a
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import NamedTuple
 from warnings import warn
@@ -26,58 +27,69 @@ __all__ = [
 ]
 
 LARGE = 2**24  # rows from which on positions are kept as int32
+PARTS = ('train', 'valid', 'test')
 
 
 class Split(NamedTuple):
-    """Positions of the rows of each part, int64 arrays (int32 in tables of 16 million rows and more); `test` may be None."""
+    """Positions of the rows of each part, int64 arrays (int32 in tables of 16 million rows and more)."""
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray | None = None
 
 
-def _times(inter, who):
-    if getattr(inter, 'times', None) is None:
+def _times(inter: Interactions, who: str) -> np.ndarray:
+    """The times of the rows; `ValueError` that says why where there are none."""
+    times = getattr(inter, 'times', None)  # a splitter may be called with anything that has a length
+    if times is None:
         why = getattr(inter, 'no_times', None) or 'no time column was found'
         raise ValueError(f'{who} needs times: pass time_name= when the interactions are made ({why})')
-    return inter.times
+    return times
 
 
 class TimeSplitter:
     """Split at one moment for everybody: rows after it are valid (after a second one: test).
 
-    Rows at the very moment of the cut stay together on the earlier side, so parts can be a little smaller than asked for.
-    The honest protocol for a system that recommends tomorrow what it learned until today; many valid users are new then.
+    Rows at the very moment of the cut stay together on the earlier side, so parts can be a little smaller than asked
+    for. The honest protocol for a system that recommends tomorrow what it learned until today; many valid users are new
+    then. `ValueError` for shares that leave nothing to train on, and where the interactions have no times.
     """
 
     def __init__(
         self,
         valid_pct: float = 0.2,  # share of rows in valid
         test_pct: float = 0.0,  # share of rows in test, after valid
-    ):
+    ) -> None:
         if not (valid_pct > 0 and test_pct >= 0 and valid_pct + test_pct < 1):
             raise ValueError(
                 f'valid_pct={valid_pct}, test_pct={test_pct}: shares above 0 that leave something to train on'
             )
-        self.valid_pct, self.test_pct = valid_pct, test_pct
+        self.valid_pct = valid_pct
+        self.test_pct = test_pct
 
     def __call__(self, inter: Interactions) -> Split:
         times = _times(inter, 'TimeSplitter')
-        n, ordered = len(times), np.sort(times)
-        at = lambda pct: ordered[max(int(round(n * (1 - pct))) - 1, 0)]
-        after = times > at(self.valid_pct + self.test_pct)
+        ordered = np.sort(times)
+        after = times > self._moment(ordered, self.valid_pct + self.test_pct)
         if not self.test_pct:
             return Split(np.flatnonzero(~after), np.flatnonzero(after))
-        last = times > at(self.test_pct)
+        last = times > self._moment(ordered, self.test_pct)
         return Split(np.flatnonzero(~after), np.flatnonzero(after & ~last), np.flatnonzero(last))
+
+    @staticmethod
+    def _moment(ordered: np.ndarray, share_after: float):
+        """The moment after which at most this share of the `ordered` times lies."""
+        n_before = round(len(ordered) * (1 - share_after))
+        return ordered[max(n_before - 1, 0)]
 
 
 class LeaveLastSplitter:
     """Each user's last `n` rows are valid (and the `n_test` after them test). A user keeps at least one row in train.
 
-    Ties in time are broken at random by `seed`; how many users that concerned is in `n_ties` after the call. The last row of one user can
-    be older than the training rows of another, so this protocol lets the future leak across users: `TimeSplitter` does not. Of implicit feedback with a
-    threshold only positives are held out.
+    Ties in time are broken at random by `seed`; how many users that concerned is in `n_ties` after the call. The last
+    row of one user can be older than the training rows of another, so this protocol lets the future leak across users:
+    `TimeSplitter` does not. Of implicit feedback with a threshold only positives are held out. `ValueError` where the
+    interactions have no times.
     """
 
     def __init__(
@@ -85,55 +97,75 @@ class LeaveLastSplitter:
         n: int = 1,  # rows per user in valid
         n_test: int = 0,  # rows per user in test, after those
         seed: int = 0,  # breaks ties in time
-    ):
+    ) -> None:
         if n < 1 or n_test < 0:
             raise ValueError(f'n={n}, n_test={n_test}: hold out at least one row per user')
-        self.n, self.n_test, self.seed, self.n_ties = n, n_test, seed, 0
+        self.n = n
+        self.n_test = n_test
+        self.seed = seed
+        self.n_ties = 0  # users for whom the seed decided what is held out, as of the last call
 
     def __call__(self, inter: Interactions) -> Split:
         times = _times(inter, 'LeaveLastSplitter')
         warn(
-            "LeaveLastSplitter holds out each user's own last rows, so a model learns from what others did later: it says how models compare, not how well tomorrow is predicted (TimeSplitter does)",
+            "LeaveLastSplitter holds out each user's own last rows, so a model learns from what others did later: "
+            'it says how models compare, not how well tomorrow is predicted (TimeSplitter does)',
             stacklevel=2,
         )
         rows = inter.positive()
         tie_break = np.random.default_rng(self.seed).permutation(len(rows))
         order = rows[np.lexsort((tie_break, times[rows], inter.users[rows]))]  # by user, then time, then at random
-        counts = inter.counts('user', rows)
-        ends = np.cumsum(counts)
-        left = (np.repeat(ends, counts) - 1) - np.arange(len(order))  # rows of the same user still to come
-        held = np.repeat(counts - 1, counts)  # a user with c rows can give away c-1
-        is_test = left < np.minimum(self.n_test, held)
-        is_valid = (left < np.minimum(self.n + self.n_test, held)) & ~is_test
-        self.n_ties = self._count_ties(inter.users[order], times[order], is_valid | is_test, is_test)
-        part = lambda mask: np.sort(order[mask])
-        valid, test = part(is_valid), part(is_test)
+        n_later, n_spare = self._within_user(inter.counts('user', rows))
+        is_test = n_later < np.minimum(self.n_test, n_spare)
+        is_held_out = n_later < np.minimum(self.n + self.n_test, n_spare)
+        is_valid = is_held_out & ~is_test
+        self.n_ties = self._count_ties(inter.users[order], times[order], is_held_out, is_test)
+        valid = np.sort(order[is_valid])
+        test = np.sort(order[is_test])
         train = np.setdiff1d(np.arange(len(inter)), np.concatenate([valid, test]), assume_unique=True)
         return Split(train, valid, test if self.n_test else None)
 
     @staticmethod
-    def _count_ties(users, times, held, is_test):
+    def _within_user(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of rows sorted by user, from the number of rows of each: how many are still to come of the same user (n,).
+
+        And how many its user can give away (n,): all but one.
+        """
+        last_of_user: np.ndarray = np.repeat(np.cumsum(counts) - 1, counts)
+        n_later = last_of_user - np.arange(len(last_of_user))
+        return n_later, np.repeat(counts - 1, counts)
+
+    @staticmethod
+    def _count_ties(users: np.ndarray, times: np.ndarray, is_held_out: np.ndarray, is_test: np.ndarray) -> int:
         """Users for whom a boundary between two parts falls between rows of one time."""
-        part = held.astype(np.int8) + is_test
-        tie = (users[1:] == users[:-1]) & (times[1:] == times[:-1]) & (part[1:] != part[:-1])
-        return len(np.unique(users[1:][tie]))
+        part = is_held_out.astype(np.int8) + is_test
+        same_moment = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+        torn = same_moment & (part[1:] != part[:-1])
+        return len(np.unique(users[1:][torn]))
 
 
 class KFoldSplitter:
-    """Row `i`-th fold of `n_folds` random parts of (nearly) one size is valid: `KFoldSplitter(5)[0]` ... `[4]`.
+    """The `fold`-th of `n_folds` random parts of (nearly) one size is valid: `KFoldSplitter(5)[0]` ... `[4]`.
 
     Called itself it gives the first fold; iterating gives a splitter per fold, as `cross_validate` does.
     """
 
-    def __init__(self, n_folds: int = 5, seed: int = 0, fold: int = 0):
+    def __init__(
+        self,
+        n_folds: int = 5,  # parts
+        seed: int = 0,  # of the draw, which all folds share
+        fold: int = 0,  # the part that is valid
+    ) -> None:
         if n_folds < 2 or not 0 <= fold < n_folds:
             raise ValueError(f'n_folds={n_folds}, fold={fold}: at least two folds, 0 <= fold < n_folds')
-        self.n_folds, self.seed, self.fold = n_folds, seed, fold
+        self.n_folds = n_folds
+        self.seed = seed
+        self.fold = fold
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n_folds
 
-    def __getitem__(self, fold):
+    def __getitem__(self, fold: int) -> KFoldSplitter:
         if not 0 <= fold < self.n_folds:
             raise IndexError(fold)
         return KFoldSplitter(self.n_folds, self.seed, fold)
@@ -151,128 +183,179 @@ def everything(inter: Interactions) -> Split:
     return Split(np.arange(len(inter)), np.empty(0, np.int64))
 
 
-def _from_column(values, name):
-    """Split by a column of booleans (True: valid) or of 'train', 'valid', 'test'."""
-    if values.isna().any():
-        raise ValueError(f'column {name!r} that says the split has missing values')
-    if pd.api.types.is_bool_dtype(values.dtype):
-        return Split(np.flatnonzero(~values), np.flatnonzero(values))
-    known = {'train', 'valid', 'test'}
-    if extra := set(values.unique()) - known:
-        raise ValueError(
-            f"column {name!r} that says the split holds {sorted(map(str, extra))[:5]}: use booleans (True for valid) or the words 'train', 'valid', 'test'"
-        )
-    part = {o: np.flatnonzero(values == o) for o in known}
-    return Split(part['train'], part['valid'], part['test'] if len(part['test']) else None)
+# --- every way to say a split
 
 
 def make_split(
     inter: Interactions,  # the rows to split
-    splitter,  # a splitter, the name of a column of `df`, or two or three index arrays into `df`
-    df: pd.DataFrame = None,  # the table that `inter` was made from
+    splitter: Callable | str | Iterable,  # a splitter, the name of a column of `df`, or two or three index arrays
+    df: pd.DataFrame | None = None,  # the table that `inter` was made from, and that index arrays point into
 ) -> Split:
-    """The checked `Split` of `inter` that `splitter` describes: parts within the table, apart from each other, none empty (but what `everything` holds out)."""
-    n, rows = len(inter), inter.rows
+    """The checked `Split` of `inter` that `splitter` describes: parts within the table, apart from each other.
+
+    No part is empty, except valid where nothing is to be held out (`everything`). `ValueError` for a split that is not
+    so, and for a column that is not there; `TypeError` for a class in place of a splitter.
+    """
+    given: Iterable
     if isinstance(splitter, str):
-        if df is None or splitter not in df.columns:
-            raise ValueError(f'no column {splitter!r} to split by')
-        values = df[splitter].reset_index(drop=True)
-        split = _from_column(values if rows is None else values.iloc[rows].reset_index(drop=True), splitter)
+        given = _from_column(inter, splitter, df)
     elif isinstance(splitter, type):
         raise TypeError(f'splitter={splitter.__name__} is a class: make one, e.g. {splitter.__name__}()')
     elif callable(splitter):
-        split = splitter(inter)
+        given = splitter(inter)
     elif isinstance(splitter, Split) and df is None:
-        split = splitter  # of these very rows, repeated pairs merged
+        given = splitter  # of these very rows, repeated pairs merged
     else:
-        split = [o if o is None else np.flatnonzero(o) if np.asarray(o).dtype == bool else o for o in splitter]
-        if rows is not None:  # repeated pairs were merged: the arrays speak of the table as it was given
-            n_table = int(rows.max()) + 1 if df is None else len(df)
-            where = np.full(n_table, -1)
-            where[rows] = np.arange(n)
+        given = _from_arrays(inter, splitter, df)
+    kind = np.int64 if len(inter) < LARGE else np.int32
+    parts = [np.asarray(o, dtype=kind) for o in given if o is not None]
+    may_hold_out_nothing = splitter is everything or isinstance(splitter, Split)
+    _check_parts(parts, len(inter), may_hold_out_nothing)
+    return Split(*parts)
 
-            def merged(name, part):
-                part = np.asarray(part, dtype=np.int64)
-                if len(part) and (part.min() < 0 or part.max() >= n_table):
-                    raise ValueError(
-                        f'the {name} part of the split points outside the {n_table:,} rows: {part.min()} to {part.max()}'
-                    )
-                at = where[part]
-                return at[at >= 0]
 
-            split = [
-                o if o is None else merged(name, o) for name, o in zip(('train', 'valid', 'test', 'fourth'), split)
-            ]
-    parts = [np.asarray(o, dtype=np.int64 if n < LARGE else np.int32) for o in split if o is not None]
+def _from_column(inter: Interactions, name: str, df: pd.DataFrame | None) -> Split:
+    """Split by a column of booleans (True: valid) or of 'train', 'valid', 'test'."""
+    if df is None or name not in df.columns:
+        raise ValueError(f'no column {name!r} to split by')
+    values = df[name].reset_index(drop=True)
+    if inter.rows is not None:  # repeated pairs were merged
+        values = values.iloc[inter.rows].reset_index(drop=True)
+    if values.isna().any():
+        raise ValueError(f'column {name!r} that says the split has missing values')
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return Split(np.flatnonzero(~values), np.flatnonzero(values))
+    if extra := set(values.unique()) - set(PARTS):
+        raise ValueError(
+            f'column {name!r} that says the split holds {sorted(map(str, extra))[:5]}: '
+            "use booleans (True for valid) or the words 'train', 'valid', 'test'"
+        )
+    train, valid, test = (np.flatnonzero(values == o) for o in PARTS)
+    return Split(train, valid, test if len(test) else None)
+
+
+def _from_arrays(inter: Interactions, arrays: Iterable, df: pd.DataFrame | None) -> list:
+    """Positions in `inter` of index arrays or masks of the table."""
+    parts = [_positions(o) for o in arrays]
+    if inter.rows is None:
+        return parts
+    # repeated pairs were merged: the arrays speak of the table as it was given
+    n_table = int(inter.rows.max()) + 1 if df is None else len(df)
+    merged_to = np.full(n_table, -1)
+    merged_to[inter.rows] = np.arange(len(inter))
+    for i, part in enumerate(parts):
+        if part is None:
+            continue
+        part = np.asarray(part, dtype=np.int64)
+        _check_within((*PARTS, 'fourth')[min(i, 3)], part, n_table)
+        at = merged_to[part]
+        parts[i] = at[at >= 0]
+    return parts
+
+
+def _positions(part):
+    """Positions of one part, given as such or as a mask."""
+    if part is None or np.asarray(part).dtype != bool:
+        return part
+    return np.flatnonzero(part)
+
+
+def _check_within(name: str, part: np.ndarray, n: int) -> None:
+    """`ValueError` if positions point outside `n` rows."""
+    if len(part) and (part.min() < 0 or part.max() >= n):
+        raise ValueError(f'the {name} part of the split points outside the {n:,} rows: {part.min()} to {part.max()}')
+
+
+def _check_parts(parts: Sequence[np.ndarray], n: int, may_hold_out_nothing: bool) -> None:
+    """`ValueError` unless these are two or three parts of `n` rows, apart from each other and not empty."""
     if len(parts) not in (2, 3):
         raise ValueError(f'a split is two or three index arrays (train, valid[, test]), got {len(parts)}')
-    for name, part in zip(('train', 'valid', 'test'), parts):
-        if not len(part):
-            if name == 'valid' and (splitter is everything or isinstance(splitter, Split)):
-                continue
-            raise ValueError(
-                f'the {name} part of the split is empty ({n:,} rows in all)'
-                + ('. To train on every row: valid_pct=0' if name == 'valid' else '')
-            )
-        if part.min() < 0 or part.max() >= n:
-            raise ValueError(
-                f'the {name} part of the split points outside the {n:,} rows: {part.min()} to {part.max()}'
-            )
-    taken = np.zeros(n, bool)
+    for name, part in zip(PARTS, parts):
+        if not len(part) and not (name == 'valid' and may_hold_out_nothing):
+            way_out = '. To train on every row: valid_pct=0' if name == 'valid' else ''
+            raise ValueError(f'the {name} part of the split is empty ({n:,} rows in all){way_out}')
+        _check_within(name, part, n)
+    taken: np.ndarray = np.zeros(n, dtype=bool)
     for part in parts:
         taken[part] = True
     if taken.sum() < sum(map(len, parts)):
         together = np.concatenate(parts)
+        n_repeated = len(together) - len(np.unique(together))
         raise ValueError(
-            f'{len(together) - len(np.unique(together)):,} rows are in more than one part of the split (or twice in one): each row may be used once'
+            f'{n_repeated:,} rows are in more than one part of the split (or twice in one): each row may be used once'
         )
-    return Split(*parts)
 
 
-def describe_splitter(splitter) -> str:
-    """What a splitter is, with its settings: `LeaveLastSplitter(n=1, n_test=0, seed=0)`, `RandomSplitter(valid_pct=0.1, seed=42)`, a column, or index arrays."""
+# --- a split in words
+
+
+def describe_splitter(splitter: Callable | str | Iterable) -> str:
+    """What a splitter is, with its settings, in words.
+
+    `LeaveLastSplitter(n=1, n_test=0, seed=0)`, `RandomSplitter(valid_pct=0.1, seed=42)`, a column, or index arrays.
+    """
     if isinstance(splitter, str):
         return f'column {splitter!r}'
     if not callable(splitter):
         return 'given index arrays'
     if isinstance(splitter, FunctionType):  # a function that another made, as fastai's splitters are
-        settings = inspect.getclosurevars(splitter).nonlocals
+        settings = dict(inspect.getclosurevars(splitter).nonlocals)
         name = splitter.__qualname__.split('.<locals>')[0]
     else:
-        name, settings = type(splitter).__name__, {k: v for k, v in vars(splitter).items() if k != 'n_ties'}
+        settings = {k: v for k, v in vars(splitter).items() if k != 'n_ties'}
+        name = type(splitter).__name__
     plain = {k: v for k, v in settings.items() if v is None or isinstance(v, (bool, int, float, str))}
     return f'{name}({", ".join(f"{k}={v!r}" for k, v in plain.items())})'
 
 
 def split_summary(inter: Interactions, split: Split) -> str:
-    """What is in each part: rows, users, items, density, ratings per user and item, and who is cold (has no training row)."""
-    parts = dict(zip(('train', 'valid', 'test'), split))
-    lines = [
-        f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items, density {len(inter) / inter.n_users / inter.n_items:.3%}'
-    ]
-    if inter.ratings is not None:
-        lines[0] += f', ratings {inter.ratings.min():g} to {inter.ratings.max():g} (mean {inter.ratings.mean():.2f})'
+    """What is in each part, in lines of words: rows, users, items, density, and who is cold (has no training row).
+
+    And how many training rows users and items have.
+    """
     learned = inter.positive(split.train)
-    if inter.weights is not None and len(inter.positive()) < len(inter):
-        lines.append(
-            f'{len(inter.positive()):,} rows are positives; the others were seen, and are never drawn as negatives'
-        )
-    train_users, train_items = inter.counts('user', learned), inter.counts('item', learned)
-    for side, counts in (('user', train_users), ('item', train_items)):
-        q = np.quantile(counts[counts > 0], [0, 0.25, 0.5, 0.75, 1])
-        lines.append(
-            f'training {"rows" if inter.weights is None else "positives"} per {side}: min {q[0]:.0f}, quartiles {q[1]:.0f} / {q[2]:.0f} / {q[3]:.0f}, max {q[4]:.0f}; without any: {int((counts == 0).sum()):,}'
-        )
-    for name, part in parts.items():
-        if part is None or not len(part):
+    counts = {side: inter.counts(side, learned) for side in ('user', 'item')}
+    lines = [_table_in_words(inter)]
+    if inter.weights is not None and (n_positive := len(inter.positive())) < len(inter):
+        lines.append(f'{n_positive:,} rows are positives; the others were seen, and are never drawn as negatives')
+    what = 'rows' if inter.weights is None else 'positives'
+    lines += [f'training {what} per {side}: {_spread_in_words(counts[side])}' for side in counts]
+    for name, rows in zip(PARTS, split):
+        if rows is None or not len(rows):
             continue
-        u, i = inter.users[part], inter.items[part]
-        line = f'{name}: {len(part):,} rows, {len(np.unique(u)):,} users, {len(np.unique(i)):,} items'
+        users = inter.users[rows]
+        items = inter.items[rows]
+        line = f'{name}: {len(rows):,} rows, {len(np.unique(users)):,} users, {len(np.unique(items)):,} items'
         if name != 'train':
-            cu, ci = train_users[u] == 0, train_items[i] == 0
-            line += (
-                f'; cold (no training row): {len(np.unique(u[cu])):,} users, {len(np.unique(i[ci])):,} items, '
-                f'in {int((cu | ci).sum()):,} rows ({(cu | ci).mean():.1%})'
-            )
+            line += _cold_in_words(users, items, counts)
         lines.append(line)
     return '\n'.join(lines)
+
+
+def _table_in_words(inter: Interactions) -> str:
+    density = len(inter) / inter.n_users / inter.n_items
+    line = f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items, density {density:.3%}'
+    ratings = inter.ratings
+    if ratings is None:
+        return line
+    return f'{line}, ratings {ratings.min():g} to {ratings.max():g} (mean {ratings.mean():.2f})'
+
+
+def _spread_in_words(counts: np.ndarray) -> str:
+    """The quantiles of the counts above 0, and how many are 0."""
+    low, first, median, third, high = np.quantile(counts[counts > 0], [0, 0.25, 0.5, 0.75, 1])
+    n_without = int((counts == 0).sum())
+    return (
+        f'min {low:.0f}, quartiles {first:.0f} / {median:.0f} / {third:.0f}, max {high:.0f}; without any: {n_without:,}'
+    )
+
+
+def _cold_in_words(users: np.ndarray, items: np.ndarray, counts: dict[str, np.ndarray]) -> str:
+    """Which of the held-out pairs of codes (n,) have a user or an item without training rows."""
+    cold_user = counts['user'][users] == 0
+    cold_item = counts['item'][items] == 0
+    cold = cold_user | cold_item
+    return (
+        f'; cold (no training row): {len(np.unique(users[cold_user])):,} users, '
+        f'{len(np.unique(items[cold_item])):,} items, in {int(cold.sum()):,} rows ({cold.mean():.1%})'
+    )
