@@ -1,9 +1,11 @@
-"""Errors on ML-100K, every side on the very same rows in one run: random 90/10 (seeds 0, 1, 2), the official folds u1..u5, and a cut in time.
+"""Errors on ML-100K, every side on the very same rows in one run.
+
+Splits: random 90/10 (seeds 0, 1, 2), the official folds u1..u5, and a cut in time.
 
     python benchmarks/accuracy.py --ml100k PATH/TO/ml-100k --peers-python .venv-peers/bin/python --out FILE.md
 
-Settings are fixed: nothing is chosen by what comes out here (see defaults.py for how fastrec's were). Surprise runs in its own
-environment through peers_surprise.py; all errors are computed here, by the same code, from predictions.
+Settings are fixed: nothing is chosen by what comes out here (see defaults.py for how fastrec's were). Surprise runs in
+its own environment through peers_surprise.py; all errors are computed here, by the same code, from predictions.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 import fastai.collab as fc
@@ -35,8 +38,9 @@ from fastrec.all import (
 
 SEEDS = (0, 1, 2)
 FOLDS = (1, 2, 3, 4, 5)
-RECIPES = """fastrec collab: `collab_learner(dls, n_factors=50, y_range=(0.5, 5.5))`, `fit_one_cycle(10, 3e-3)`; fastrec MLP: `mlp_learner(dls, y_range=(0.5, 5.5))`,
-`fit_one_cycle(3, 5e-3)`; all else by default. fastai.collab: `collab_learner(dls, n_factors=50, y_range=(0, 5.5))`, and with `use_nn=True, layers=[100, 50]`,
+RECIPES = """fastrec collab: `collab_learner(dls, n_factors=50, y_range=(0.5, 5.5))`, `fit_one_cycle(10, 3e-3)`;
+fastrec MLP: `mlp_learner(dls, y_range=(0.5, 5.5))`, `fit_one_cycle(3, 5e-3)`; all else by default.
+fastai.collab: `collab_learner(dls, n_factors=50, y_range=(0, 5.5))`, and with `use_nn=True, layers=[100, 50]`,
 batch size 64, `fit_one_cycle(5, 5e-3, wd=0.1)`. Surprise: its defaults (KNNBaseline by item with pearson_baseline)."""
 
 
@@ -75,7 +79,8 @@ def splits(path, wanted):
     ratings, _ = movielens('100k', path)
     for s in SEEDS:
         if f'random {s}' in wanted:
-            yield f'random {s}', ratings, RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=s).catalog.split[:2], s
+            split = RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=s).catalog.split[:2]
+            yield f'random {s}', ratings, split, s
     for k in FOLDS:
         if f'u{k}' not in wanted:
             continue
@@ -84,7 +89,8 @@ def splits(path, wanted):
             for o in ('base', 'test')
         ]
         n = len(parts[0])
-        yield f'u{k}', pd.concat(parts, ignore_index=True), (np.arange(n), np.arange(n, n + len(parts[1]))), k
+        split = (np.arange(n), np.arange(n, n + len(parts[1])))
+        yield f'u{k}', pd.concat(parts, ignore_index=True), split, k
 
 
 def run_fastrec(df, split, seed):
@@ -137,36 +143,33 @@ def compare(path, wanted, python):
     versions = {}
     for split_name, df, split, seed in splits(path, wanted):
         target = df.rating.to_numpy(np.float64)[split[1]]
-        sides = [run_fastrec(df, split, seed), run_fastai(df, split, seed)] + (
-            [run_surprise(df, split, seed, python, versions)] if python else []
-        )
-        for model, seconds, preds in (o for side in sides for o in side):
+        sides = [run_fastrec(df, split, seed), run_fastai(df, split, seed)]
+        if python:
+            sides.append(run_surprise(df, split, seed, python, versions))
+        for model, seconds, preds in chain.from_iterable(sides):
             error = preds.astype(np.float64) - target
-            results.append(
-                dict(
-                    model=model, split=split_name, rmse=(error**2).mean() ** 0.5, mae=abs(error).mean(), seconds=seconds
-                )
-            )
-            print(f'{split_name}: {model} rmse {results[-1]["rmse"]:.4f}, {seconds:.1f} s', file=sys.stderr, flush=True)
+            rmse = (error**2).mean() ** 0.5
+            mae = abs(error).mean()
+            results.append(dict(model=model, split=split_name, rmse=rmse, mae=mae, seconds=seconds))
+            print(f'{split_name}: {model} rmse {rmse:.4f}, {seconds:.1f} s', file=sys.stderr, flush=True)
     return pd.DataFrame(results), versions
 
 
 def errors_table(results, column):
     """Models by mean error; the best of each column in bold."""
     wide = results.pivot(index='model', columns='split', values=column)
-    groups = {'u1-u5 mean': [o for o in wide if o[0] == 'u'], 'random mean': [o for o in wide if o[0] == 'r']}
-    columns = pd.concat(
-        [
-            pd.concat([wide[names].mean(axis=1).rename(title), wide[names]], axis=1)
-            for title, names in groups.items()
-            if names
-        ],
-        axis=1,
-    )
+    groups = {
+        'u1-u5 mean': [o for o in wide if o[0] == 'u'],
+        'random mean': [o for o in wide if o[0] == 'r'],
+    }
+    parts = []
+    for title, names in groups.items():
+        if names:
+            parts += [wide[names].mean(axis=1).rename(title), wide[names]]
+    columns = pd.concat(parts, axis=1)
     columns = columns.sort_values(columns.columns[0])
-    cells = columns.map(lambda o: f'{o:.4f}').where(
-        columns.round(4) != columns.round(4).min(), columns.map(lambda o: f'**{o:.4f}**')
-    )
+    rounded = columns.round(4)
+    cells = columns.map('{:.4f}'.format).where(rounded != rounded.min(), columns.map('**{:.4f}**'.format))
     cells['CPU s per fit'] = results.groupby('model').seconds.mean().map('{:.1f}'.format)
     return table(['model', *cells.columns], cells.reset_index().to_numpy())
 
@@ -176,7 +179,8 @@ def paired_table(results):
     wide = results.pivot(index='model', columns='split', values='rmse')
     rows = []
     won = []
-    for ours, peers in ((OURS, [o for o in wide.index if o not in (OURS, OUR_MLP)]), (OUR_MLP, [THEIR_NN])):
+    peers_of = {OURS: [o for o in wide.index if o not in (OURS, OUR_MLP)], OUR_MLP: [THEIR_NN]}
+    for ours, peers in peers_of.items():
         for peer in peers:
             d = wide.loc[ours] - wide.loc[peer]
             rows.append(
@@ -189,19 +193,18 @@ def paired_table(results):
 
 
 def time_table(path):
-    """The last fifth in time predicted from what came before, for pairs that were known (warm) and the others (cold)."""
+    """The last fifth in time predicted from what came before, for known pairs (warm) and the others (cold)."""
     ratings, _ = movielens('100k', path)
     dls = RecDataLoaders.from_df(ratings, splitter=TimeSplitter(0.2))
+    groups = ('all', 'warm', 'cold')
     rows = []
     for name, build in FASTREC.items():
         set_seed(0)
         df = evaluate(build(dls))
-        rows.append([name, *(f'{df.loc[g, m]:.4f}' for m in ('rmse', 'mae') for g in ('all', 'warm', 'cold'))])
-    counts = ', '.join(f'{df.loc[g, "rows"]:,} {g}' for g in ('all', 'warm', 'cold'))
-    return (
-        table(['model', *(f'{m} {g}' for m in ('RMSE', 'MAE') for g in ('all', 'warm', 'cold'))], rows)
-        + f'\n\nValidation rows: {counts}.'
-    )
+        rows.append([name, *(f'{df.loc[g, m]:.4f}' for m in ('rmse', 'mae') for g in groups)])
+    counts = ', '.join(f'{df.loc[g, "rows"]:,} {g}' for g in groups)
+    header = ['model', *(f'{m} {g}' for m in ('RMSE', 'MAE') for g in groups)]
+    return table(header, rows) + f'\n\nValidation rows: {counts}.'
 
 
 if __name__ == '__main__':
@@ -239,8 +242,9 @@ if __name__ == '__main__':
 {about()}; peers' environment: {peers}.
 
 {RECIPES}
-Random splits are 90/10 with seeds {', '.join(map(str, SEEDS))}; training is seeded with the split's seed or the fold's number; one training per split.
-CPU seconds are of the fit alone (for fastrec and fastai with a validation each epoch, as they come); KNNBaseline does most of its work when it predicts.
+Random splits are 90/10 with seeds {', '.join(map(str, SEEDS))}; training is seeded with the split's seed or the
+fold's number; one training per split. CPU seconds are of the fit alone (for fastrec and fastai with a validation each
+epoch, as they come); KNNBaseline does most of its work when it predicts.
 
 ## RMSE
 
