@@ -1,14 +1,19 @@
-"""Search among a million items: recall against exact search, and queries per second; then whole recommendations, seen items left out.
+"""Search among a million items: recall against exact search, and queries per second.
+
+After the search alone come whole recommendations, seen items left out.
 
     python benchmarks/ann.py --out FILE.md
 
-The vectors are generated, in the shape of learned ones: 64 dimensions, a mixture of 1,000 directions whose sizes follow Zipf's law; lengths are lognormal (sd 0.35) and biases normal, as a matrix
-factorisation has them ('dot product and bias'), or all are of length 1, as those of two towers ('cosine'). Users are near one to three of the directions. Real catalogues may be easier or harder: `learn.index()` measures
-the recall on its own users. Recall here is that of 300 users who had no part in setting the effort; queries per second are per second of one core's time, by one thread.
+The vectors are generated, in the shape of learned ones: 64 dimensions, a mixture of 1,000 directions whose sizes follow
+Zipf's law; lengths are lognormal (sd 0.35) and biases normal, as a matrix factorisation has them ('dot product and
+bias'), or all are of length 1, as those of two towers ('cosine'). Users are near one to three of the directions. Real
+catalogues may be easier or harder: `learn.index()` measures the recall on its own users. Recall here is that of 300
+users who had no part in setting the effort; queries per second are per second of one core's time, by one thread.
 """
 
 import argparse
 import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -35,9 +40,8 @@ def generated(n_items, n_users, cosine, seed=0):
     share = 1 / torch.arange(1, DIRECTIONS + 1.0)
     items = centres[torch.multinomial(share, n_items, True, generator=g)] + 0.1 * torch.randn(n_items, D, generator=g)
     mix = torch.rand(n_users, 3, generator=g) ** 2
-    users = (centres[torch.multinomial(share.expand(n_users, -1), 3, False, generator=g)] * mix[..., None]).sum(
-        1
-    ) + 0.06 * torch.randn(n_users, D, generator=g)
+    liked = torch.multinomial(share.expand(n_users, -1), 3, False, generator=g)
+    users = (centres[liked] * mix[..., None]).sum(1) + 0.06 * torch.randn(n_users, D, generator=g)
     if cosine:
         return (
             torch.nn.functional.normalize(items, dim=1),
@@ -61,11 +65,19 @@ def seconds(f, times=1):
     return best
 
 
+def seconds_per_query(index, queries, n_single, times=1):
+    """-> CPU seconds a query for 10 items: one at a time (the first `n_single` queries), and all at once."""
+    one = seconds(lambda: [index.search(q[None], 10) for q in queries[:n_single]], times) / n_single
+    many = seconds(lambda: index.search(queries, 10), times) / len(queries)
+    return one, many
+
+
 def recall(found, exact):
     return np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact)])
 
 
 def search(kind, n_items, cosine, kinds, rows):
+    """Append to `rows` the figures of exact search and of each of `kinds`: (name of the index, recalls asked for)."""
     items, biases, users = generated(n_items, 2000, cosine)
     x = items if cosine else torch.cat([items, biases[:, None]], 1)
     q = users if cosine else torch.nn.functional.pad(users, (0, 1), value=1.0)
@@ -73,8 +85,7 @@ def search(kind, n_items, cosine, kinds, rows):
     test = q[1000 : 1000 + TEST]
     exact_index = Inner(x, 'exact')
     exact = {k: exact_index.search(test, k) for k in (10, 100)}
-    one = seconds(lambda: [exact_index.search(o[None], 10) for o in test[:10]]) / 10
-    many = seconds(lambda: exact_index.search(test, 10)) / len(test)
+    one, many = seconds_per_query(exact_index, test, n_single=10)
     rows.append([kind, f'{n_items:,}', 'exact', '', '1', '1', f'{1 / one:,.0f}', f'{1 / many:,.0f}', '1', ''])
     print(*rows[-1], flush=True)
     for name, targets in kinds:
@@ -84,14 +95,14 @@ def search(kind, n_items, cosine, kinds, rows):
         for target in targets:
             inner.tune(tune, 100, target)
             found = {k: inner.search(test, k) for k in (10, 100)}
-            approx_one = seconds(lambda: [inner.search(o[None], 10) for o in test[:100]], 2) / 100
-            approx_many = seconds(lambda: inner.search(test, 10), 2) / len(test)
+            approx_one, approx_many = seconds_per_query(inner, test, n_single=100, times=2)
+            effort = f'{inner.effort} of {inner.faiss.nlist} lists' if name == 'ivf' else f'{inner.effort}'
             rows.append(
                 [
                     kind,
                     f'{n_items:,}',
                     f'{name}, recall={target}',
-                    f'{inner.effort}' + (f' of {inner.faiss.nlist} lists' if name == 'ivf' else ''),
+                    effort,
                     f'{recall(found[10], exact[10]):.3f}',
                     f'{recall(found[100], exact[100]):.3f}',
                     f'{1 / approx_one:,.0f}',
@@ -104,7 +115,10 @@ def search(kind, n_items, cosine, kinds, rows):
 
 
 def recommendations(n_items, n_users=20_000, n_seen=100):
-    """Table rows: `recommend` of 10 items without and with an index, for users with about `n_seen` items each, chosen among their best thousand or at random."""
+    """Table rows: `recommend` of 10 items without and with an index.
+
+    Users have about `n_seen` items each, chosen among their best thousand or at random.
+    """
     items, biases, users = generated(n_items, n_users, False)
     rng = np.random.default_rng(0)
     some = torch.from_numpy(rng.choice(n_items, 20_000, replace=False))
@@ -126,33 +140,24 @@ def recommendations(n_items, n_users=20_000, n_seen=100):
         known_items=torch.from_numpy(catalog.known('item')),
     )
     with torch.no_grad():
-        for p, v in (
-            (model.user_factors.weight, users),
-            (model.item_factors.weight, items),
-            (model.item_biases.weight, biases[:, None]),
-        ):
-            p.copy_(v)
+        model.user_factors.weight.copy_(users)
+        model.item_factors.weight.copy_(items)
+        model.item_biases.weight.copy_(biases[:, None])
     scorer = ModelScorer(model, catalog, 'rank')
-    ids = catalog.vocab['user'].ids
+    own = catalog.vocab['user'].ids[-TEST:]
     rows = []
     want = None
-    catalog.require_history().seen
+    seen = catalog.require_history().seen  # built here, before any clock runs
     for kind in (None, 'exact', 'ivf'):
-        build = 0.0 if kind is None else seconds(lambda: scorer.index(kind))
-        own = ids[-TEST:]
+        build = 0.0 if kind is None else seconds(partial(scorer.index, kind))
         df = scorer.recommend(own)
         if want is None:
             want = df
         codes = [catalog.vocab[o].encode(df[o]) for o in ('user', 'item')]
-        hits = int(np.asarray(catalog.require_history().seen[codes[0], codes[1]] != 0).sum())
+        hits = int(np.asarray(seen[codes[0], codes[1]] != 0).sum())
         one = seconds(lambda: [scorer.recommend(u) for u in own[:10]]) / 10
         many = seconds(lambda: scorer.recommend(own)) / len(own)
-        share = np.mean(
-            [
-                len(np.intersect1d(a, b)) / 10
-                for a, b in zip(df.item.to_numpy().reshape(-1, 10), want.item.to_numpy().reshape(-1, 10))
-            ]
-        )
+        share = recall(df.item.to_numpy().reshape(-1, 10), want.item.to_numpy().reshape(-1, 10))
         rows.append(
             [
                 'no index' if kind is None else repr(scorer.item_index()),
@@ -189,8 +194,12 @@ if __name__ == '__main__':
         search('cosine', args.hnsw, True, [('ivf', (0.9,)), ('hnsw', (0.9,))], rows)
     whole = recommendations(args.items)
     emit(
-        f'# Search among a million items\n\n{about()}; faiss {faiss.__version__}.\n\nGenerated vectors of {D} dimensions, {DIRECTIONS:,} directions of Zipf-distributed size; see the script. "recall=" is what was asked for, at 100 on 256 users; '
-        'recall@10 and @100 are those of {TEST} others. Queries per CPU second of one thread, for 10 items, one query at a time and {TEST} at once.\n\n'
+        '# Search among a million items\n\n'
+        f'{about()}; faiss {faiss.__version__}.\n\n'
+        f'Generated vectors of {D} dimensions, {DIRECTIONS:,} directions of Zipf-distributed size; see the script. '
+        '"recall=" is what was asked for, at 100 on 256 users; '
+        f'recall@10 and @100 are those of {TEST} others. Queries per CPU second of one thread, for 10 items, one query '
+        f'at a time and {TEST} at once.\n\n'
         + table(
             [
                 'vectors',
