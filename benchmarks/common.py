@@ -24,19 +24,27 @@ def need(path, option, what):
 
 def about():
     """A line: date, versions, processor; nothing that names the machine."""
-    cpu = (
-        next((o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name')), '')
-        if os.path.exists('/proc/cpuinfo')
-        else ''
+    others = ', '.join(f'{o} {version(o)}' for o in ('fastai', 'torch', 'numpy', 'pandas'))
+    return (
+        f'{date.today()}; fastrec {fastrec.__version__}, {others}; Python {platform.python_version()}; {processor()}, '
+        f'{os.cpu_count()} cores, one thread used, no GPU'
     )
-    versions = ', '.join(
-        [f'fastrec {fastrec.__version__}', *(f'{o} {version(o)}' for o in ('fastai', 'torch', 'numpy', 'pandas'))]
-    )
-    return f'{date.today()}; {versions}; Python {platform.python_version()}; {cpu or platform.machine()}, {os.cpu_count()} cores, one thread used, no GPU'
+
+
+def processor():
+    """The processor's name where Linux tells it, else its kind."""
+    info = Path('/proc/cpuinfo')
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith('model name'):
+            return line.split(':')[1].strip()
+    return platform.machine()
 
 
 def fastai_dls(df, split, bs):
-    """`fastai.collab.CollabDataLoaders` as its `from_df` makes them, of columns user, item and rating, but with the split given."""
+    """`fastai.collab.CollabDataLoaders` as its `from_df` makes them, but with the split given.
+
+    `df` has columns user, item and rating.
+    """
     splits = [[int(i) for i in part] for part in split[:2]]
     df = df[['user', 'item', 'rating']]
     to = fc.TabularCollab(
