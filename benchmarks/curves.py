@@ -1,4 +1,7 @@
-"""What both sides of time_to_accuracy.py share, in fastrec's environment and in the peers': CPU seconds with pauses, and the errors and ranks of held-out rows. numpy and scipy only."""
+"""What both sides of time_to_accuracy.py share, in fastrec's environment and in the peers'.
+
+That is: CPU seconds with pauses, and the errors and ranks of held-out rows. numpy and scipy only.
+"""
 
 import time
 
@@ -24,7 +27,10 @@ class Curve:
 
 
 class Errors:
-    """RMSE of predictions for the held-out rows (a table with user, item, rating), clipped to the range of the training ratings."""
+    """RMSE of predictions for the held-out rows, clipped to the range of the training ratings.
+
+    `train` and `held` are tables with user, item, rating.
+    """
 
     def __init__(self, train, held):
         self.held = held
@@ -33,12 +39,16 @@ class Errors:
 
     def __call__(self, predictions):
         d = np.clip(np.asarray(predictions, np.float64).ravel(), *self.range) - self.target
-        assert len(d) == len(self.target) and np.isfinite(d).all(), 'a number for each held-out row'
+        assert len(d) == len(self.target), 'a number for each held-out row'
+        assert np.isfinite(d).all(), 'a number for each held-out row'
         return float((d**2).mean() ** 0.5)
 
 
 class Ranking:
-    """NDCG@10 of one held-out item per user over the whole catalogue, training items left out; equal scores count as their mean rank. Users and items are codes."""
+    """NDCG@10 of one held-out item per user over the whole catalogue, training items left out.
+
+    Equal scores count as their mean rank. Users and items are codes.
+    """
 
     def __init__(self, train, held, n_users, n_items):
         self.users = held.user.to_numpy()
