@@ -1,8 +1,11 @@
-"""Steps of row-sparse optimisers against FBGEMM's table-batched embeddings on the CPU, where optimiser and backward pass are one kernel.
+"""Steps of row-sparse optimisers against FBGEMM's table-batched embeddings on the CPU.
+
+FBGEMM's optimiser and backward pass are one kernel.
 
     python benchmarks/fbgemm.py --out FILE.md      # needs `pip install fbgemm-gpu-cpu` in fastrec's own environment
 
-A dot product of two tables, users and a tenth as many items, squared error, no biases and no L2 on any side: forward, backward and update of a batch of random pairs, CPU milliseconds (median). Sides take turns.
+A dot product of two tables, users and a tenth as many items, squared error, no biases and no L2 on any side: forward,
+backward and update of a batch of random pairs, CPU milliseconds (median). Sides take turns.
 """
 
 import argparse
@@ -69,7 +72,8 @@ SIDES = {
 def refused():
     """What FBGEMM says of Adam on a CPU."""
     try:
-        Fbgemm((100, 100), DIM, 'ADAM').step(*(torch.zeros(4, dtype=torch.int64),) * 2, torch.zeros(4))
+        codes = torch.zeros(4, dtype=torch.int64)
+        Fbgemm((100, 100), DIM, 'ADAM').step(codes, codes, torch.zeros(4))
     except Exception as e:
         return f'{type(e).__name__}: {e}'
     return 'works'
@@ -129,7 +133,7 @@ if __name__ == '__main__':
         )
     emit(
         f'# Row-sparse steps against FBGEMM\n\n{about()}; fbgemm-gpu-cpu {version("fbgemm-gpu-cpu")}.\n\n'
-        f'CPU ms of a step (forward, backward, update) of a dot product of two tables, {DIM} factors, median of {args.repeats}. Adam on the CPU, asked of FBGEMM: {refused()}\n\n'
-        + '\n\n'.join(parts),
+        f'CPU ms of a step (forward, backward, update) of a dot product of two tables, {DIM} factors, median of '
+        f'{args.repeats}. Adam on the CPU, asked of FBGEMM: {refused()}\n\n' + '\n\n'.join(parts),
         args.out,
     )
