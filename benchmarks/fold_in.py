@@ -1,4 +1,8 @@
-"""Users who come after training: a fifth of the users is left out, folded in with their first n ratings, and judged by their last 10; beside them the average user, biases alone, and the model trained again with those ratings."""
+"""Users who come after training: what folding them in gives.
+
+A fifth of the users is left out, folded in with their first n ratings, and judged by their last 10; beside them the
+average user, biases alone, and the model trained again with those ratings.
+"""
 
 import argparse
 import time
@@ -8,7 +12,15 @@ import pandas as pd
 import torch
 from common import about, emit, need, quiet, table
 
-from fastrec.all import *
+from fastrec.all import (
+    BiasOnly,
+    RecDataLoaders,
+    collab_learner,
+    mlp_learner,
+    movielens,
+    rmse,
+    svdpp_learner,
+)
 
 torch.set_num_threads(1)
 GIVEN = (1, 5, 30)
@@ -82,7 +94,11 @@ def rows_of(name, ratings, seed):
 
 
 def plain_ridge(learn, given):
-    """The fold-in that one would write: ridge with the training's own L2 towards 0 (wd per rating), ratings behind `y_range` taken back through the sigmoid at their place."""
+    """The fold-in that one would write, by a ridge.
+
+    It has the training's own L2 towards 0 (wd per rating), ratings behind `y_range` taken back through the sigmoid
+    at their place.
+    """
     q = learn.vectors('item').double()
     bi = learn.biases('item').double()
     mean = float(learn.model.mean)
@@ -135,9 +151,13 @@ def report(figures, out):
             [
                 '# Users who come after training',
                 about(),
-                f'RMSE of the last {HELD} ratings of users who were not in training, given their first n; means over seeds {", ".join(map(str, df.seed.unique()))}. "biases": damped biases that know the n ratings; "plain ridge": '
-                'ridge on the item vectors towards 0 with the L2 of training; "trained again": the model trained from the start with the n ratings of all new users. Settings of `fold_in` are its defaults (half the noise was chosen on ML-100K with '
-                'another split). `svdpp` is trained for 15 epochs with batches of 2,048, the others for 5 with 256. Milliseconds of CPU time: to fold in one user, the best of five.',
+                f'RMSE of the last {HELD} ratings of users who were not in training, given their first n; means over '
+                f'seeds {", ".join(map(str, df.seed.unique()))}. "biases": damped biases that know the n ratings; '
+                '"plain ridge": ridge on the item vectors towards 0 with the L2 of training; "trained again": the '
+                'model trained from the start with the n ratings of all new users. Settings of `fold_in` are its '
+                'defaults (half the noise was chosen on ML-100K with another split). `svdpp` is trained for 15 epochs '
+                'with batches of 2,048, the others for 5 with 256. Milliseconds of CPU time: to fold in one user, the '
+                'best of five.',
                 table(
                     [
                         'data',
