@@ -1,8 +1,11 @@
-"""The gated hybrid on ml-latest-small against ids alone, each kind of features alone, and both without a gate: rating errors by the items' popularity, and ranking.
+"""The gated hybrid on ml-latest-small against ids alone, each kind of features alone, and both without a gate.
+
+Figures are rating errors by the items' popularity, and ranking.
 
     python benchmarks/gated.py --ls PATH/TO/ml-latest-small --out benchmarks/results/gated.md
 
-Rows fall into ten folds. Seed s tests on fold s and trains on the others but fold 3, which is for validation. Settings were chosen with folds 0 to 2, which are all test rows here, left out.
+Rows fall into ten folds. Seed s tests on fold s and trains on the others but fold 3, which is for validation. Settings
+were chosen with folds 0 to 2, which are all test rows here, left out.
 """
 
 import argparse
@@ -39,10 +42,17 @@ from fastrec.scorers.recommend import mask_seen
 VALID = 3
 PATHWAYS = {'text': ['text', 'keywords'], 'people': ['people'], 'category': ['genres', 'year'], 'image': ['poster']}
 RANGE = (0.0, 5.5)
+DECILES = [f'decile {i}' for i in range(1, 11)]
 
 
 def folds(n):
     return np.random.default_rng(2026).permutation(n) % 10
+
+
+def rows_of(fold, test):
+    """-> rows for training, validation (fold `VALID`) and test (fold `test`)."""
+    train = np.flatnonzero((fold != test) & (fold != VALID))
+    return [train, np.flatnonzero(fold == VALID), np.flatnonzero(fold == test)]
 
 
 def features(folder, posters):
@@ -86,6 +96,16 @@ def rating_models(dls, feats):
     }
 
 
+def rank_models(dls, feats):
+    """name -> learner, to be trained alike."""
+    return {
+        'id alone (collab)': lambda: collab_learner(dls),
+        'all features, no id (content)': lambda: content_learner(dls, feats, hidden=64, wd=0.1),
+        'all, concat': lambda: gated_learner(dls, feats, PATHWAYS, fusion='concat', wd=0.1),
+        'all, gate': lambda: gated_learner(dls, feats, PATHWAYS),
+    }
+
+
 def deciles(counts):
     """Group of each row: 0 for an item without training rows, 1 to 10 by equal numbers of test rows."""
     res = np.zeros(len(counts), int)
@@ -103,9 +123,13 @@ def without_id(learn, users, items):
     """Scores as if no item had an id of its own: the features alone, but for items that have none."""
     model = learn.model
     present = learn.model.present
-    model.present = lambda codes: torch.cat(
-        [(has := present(codes))[:, :1] & ~has[:, 1:].any(1, keepdim=True), has[:, 1:]], 1
-    )
+
+    def features_first(codes):
+        has = present(codes)
+        without_features = ~has[:, 1:].any(1, keepdim=True)
+        return torch.cat([has[:, :1] & without_features, has[:, 1:]], 1)
+
+    model.present = features_first
     try:
         return learn.score(users, items)
     finally:
@@ -113,7 +137,10 @@ def without_id(learn, users, items):
 
 
 def ranking(learn, dls, rows):
-    """ndcg@10 and recall@20 over users, and ndcg@10 by group of `deciles`: of the users who have a positive of the group, which alone counts as relevant."""
+    """ndcg@10 and recall@20 over users, and ndcg@10 by group of `deciles`.
+
+    A group's figure is of the users who have a positive of the group, which alone counts as relevant.
+    """
     per_user = evaluate_users(learn, dls, [ndcg(10), recall(20)], split='test')
     inter = dls.catalog.interactions
     rows = inter.positive(rows)
@@ -121,116 +148,114 @@ def ranking(learn, dls, rows):
     items = torch.from_numpy(inter.items[rows].astype(np.int64))
     scores = learn.score_items(torch.from_numpy(codes.astype(np.int64)))
     mask_seen(scores, dls.catalog.history.matrix(np.concatenate(dls.catalog.split[:2]))[codes])
-    rank = np.concatenate(
-        [
-            (scores[u] > scores[u, i][:, None]).sum(1).numpy() + 1
-            for u, i in zip(torch.from_numpy(at).split(1024), items.split(1024))
-        ]
-    )
+    ranks = []
+    for u, i in zip(torch.from_numpy(at).split(1024), items.split(1024)):
+        ranks.append((scores[u] > scores[u, i][:, None]).sum(1).numpy() + 1)
+    rank = np.concatenate(ranks)
     gain = np.where(rank <= 10, 1 / np.log2(1 + rank), 0)
     group = deciles(dls.catalog.counts['item'][items.numpy()])
     ideal = np.cumsum(1 / np.log2(np.arange(2, 12)))
     res = []
     for g in range(11):
-        n, sums = (np.bincount(at[group == g], w, len(codes)) for w in (None, gain[group == g]))
-        res.append((sums[n > 0] / ideal[np.minimum(n[n > 0], 10).astype(int) - 1]).mean())
+        of_group = group == g
+        n = np.bincount(at[of_group], None, len(codes))
+        sums = np.bincount(at[of_group], gain[of_group], len(codes))
+        has = n > 0
+        res.append((sums[has] / ideal[np.minimum(n[has], 10).astype(int) - 1]).mean())
     return [per_user['ndcg@10'].mean(), per_user['recall@20'].mean(), *res]
+
+
+def plus_minus(values):
+    """Mean, and with several values their standard deviation."""
+    text = f'{np.mean(values):.4f}'
+    return text + f' ± {np.std(values):.4f}' if len(values) > 1 else text
+
+
+def but_for(behind):
+    """The end of a sentence on where something is at least as good, given where it is `behind`."""
+    return 'but for: ' + '; '.join(behind) + '.' if behind else 'everywhere.'
+
+
+def rating_errors(errors, seconds, ends):
+    """Table of RMSE by popularity, and where the gate is behind the best single pathway."""
+    mean = {name: np.nanmean(o, 0) for name, o in errors.items()}
+    rows = []
+    for name, m in mean.items():
+        overall = plus_minus([o[0] for o in errors[name]])
+        rows.append([name, overall, *(f'{o:.3f}' for o in m[1:]), f'{np.mean(seconds[name]):.0f}'])
+    singles = ['id alone (collab)', *(f'{name} alone' for name in PATHWAYS), 'all features, no id (content)']
+    singles = [o for o in singles if o in mean]
+    gate = mean['all, gate']
+    behind = []
+    for c, label in enumerate(['overall', 'unseen items', *DECILES]):
+        best = min(singles, key=lambda o: mean[o][c])  # noqa: B023  (called at once)
+        if gate[c] > mean[best][c]:
+            behind.append(f'{label} by {gate[c] - mean[best][c]:.4f} behind {best}')
+    spread = ' (mean ± standard deviation)' if len(ends) > 1 else ''
+    return [
+        f'RMSE on test rows, {len(ends)} seed(s){spread}, 80,670 training rows; 5 epochs of one cycle at 5e-3 for '
+        'all. Deciles are of test rows, by the training rows of their item (seed 0: ' + ', '.join(ends[0]) + '); '
+        '"unseen": items without a training row. Image vectors come from an untrained ResNet18 (no pre-trained '
+        'weights could be had): colours and textures, no meaning.',
+        table(['', 'all', 'unseen', *range(1, 11), 'CPU s'], rows),
+        'The gate is at least as good as the best single pathway ' + but_for(behind),
+    ]
+
+
+def gate_weights(shares, costs, n_seeds):
+    """Table of what the gate leans on, by training rows of the item, and what the id is worth there."""
+    rows = []
+    for group in shares[0][0].index:
+        row = [group]
+        for pathway in ('id', *PATHWAYS):
+            weight, part = (sum(s[kind].loc[group, pathway] for s in shares) / len(shares) for kind in (0, 1))
+            row.append(f'{weight:.2f} ({part:.2f})')
+        row.append(f'{np.mean([c.loc[group, "rmse"] for c in costs]):.3f}')
+        row.append(f'{np.mean([c.loc[group, "cost"] for c in costs]):+.3f}')
+        rows.append(row)
+    return [
+        f'What the gate leans on, items that have every pathway, by their training rows (mean of {n_seeds} '
+        'seed(s)): weight, and in brackets the part in the scores (see `interp.gates`). Last: RMSE on the test rows '
+        'of all items with so many training rows, and by how much it grows when the id is masked.',
+        table(['training rows', 'id', *PATHWAYS, 'RMSE', 'without the id'], rows),
+    ]
+
+
+def rank_figures(ranks):
+    """Table of ranking metrics, and where the gate is behind ids alone or features alone."""
+    rows = []
+    for name, figures in ranks.items():
+        by_group = np.nanmean(np.array(figures)[:, 2:], 0)
+        ndcgs = plus_minus([o[0] for o in figures])
+        recalls = plus_minus([o[1] for o in figures])
+        rows.append([name, ndcgs, recalls, *(f'{x:.3f}' for x in by_group)])
+    mean = {o: np.nanmean(ranks[o], 0) for o in ranks if not o.startswith('all, ')}
+    gate = np.nanmean(ranks['all, gate'], 0)
+    behind = []
+    for c, label in enumerate(['ndcg@10', 'recall@20', 'unseen items', *DECILES]):
+        best = max(mean, key=lambda o: mean[o][c])  # noqa: B023  (called at once)
+        if gate[c] < mean[best][c]:
+            behind.append(f'{label} by {mean[best][c] - gate[c]:.4f} behind {best}')
+    gain = gate[:2] / mean['id alone (collab)'][:2] - 1
+    return [
+        'Ranking: positives are ratings from 4 on, softmax over the whole catalogue, 20 epochs at 2e-2, over the '
+        f'whole catalogue on test rows, {len(ranks["all, gate"])} seed(s). Deciles of ndcg@10: of the test rows by the '
+        'training rows of their item; relevant are the items of the decile alone, and users are those who have one.',
+        table(['', 'ndcg@10', 'recall@20', 'unseen', *range(1, 11)], rows),
+        f'Over ids alone the gate gains {gain[0]:+.1%} ndcg@10 and {gain[1]:+.1%} recall@20. It is at least as good as '
+        'ids and as features alone ' + but_for(behind),
+    ]
 
 
 def report(args, errors, seconds, ends, shares, costs, ranks):
     """Markdown of what there is so far."""
-    mean = {name: np.nanmean(o, 0) for name, o in errors.items()}
-    singles = [
-        o
-        for o in ('id alone (collab)', *(f'{name} alone' for name in PATHWAYS), 'all features, no id (content)')
-        if o in mean
-    ]
-    best = np.min([mean[o] for o in singles], 0)
-    wins = [
-        (
-            ''
-            if mean['all, gate'][c] <= best[c]
-            else f' by {mean["all, gate"][c] - best[c]:.4f} behind {min(singles, key=lambda o: mean[o][c])}'
-        )
-        for c in range(12)
-    ]
-    behind = [
-        f'{label}{w}'
-        for label, w in zip(['overall', 'unseen items', *(f'decile {i}' for i in range(1, 11))], wins)
-        if w
-    ]
-
-    def spread(name):
-        return f'{mean[name][0]:.4f}' + (f' ± {np.std([o[0] for o in errors[name]]):.4f}' if len(ends) > 1 else '')
-
-    text = [
-        '# Gated hybrid on ml-latest-small',
-        about(),
-        f'RMSE on test rows, {len(ends)} seed(s)'
-        + (' (mean ± standard deviation)' if len(ends) > 1 else '')
-        + ', 80,670 training rows; 5 epochs of one cycle at 5e-3 for all. Deciles are of test rows, by the training rows of their item (seed 0: '
-        + ', '.join(ends[0])
-        + '); "unseen": items without a training row. Image vectors come from an untrained ResNet18 (no pre-trained weights could be had): colours and textures, no meaning.',
-        table(
-            ['', 'all', 'unseen', *range(1, 11), 'CPU s'],
-            [
-                [name, spread(name), *(f'{o:.3f}' for o in m[1:]), f'{np.mean(seconds[name]):.0f}']
-                for name, m in mean.items()
-            ],
-        ),
-        'The gate is at least as good as the best single pathway '
-        + ('everywhere.' if not behind else 'but for: ' + '; '.join(behind) + '.'),
-        f'What the gate leans on, items that have every pathway, by their training rows (mean of {len(ends)} seed(s)): weight, and in brackets the part in the scores (see `interp.gates`). Last: RMSE on the test rows of all items with so many training rows, and by how much it grows when the id is masked.',
-        table(
-            ['training rows', 'id', *PATHWAYS, 'RMSE', 'without the id'],
-            [
-                [
-                    o,
-                    *(
-                        f'{sum(s[0].loc[o, p] for s in shares) / len(shares):.2f} ({sum(s[1].loc[o, p] for s in shares) / len(shares):.2f})'
-                        for p in ('id', *PATHWAYS)
-                    ),
-                    *(f'{np.mean([c.loc[o, k] for c in costs]):{f}}' for k, f in (('rmse', '.3f'), ('cost', '+.3f'))),
-                ]
-                for o in shares[0][0].index
-            ],
-        ),
-    ]
+    text = ['# Gated hybrid on ml-latest-small', about()]
+    text += rating_errors(errors, seconds, ends)
+    text += gate_weights(shares, costs, len(ends))
     if args.out:
         text.append(f'![Weights of the gate]({Path(args.out).stem}.png)')
     if ranks:
-        n = len(ranks['all, gate'])
-
-        def spread(v):
-            return f'{np.mean(v):.4f}' + (f' ± {np.std(v):.4f}' if len(v) > 1 else '')
-
-        text += [
-            f'Ranking: positives are ratings from 4 on, softmax over the whole catalogue, 20 epochs at 2e-2, over the whole catalogue on test rows, {n} seed(s). Deciles of ndcg@10: of the test rows by the training rows of their item; relevant are the items of the decile alone, and users are those who have one.',
-            table(
-                ['', 'ndcg@10', 'recall@20', 'unseen', *range(1, 11)],
-                [
-                    [
-                        name,
-                        spread([o[0] for o in v]),
-                        spread([o[1] for o in v]),
-                        *(f'{x:.3f}' for x in np.nanmean(np.array(v)[:, 2:], 0)),
-                    ]
-                    for name, v in ranks.items()
-                ],
-            ),
-        ]
-        alone = [o for o in ranks if not o.startswith('all, ')]
-        mean = {o: np.nanmean(ranks[o], 0) for o in alone}
-        gate = np.nanmean(ranks['all, gate'], 0)
-        less = [
-            f'{label} by {max(mean[o][c] for o in alone) - gate[c]:.4f} behind {max(alone, key=lambda o: mean[o][c])}'
-            for c, label in enumerate(['ndcg@10', 'recall@20', 'unseen items', *(f'decile {i}' for i in range(1, 11))])
-            if gate[c] < max(mean[o][c] for o in alone)
-        ]
-        text.append(
-            f'Over ids alone the gate gains {gate[0] / mean["id alone (collab)"][0] - 1:+.1%} ndcg@10 and {gate[1] / mean["id alone (collab)"][1] - 1:+.1%} recall@20. It is at least as good as ids and as features alone '
-            + ('everywhere.' if not less else 'but for: ' + '; '.join(less) + '.')
-        )
+        text += rank_figures(ranks)
     emit('\n\n'.join(text), args.out)
 
 
@@ -239,7 +264,7 @@ def main():
     parser.add_argument('--ls', help='folder of ml-latest-small, with items_text.csv and posters.zip')
     parser.add_argument(
         '--posters',
-        help='folder to keep the unpacked posters and their vectors in; by default they are made anew, in three minutes',
+        help='folder to keep the unpacked posters and their vectors in; by default they are made anew (three minutes)',
     )
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--rank-seeds', type=int, default=3)
@@ -259,11 +284,7 @@ def main():
     costs = []
     ends = []
     for seed in range(args.seeds):
-        parts = [
-            np.flatnonzero((fold != seed) & (fold != VALID)),
-            np.flatnonzero(fold == VALID),
-            np.flatnonzero(fold == seed),
-        ]
+        parts = rows_of(fold, seed)
         dls = RecDataLoaders.from_df(ratings, item_df=movies, splitter=parts)
         inter = dls.catalog.interactions
         users, items = (torch.from_numpy(o[parts[2]].astype(np.int64)) for o in (inter.users, inter.items))
@@ -287,39 +308,27 @@ def main():
             print(seed, name, f'{errors[name][-1][0]:.4f}', f'{seconds[name][-1]:.0f} s', flush=True)
             if name == 'all, gate':
                 interp = RecInterpretation.from_learner(learn)
-                both = [interp.gates(shares=o) for o in (False, True)]
-                complete = (both[0][list(PATHWAYS)] > 0).all(axis=1)
-                bins = bins_of(both[0].rows)
-                shares.append(
-                    [o[complete].groupby(bins[complete], observed=False)[['id', *PATHWAYS]].mean() for o in both]
-                )
+                weights_and_parts = [interp.gates(shares=o) for o in (False, True)]
+                weights = weights_and_parts[0]
+                complete = (weights[list(PATHWAYS)] > 0).all(axis=1)
+                bins = bins_of(weights.rows)[complete]
+                grouped = [o[complete].groupby(bins, observed=False) for o in weights_and_parts]
+                shares.append([o[['id', *PATHWAYS]].mean() for o in grouped])
                 bare = (without_id(learn, users, items).numpy() - inter.ratings[parts[2]]) ** 2
-                by_rows = (
-                    pd.DataFrame(dict(with_id=square, bare=bare)).groupby(bins_of(counts), observed=False).mean() ** 0.5
-                )
+                squares = pd.DataFrame(dict(with_id=square, bare=bare))
+                by_rows = squares.groupby(bins_of(counts), observed=False).mean() ** 0.5
                 costs.append(pd.DataFrame(dict(rmse=by_rows.with_id, cost=by_rows.bare - by_rows.with_id)))
                 if seed == 0 and args.out:
-                    for kind in (False, True):
-                        interp.plot_gates(shares=kind)[0].figure.savefig(
-                            Path(args.out).with_suffix('').as_posix() + ('-shares.png' if kind else '.png'), dpi=90
-                        )
+                    stem = Path(args.out).with_suffix('').as_posix()
+                    interp.plot_gates(shares=False)[0].figure.savefig(f'{stem}.png', dpi=90)
+                    interp.plot_gates(shares=True)[0].figure.savefig(f'{stem}-shares.png', dpi=90)
         report(args, errors, seconds, ends, shares, costs, ranks)  # of the seeds so far: what is done is not lost
     for seed in range(args.rank_seeds):
-        parts = [
-            np.flatnonzero((fold != seed) & (fold != VALID)),
-            np.flatnonzero(fold == VALID),
-            np.flatnonzero(fold == seed),
-        ]
+        parts = rows_of(fold, seed)
         dls = RecDataLoaders.from_df(
             ratings, item_df=movies, splitter=parts, target='implicit', threshold=4, n_neg=None
         )
-        rankers = {
-            'id alone (collab)': lambda: collab_learner(dls),
-            'all features, no id (content)': lambda: content_learner(dls, feats, hidden=64, wd=0.1),
-            'all, concat': lambda: gated_learner(dls, feats, PATHWAYS, fusion='concat', wd=0.1),
-            'all, gate': lambda: gated_learner(dls, feats, PATHWAYS),
-        }
-        for name, make in rankers.items():
+        for name, make in rank_models(dls, feats).items():
             torch.manual_seed(seed)
             learn = make()
             with quiet(learn):
