@@ -1,9 +1,12 @@
-"""How the cost of a training step grows with users, items, factors, batch size and ratings, and what row-sparse updates cost in accuracy.
+"""How the cost of a training step grows with users, items, factors, batch size and ratings.
+
+Beside it: what row-sparse updates cost in accuracy.
 
     python benchmarks/growth.py [--ml100k PATH] [--ml1m PATH] [--out FILE.md]
 
-Step time: `collab_learner`'s model and optimisers on generated pairs beside fastai.collab's, CPU milliseconds per step (median; the optimisers take turns). Accuracy: dense AdamW and the
-row-sparse optimisers forced on small tables, at equal epochs and equal settings (Adagrad's rate apart, which `--select` prints figures to choose by), seeds 0, 1, 2.
+Step time: `collab_learner`'s model and optimisers on generated pairs beside fastai.collab's, CPU milliseconds per step
+(median; the optimisers take turns). Accuracy: dense AdamW and the row-sparse optimisers forced on small tables, at
+equal epochs and equal settings (Adagrad's rate apart, which `--select` prints figures to choose by), seeds 0, 1, 2.
 """
 
 import argparse
@@ -54,9 +57,8 @@ VARIED = {
 }
 ROWS = (100_000, 1_000_000, 10_000_000)
 ADAGRAD_1M = 10  # times Adam's rate: chosen by --select
-# values from which on dense sides are left out; CPU seconds after which a side has had its turns
-BIG = 20_000_000
-ENOUGH = 4.0
+BIG = 20_000_000  # values from which on dense sides are left out
+ENOUGH = 4.0  # CPU seconds after which a side has had its turns
 
 
 class Lazy(LazyAdam):
@@ -110,7 +112,10 @@ class Steps:
 
 
 def step_times(kinds, settings, repeats, warm_up=8):
-    """kind -> ms per step at each of the settings (median); the kinds take turns at each, the first steps do not count."""
+    """kind -> ms per step (median) at each of the settings.
+
+    The kinds take turns at each; the first steps do not count.
+    """
     res = {kind: [] for kind in kinds}
     for setting in settings:
         big = (setting['n_users'] + setting['n_items']) * setting['dim'] >= BIG
@@ -125,26 +130,24 @@ def step_times(kinds, settings, repeats, warm_up=8):
                     times[kind].append(t)  # what takes long warms up for less long
         for kind in kinds:
             res[kind].append(1e3 * np.median(times[kind]) if kind in times else np.nan)
-        print(
-            dict(setting.items()),
-            {k: round(v[-1], 2) for k, v in res.items()},
-            file=sys.stderr,
-            flush=True,
-        )
+        last = {k: round(v[-1], 2) for k, v in res.items()}
+        print(setting, last, file=sys.stderr, flush=True)
     return res
 
 
 def by_rows(counts, bs=4096):
-    """Rows of the table: CPU seconds of `fit_one_cycle(1)` per million ratings with loaders made and a small validation part."""
+    """Rows of the table: CPU seconds of making loaders and of `fit_one_cycle(1)`, also per million ratings.
+
+    The validation part is small.
+    """
     rows = []
     epochs = {}
     for n in counts:
         rng = np.random.default_rng(0)
         keys = np.unique(rng.integers(0, 60_000 * 20_000, int(1.02 * (n + 64))))
         keys = rng.permutation(keys)[: n + 64]
-        df = pd.DataFrame(
-            dict(user=keys // 20_000, item=keys % 20_000, rating=rng.integers(1, 6, len(keys)).astype(np.float32))
-        )
+        stars = rng.integers(1, 6, len(keys)).astype(np.float32)
+        df = pd.DataFrame(dict(user=keys // 20_000, item=keys % 20_000, rating=stars))
         start = time.process_time()
         dls = RecDataLoaders.from_df(df, splitter=(np.arange(n), np.arange(n, len(df))), bs=bs)
         made = time.process_time() - start
@@ -169,12 +172,15 @@ def others(key):
 
 
 def plot(by_users, varied, path):
-    panels = [
-        ('users (items: a tenth)', times, sizes, f'batch size {bs:,}, {DIM} factors')
-        for bs, (sizes, times) in by_users.items()
-    ] + [(VARIED[k][0], times, VARIED[k][1], others(k)) for k, times in varied.items()]
+    panels = []
+    for bs, (sizes, times) in by_users.items():
+        panels.append(('users (items: a tenth)', times, sizes, f'batch size {bs:,}, {DIM} factors'))
+    for key, times in varied.items():
+        label, values = VARIED[key]
+        panels.append((label, times, values, others(key)))
     n = min(3, len(panels))
-    fig, axes = plt.subplots(-(-len(panels) // n), n, figsize=(4.6 * n, 3.5 * -(-len(panels) // n)), squeeze=False)
+    n_lines = -(-len(panels) // n)
+    fig, axes = plt.subplots(n_lines, n, figsize=(4.6 * n, 3.5 * n_lines), squeeze=False)
     for ax, (label, times, values, title) in zip(axes.flat, panels):
         for kind, t in times.items():
             ax.plot(values, t, marker='o', ms=4, label=KINDS[kind])
@@ -192,14 +198,15 @@ def plot(by_users, varied, path):
 
 
 def accuracy(make, build, epochs, lr, metric, seeds, rates):
-    """Rows of the table: each optimiser's mean over seeds, its difference to dense AdamW on the same seed, and CPU seconds of a fit. `rates`: Adagrad's, as multiples of the rate."""
+    """Table: each optimiser's mean over seeds, its difference to dense AdamW, and CPU seconds of a fit.
+
+    Differences are on the same seed. `rates`: Adagrad's, as multiples of the rate.
+    """
+    sides = [('dense AdamW', FusedAdam, 1), ('lazy Adam', Lazy, 1)]
+    sides += [(f'row-wise Adagrad, {r} times the rate', Adagrad, r) for r in rates]
     rows = []
     dense = None
-    for name, opt, scale in (
-        ('dense AdamW', FusedAdam, 1),
-        ('lazy Adam', Lazy, 1),
-        *((f'row-wise Adagrad, {r} times the rate', Adagrad, r) for r in rates),
-    ):
+    for name, opt, scale in sides:
         values = []
         seconds = []
         for seed in seeds:
@@ -261,67 +268,61 @@ def main():
     text = [f'# Cost of a step as tables grow\n\n{about()}.']
 
     def cells(values):
-        return [f'{v:.2f}' if v == v else '-' for v in values]
+        return ['-' if np.isnan(v) else f'{v:.2f}' for v in values]
 
     by_users = {}
     varied = {}
     for bs in args.batch_sizes:
-        times = step_times(
-            KINDS,
-            [dict(n_users=n, n_items=max(n // 10, 100), dim=DIM, bs=bs, lazy_from=10_000) for n in args.sizes],
-            args.repeats,
-        )
+        settings = []
+        for n in args.sizes:
+            settings.append(dict(n_users=n, n_items=max(n // 10, 100), dim=DIM, bs=bs, lazy_from=10_000))
+        times = step_times(KINDS, settings, args.repeats)
         by_users[bs] = args.sizes, times
         ref = next((i for i, n in enumerate(args.sizes) if n == 100_000), 0)
         if bs == args.batch_sizes[0]:
             text.append(
-                f'CPU ms per step of forward, backward and optimiser, median of {args.repeats} (fewer of what takes long). fastai.collab: its model and its Adam. '
-                f'Dense optimisers are left out from {BIG:,} values on.\n\n## Users, with a tenth as many items, {DIM} factors'
+                f'CPU ms per step of forward, backward and optimiser, median of {args.repeats} (fewer of what takes '
+                'long). fastai.collab: its model and its Adam. '
+                f'Dense optimisers are left out from {BIG:,} values on.\n\n'
+                f'## Users, with a tenth as many items, {DIM} factors'
             )
+        header = ['users', *KINDS.values(), 'lazy Adam / at 100,000', 'Adagrad / at 100,000', 'fastai / lazy Adam']
+        rows = []
+        for i, n in enumerate(args.sizes):
+            of_kinds = cells(t[i] for t in times.values())
+            to_ref = cells(times[k][i] / times[k][ref] for k in ('adam', 'adagrad'))
+            to_fastai = cells([times['fastai'][i] / times['adam'][i]])
+            rows.append([f'{n:,}', *of_kinds, *to_ref, *to_fastai])
         text.append(
-            f'Batch size {bs:,}. At 1,000 users lazy Adam and Adagrad are the dense kernel, as the builders have it.\n\n'
-            + table(
-                ['users', *KINDS.values(), 'lazy Adam / at 100,000', 'Adagrad / at 100,000', 'fastai / lazy Adam'],
-                [
-                    [
-                        f'{n:,}',
-                        *cells(t[i] for t in times.values()),
-                        *cells(times[k][i] / times[k][ref] for k in ('adam', 'adagrad')),
-                        *cells([times['fastai'][i] / times['adam'][i]]),
-                    ]
-                    for i, n in enumerate(args.sizes)
-                ],
-            )
+            f'Batch size {bs:,}. At 1,000 users lazy Adam and Adagrad are the dense kernel, as the builders have '
+            'it.\n\n' + table(header, rows)
         )
     if args.batch_sizes:
         text.append('## One thing at a time\n\nThe others as at ' + others(None) + '.')
         for key, (label, values) in VARIED.items():
-            times = varied[key] = step_times(KINDS, [{**CENTRE, key: v} for v in values], args.repeats // 2)
-            text.append(
-                table(
-                    [label, *KINDS.values(), *(['lazy Adam, microseconds per row'] if key == 'bs' else [])],
-                    [
-                        [
-                            f'{v:,}',
-                            *cells(t[i] for t in times.values()),
-                            *(cells([1e3 * times['adam'][i] / v]) if key == 'bs' else []),
-                        ]
-                        for i, v in enumerate(values)
-                    ],
-                )
-            )
+            times = step_times(KINDS, [{**CENTRE, key: v} for v in values], args.repeats // 2)
+            varied[key] = times
+            header = [label, *KINDS.values()]
+            rows = [[f'{v:,}', *cells(t[i] for t in times.values())] for i, v in enumerate(values)]
+            if key == 'bs':
+                header.append('lazy Adam, microseconds per row')
+                for row, bs, ms in zip(rows, values, times['adam']):
+                    row += cells([1e3 * ms / bs])
+            text.append(table(header, rows))
     if args.out and by_users:
         plot(by_users, varied, Path(args.out).with_name('growth.png'))
         text.append('![CPU ms per step against users, items, factors and batch size](growth.png)')
     if args.rows:
         text.append(
-            '## Ratings\n\n60,000 users x 20,000 items, batch size 4,096, 32 factors, dense AdamW: CPU seconds of `RecDataLoaders.from_df` and of `fit_one_cycle(1)`.\n\n'
+            '## Ratings\n\n60,000 users x 20,000 items, batch size 4,096, 32 factors, dense AdamW: CPU seconds of '
+            '`RecDataLoaders.from_df` and of `fit_one_cycle(1)`.\n\n'
             + table(['ratings', 'loaders', 'epoch', 'loaders, per million', 'epoch, per million'], by_rows(args.rows))
         )
     if args.ml100k:
         ratings, _ = movielens('100k', need(args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"))
         text.append(
-            '## Accuracy on ML-100K at equal epochs: RMSE, random 90/10 (split and training by the same seed), `fit_one_cycle(10, 3e-3)`\n\n'
+            '## Accuracy on ML-100K at equal epochs: RMSE, random 90/10 (split and training by the same seed), '
+            '`fit_one_cycle(10, 3e-3)`\n\n'
             + accuracy(
                 lambda seed: RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=seed),
                 lambda dls, opt: collab_learner(dls, y_range=(0.5, 5.5), opt_func=opt),
@@ -334,8 +335,10 @@ def main():
         )
     if args.ml1m:
         dls, *_ = ncf_1m(need(args.ml1m, '--ml1m', 'the folder of the NCF files'), args.select)
+        held = 'one further training item per user' if args.select else 'the last item of each user'
         text.append(
-            f'## Accuracy on ML-1M as clicks at equal epochs: NDCG@10 over the whole catalogue, {"one further training item per user" if args.select else "the last item of each user"}, 4 negatives, 64 factors, `fit_one_cycle(10, 2e-2)`\n\n'
+            f'## Accuracy on ML-1M as clicks at equal epochs: NDCG@10 over the whole catalogue, {held}, 4 negatives, '
+            '64 factors, `fit_one_cycle(10, 2e-2)`\n\n'
             + accuracy(
                 lambda seed: dls,
                 lambda dls, opt: collab_learner(dls, n_factors=64, opt_func=opt),
