@@ -1,14 +1,19 @@
-"""Items that training never saw, on ML-100K: 10% of the items are held out with all their rows, added by their features (`learn.add_items`), and ranked for every user.
+"""Items that training never saw, on ML-100K, ranked by their features.
+
+10% of the items are held out with all their rows, added by their features (`learn.add_items`), and ranked for every
+user.
 
     python benchmarks/item_cold_start.py --ml100k PATH/TO/ml-100k --out benchmarks/results/item_cold_start.md
 
-Sides: popularity by genre (the mean number of training rows of the genres' items), that of the genres the user has (share of the user's training rows that has the genre), random. Plots and people come from
-omdb.csv beside the ratings. Settings were chosen with a tenth of the items that is in no test here.
+Sides: popularity by genre (the mean number of training rows of the genres' items), that of the genres the user has
+(share of the user's training rows that has the genre), random. Plots and people come from omdb.csv beside the ratings.
+Settings were chosen with a tenth of the items that is in no test here.
 """
 
 import argparse
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,19 +26,50 @@ K = 10
 
 
 def features(folder, movies):
-    """Genres, year, title and plot, people."""
+    """-> the table of items, and a function that makes features of some of them: genres, year, title and plot, people."""
     omdb = pd.read_csv(folder / 'omdb.csv').rename(columns={'movie_id': 'item'})
     items = movies.merge(omdb[['item', 'Plot', 'Director', 'Actors', 'Writer']], on='item', how='left')
-    return items, lambda known: ItemFeatures.from_df(
-        known,
-        text={'text': ['title', 'Plot']},
-        multilabel={'genres': 'genres', 'people': ['Director', 'Actors', 'Writer']},
-        numeric='year',
-    )
+
+    def make(known):
+        return ItemFeatures.from_df(
+            known,
+            text={'text': ['title', 'Plot']},
+            multilabel={'genres': 'genres', 'people': ['Director', 'Actors', 'Writer']},
+            numeric='year',
+        )
+
+    return items, make
+
+
+def models_of(dls, make_features, select):
+    """name -> function that makes a learner; `select`: with further settings of the gated hybrid."""
+
+    def gated(**kwargs):
+        return lambda: gated_learner(dls, make_features(), **kwargs)
+
+    together = dict(pathways={'features': make_features().names}, hidden=64)
+    models = {
+        'content': lambda: content_learner(dls, make_features(), hidden=64, wd=0.1),
+        'gated hybrid': gated(**together),
+    }
+    if select:
+        settings = [
+            {},
+            dict(hidden=64),
+            dict(dropout=0.4),
+            dict(id_dropout=0.4),
+            dict(id_dropout=0.4, feature_dropout=0.0),
+            {**together, 'wd': 0.1},
+        ]
+        models.update({f'gated {setting}': gated(**setting) for setting in settings})
+    return models
 
 
 def per_user(scores, positives, users):
-    """ndcg@10, recall@10 and ROC AUC of each user with positives among the new items; scores (n_users, n_new), positives the same as bool; ties at random."""
+    """ndcg@10, recall@10 and ROC AUC of each user with positives among the new items.
+
+    `scores`: (n_users, n_new); `positives` the same as bool; ties at random.
+    """
     scores = scores + 1e-9 * np.random.default_rng(0).random(scores.shape) * np.abs(scores).max()
     res = []
     for u in users:
@@ -44,8 +80,10 @@ def per_user(scores, positives, users):
         r = rank[hit]
         n = hit.sum()
         ideal = (1 / np.log2(1 + np.arange(1, min(n, K) + 1))).sum()
-        auc = 1 - (r - np.arange(1, n + 1)[np.argsort(np.argsort(r))]).sum() / (n * (len(hit) - n))
-        res.append([(1 / np.log2(1 + r[r <= K])).sum() / ideal, (r <= K).mean(), auc])
+        among_positives = np.argsort(np.argsort(r)) + 1
+        auc = 1 - (r - among_positives).sum() / (n * (len(hit) - n))
+        ndcg = (1 / np.log2(1 + r[r <= K])).sum() / ideal
+        res.append([ndcg, (r <= K).mean(), auc])
     return np.array(res)
 
 
@@ -85,7 +123,8 @@ def main():
         g_old = genre_matrix(items)[items['item'].isin(dls.vocab['item'].ids).to_numpy()]
         g_new = genre_matrix(items)[items['item'].isin(out).to_numpy()]
         counts = dls.catalog.counts['item']
-        popular = (g_old * counts[:, None]).sum(0) / np.maximum(g_old.sum(0), 1e-9)  # mean rows of an item of the genre
+        # mean number of rows of an item of the genre
+        popular = (g_old * counts[:, None]).sum(0) / np.maximum(g_old.sum(0), 1e-9)
         taste = np.asarray(dls.catalog.require_history().positives @ g_old)
         taste /= np.maximum(taste.sum(1, keepdims=True), 1e-9)
         sides = {
@@ -93,30 +132,7 @@ def main():
             'popularity by genre': np.tile(g_new @ popular, (len(users), 1)),
             "popularity by genre, weighted by the user's": taste * popular @ g_new.T,
         }
-        models = {
-            'content': lambda: content_learner(dls, make(old), hidden=64, wd=0.1),
-            'gated hybrid': lambda: gated_learner(dls, feats := make(old), {'features': feats.names}, hidden=64),
-        }
-        if args.select:
-
-            def gated(**kw):
-                return lambda: gated_learner(dls, make(old), **kw)
-
-            together = dict(pathways={'features': make(old).names}, hidden=64)
-            models.update(
-                {
-                    f'gated {kw}': gated(**kw)
-                    for kw in (
-                        {},
-                        dict(hidden=64),
-                        dict(dropout=0.4),
-                        dict(id_dropout=0.4),
-                        dict(id_dropout=0.4, feature_dropout=0.0),
-                        {**together, 'wd': 0.1},
-                    )
-                }
-            )
-        for name, build in models.items():
+        for name, build in models_of(dls, partial(make, old), args.select).items():
             torch.manual_seed(seed)
             start = time.process_time()
             learn = build()
@@ -128,13 +144,8 @@ def main():
             print(name, per_user(sides[name], positives, at).mean(0).round(4), flush=True)
         for name, scores in sides.items():
             results.setdefault(name, []).append(per_user(scores, positives, at).mean(0))
-            print(
-                seed,
-                name,
-                results[name][-1].round(4),
-                *(f'{seconds[name][-1]:.0f} s' for _ in range(name in seconds)),
-                flush=True,
-            )
+            spent = [f'{seconds[name][-1]:.0f} s'] if name in seconds else []
+            print(seed, name, results[name][-1].round(4), *spent, flush=True)
     n = len(new)
 
     def cell(v):
@@ -145,7 +156,9 @@ def main():
             [
                 '# Item cold start on ML-100K',
                 about(),
-                f'A tenth of the items (about {n}) without a single training row, ranked among themselves for each user with a rating of one of them; positives are what the user rated. Mean ± standard deviation over {args.seeds} tenths. Features: genres, year, title and plot, people. '
+                f'A tenth of the items (about {n}) without a single training row, ranked among themselves for each '
+                'user with a rating of one of them; positives are what the user rated. Mean ± standard deviation '
+                f'over {args.seeds} tenths. Features: genres, year, title and plot, people. '
                 'Softmax over the whole catalogue of training items, 10 epochs at 1e-2.',
                 table(
                     ['', 'ndcg@10', 'recall@10', 'ROC AUC', 'CPU s to train'],
