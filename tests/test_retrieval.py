@@ -39,7 +39,10 @@ def clustered(n, d, n_clusters, seed, spread=0.4):
 
 
 class Dots(Scorer):
-    """Users and items of known vectors and biases; the last user and the last item have no training row; users have up to 200 items, mostly those they score best."""
+    """Users and items of known vectors and biases; the last user and the last item have no training row.
+
+    Users have up to 200 items, mostly those they score best.
+    """
 
     scale = 'rank'
 
@@ -152,10 +155,10 @@ def dots_without(dots):
 
 def test_an_index_that_finds_nothing_falls_back_to_exact(dots, monkeypatch):
     want = dots.recommend([1, 2, 38], k=10)
-    index = dots.index('ivf')
+    dots.index('ivf')
     monkeypatch.setattr(Inner, 'search', lambda self, q, k: np.full((len(q), k), -1))
     same(dots.recommend([1, 2, 38], k=10), want)
-    monkeypatch.setattr(fastrec.scorers.retrieval, 'BUDGET', 4 * 3000)  # a user at a time
+    monkeypatch.setattr(fastrec.scorers.retrieval, 'SEARCH_BYTES', 4 * 3000)  # a user at a time
     same(dots.recommend([1, 2, 38], k=10), want)
 
 

@@ -257,11 +257,9 @@ class _BestOfFew(_Best):
 
     def of_chunk(self, users: np.ndarray, is_cold: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         rules, candidates = self.rules, self.candidates
-        pair_users = np.repeat(users, len(candidates))
-        pair_items = np.tile(candidates, len(users))
-        scores = self.scorer.score(torch.from_numpy(pair_users), torch.from_numpy(pair_items))
-        scores = scores.float().cpu().view(len(users), -1)
         codes = torch.from_numpy(candidates)
+        pairs = torch.from_numpy(users).repeat_interleave(len(codes)), codes.repeat(len(users))
+        scores = self.scorer.score(*pairs).float().cpu().view(len(users), -1)
         if rules.popularity is not None:
             scores[torch.from_numpy(is_cold)] = rules.popularity[codes]
         if rules.seen is not None:
