@@ -188,7 +188,7 @@ def rating_errors(errors, seconds, ends):
     gate = mean['all, gate']
     behind = []
     for c, label in enumerate(['overall', 'unseen items', *DECILES]):
-        best = min(singles, key=lambda o: mean[o][c])  # noqa: B023  (called at once)
+        best = min(singles, key=lambda o: mean[o][c])
         if gate[c] > mean[best][c]:
             behind.append(f'{label} by {gate[c] - mean[best][c]:.4f} behind {best}')
     spread = ' (mean ± standard deviation)' if len(ends) > 1 else ''
@@ -233,7 +233,7 @@ def rank_figures(ranks):
     gate = np.nanmean(ranks['all, gate'], 0)
     behind = []
     for c, label in enumerate(['ndcg@10', 'recall@20', 'unseen items', *DECILES]):
-        best = max(mean, key=lambda o: mean[o][c])  # noqa: B023  (called at once)
+        best = max(mean, key=lambda o: mean[o][c])
         if gate[c] < mean[best][c]:
             behind.append(f'{label} by {mean[best][c] - gate[c]:.4f} behind {best}')
     gain = gate[:2] / mean['id alone (collab)'][:2] - 1
