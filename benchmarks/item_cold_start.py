@@ -26,7 +26,7 @@ K = 10
 
 
 def features(folder, movies):
-    """-> the table of items, and a function that makes features of some of them: genres, year, title and plot, people."""
+    """-> the table of items, and a function that makes features of some: genres, year, title and plot, people."""
     omdb = pd.read_csv(folder / 'omdb.csv').rename(columns={'movie_id': 'item'})
     items = movies.merge(omdb[['item', 'Plot', 'Director', 'Actors', 'Writer']], on='item', how='left')
 
