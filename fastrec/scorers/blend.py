@@ -2,265 +2,354 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from operator import methodcaller
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..data.columns import column_of, first_few
+from ..data.interactions import Interactions
 from .scorer import Scorer
 
 __all__ = ['Blend', 'Ensemble']
 
+SCORES_AT_A_TIME = 2**25  # of whole catalogues, from which scores of pairs are picked: 128 MiB
 
-def standardised(scores):
+
+def standardized(scores: torch.Tensor) -> torch.Tensor:
     """Each user's scores (B, n_items) with mean 0 and standard deviation 1 over the catalogue."""
     return (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True).clamp(min=1e-9)
 
 
-def _same_ids(scorers):
+def _as_list(scorers: Iterable[Scorer] | Mapping[Any, Scorer]) -> list:
+    """The scorers of a sequence, or of a dict by name."""
+    return list(scorers.values() if isinstance(scorers, Mapping) else scorers)
+
+
+def _check_same_ids(scorers: Sequence[Scorer]) -> None:
     if any(s.vocab != scorers[0].vocab for s in scorers):
         raise ValueError('the scorers were fitted to different users or items: fit all of them to the same loaders')
 
 
 class Blend(Scorer):
-    """Weighted sum of scorers, each standardised over the catalogue per user: sum_m w_m (s_m - mean_i s_m) / std_i s_m.
+    """Weighted sum of scorers, each standardized over the catalogue per user: sum_m w_m (s_m - mean_i s_m) / std_i s_m.
 
-    For ranking: models that err differently, such as a learner and `EASE`, are often better together than each alone. Choose the weights on validation
-    data. All scorers have to know the same users and items.
+    For ranking: models that err differently, such as a learner and `EASE`, are often better together than each alone.
+    Choose the weights on validation data. All scorers have to know the same users and items.
     """
 
     scale = 'rank'
 
     def __init__(
         self,
-        scorers: list,  # fitted scorers
-        weights: list = None,  # one each; None: equal
-    ):
-        scorers = list(scorers.values() if isinstance(scorers, dict) else scorers)
-        if not scorers:
+        scorers: Iterable[Scorer] | Mapping[Any, Scorer],  # fitted scorers, or a dict of them by name
+        weights: Iterable[float] | None = None,  # one each; None: equal
+    ) -> None:
+        self.scorers = _as_list(scorers)
+        if not self.scorers:
             raise ValueError('nothing to blend')
-        self.scorers, self.weights = scorers, [1 / len(scorers)] * len(scorers) if weights is None else list(weights)
-        if len(self.weights) != len(scorers):
-            raise ValueError(f'{len(scorers)} scorers, but {len(self.weights)} weights')
-        _same_ids(scorers)
-        self.catalog = scorers[0].catalog
-        self.knows_cold = all(s.knows_cold for s in scorers)
+        n = len(self.scorers)
+        self.weights = [1 / n] * n if weights is None else list(weights)
+        if len(self.weights) != n:
+            raise ValueError(f'{n} scorers, but {len(self.weights)} weights')
+        _check_same_ids(self.scorers)
+        self.catalog = self.scorers[0].catalog
+        self.knows_cold = all(s.knows_cold for s in self.scorers)
 
-    def parts(self):
+    def config(self) -> dict[str, Any]:
+        """Its weights."""
+        return dict(weights=self.weights)
+
+    def parts(self) -> list[Scorer]:
         """The blended scorers."""
         return self.scorers
 
-    def knows(self, side: str = 'item'):
+    def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): users or items of which any of the scorers knows something."""
         return np.any([s.knows(side) for s in self.scorers], axis=0)
 
     @contextmanager
-    def inference(self):
+    def inference(self) -> Iterator[None]:
+        """Context of many calls in a row: that of all the scorers."""
         with ExitStack() as stack:
-            for s in self.scorers:
-                stack.enter_context(s.inference())
+            for scorer in self.scorers:
+                stack.enter_context(scorer.inference())
             yield
 
     @property
-    def shows_progress(self):
+    def shows_progress(self) -> bool:  # type: ignore[override]  # that of the scorers, nothing to be set
+        """May its verbs show a bar? Where all scorers may."""
         return all(s.shows_progress for s in self.scorers)
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Blended scores of all items: codes (B,) -> (B, n_items), on the CPU."""
-        total = 0.0
+        total = torch.zeros(())
         for weight, scorer in zip(self.weights, self.scorers):
-            total = total + weight * standardised(scorer.score_items(users).float().cpu())
+            total = total + weight * standardized(scorer.score_items(users).float().cpu())
         return total
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Blended scores of pairs of codes: (n,), (n,) -> (n,)."""
-        users, at = torch.unique(torch.as_tensor(users), return_inverse=True)
-        return self.score_items(users)[at, torch.as_tensor(items)]
+        distinct, of_pair = torch.unique(torch.as_tensor(users), return_inverse=True)
+        return self.score_items(distinct)[of_pair, torch.as_tensor(items)]
 
 
 class Ensemble(Scorer):
-    """The mean of members that differ in what training left to chance (seeds: start, order of rows), or in more, and how far they are apart.
+    """The mean of members that differ in what training left to chance, or in more, and how far they are apart.
 
-    Averaging takes the variance out of the error (Lakshminarayanan et al., 'Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles', NeurIPS 2017). The spread, the standard deviation of the
-    members' scores, says where training data do not settle a score; it knows nothing of the noise of the ratings themselves, so errors are larger. Ratings, logits and probabilities are averaged as they are;
-    scores that only rank are standardised over the catalogue per user first, since each member has a scale of its own.
+    What is left to chance are seeds: the start, the order of rows. Averaging takes the variance out of the error
+    (Lakshminarayanan et al., 'Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles', NeurIPS
+    2017). The spread, the standard deviation of the members' scores, says where training data do not settle a score;
+    it knows nothing of the noise of the ratings themselves, so errors are larger. Ratings, logits and probabilities are
+    averaged as they are; scores that only rank are standardized over the catalogue per user first, since each member
+    has a scale of its own.
 
-    `ensemble_learner` makes one of learners: `fit`, `fit_one_cycle`, `fit_flat_cos` and `fine_tune` then train all of them, one after the other, each with a seed of its own; torch's global generator stays as it is.
+    `ensemble_learner` makes one of learners: `fit`, `fit_one_cycle`, `fit_flat_cos` and `fine_tune` then train all of
+    them, one after the other, each with a seed of its own; torch's global generator stays as it is.
     """
 
     def __init__(
         self,
-        members: list,  # scorers of the same users and items
+        members: Iterable[Scorer] | Mapping[Any, Scorer],  # scorers of the same users and items
         seed: int = 0,  # member i is trained with seed + i
-    ):
-        members = list(members.values() if isinstance(members, dict) else members)
-        if not members:
+    ) -> None:
+        self.members = _as_list(members)
+        if not self.members:
             raise ValueError('an ensemble needs members')
-        _same_ids(members)
-        if len(scales := {m.scale for m in members}) > 1:
+        _check_same_ids(self.members)
+        scales = {m.scale for m in self.members}
+        if len(scales) > 1:
             raise ValueError(
-                f'members have scores of different kinds ({first_few(sorted(scales))}), of which there is no mean: combine them with Blend, which standardises'
+                f'members have scores of different kinds ({first_few(sorted(scales))}), of which there is no mean: '
+                'combine them with Blend, which standardises'
             )
-        self.members, self.seed, self.scale, self.catalog = members, seed, members[0].scale, members[0].catalog
-        self.knows_cold = all(m.knows_cold for m in members)
+        self.seed = seed
+        self.scale = self.members[0].scale
+        self.catalog = self.members[0].catalog
+        self.knows_cold = all(m.knows_cold for m in self.members)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.members)
 
-    def __repr__(self):
-        return f'Ensemble({len(self)} x {first_few(dict.fromkeys(repr(m if m.model is None else m.model).split("(")[0] for m in self.members))}, {self.scale}, {self.catalog})'
+    def __repr__(self) -> str:
+        kinds = dict.fromkeys(_kind(m) for m in self.members)
+        return f'Ensemble({len(self)} x {first_few(kinds)}, {self.scale}, {self.catalog})'
+
+    def config(self) -> dict[str, Any]:
+        """Its seed."""
+        return dict(seed=self.seed)
 
     # --- training
 
-    def _each(self, verb, *args, **kwargs):
-        if not all(hasattr(m, verb) for m in self.members):
+    def _train_each(self, verb: str, *args, **kwargs) -> None:
+        """Call the method `verb` of one member after the other, each with its seed."""
+        if not all(_has_training_loop(m) for m in self.members):
+            kinds = first_few(sorted({type(m).__name__ for m in self.members}))
             raise TypeError(
-                f'members of type {first_few(sorted({type(m).__name__ for m in self.members}))} have no {verb}: an ensemble is trained where its members are learners (ensemble_learner)'
+                f'members of type {kinds} have no {verb}: an ensemble is trained where its members are learners '
+                '(ensemble_learner)'
             )
+        train = methodcaller(verb, *args, **kwargs)
         for i, member in enumerate(self.members):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed + i)
-                getattr(member, verb)(*args, **kwargs)
+                train(member)
 
-    def fit(self, n_epoch, lr=None, **kwargs):
-        """Each member's `fit`; arguments as there."""
-        self._each('fit', n_epoch, lr, **kwargs)
+    def fit(self, n_epoch: int, lr: Any = None, **kwargs) -> None:
+        """Each member's `fit`; arguments as there. `TypeError`, here and below, where members are not learners."""
+        self._train_each('fit', n_epoch, lr, **kwargs)
 
-    def fit_one_cycle(self, n_epoch, lr_max=None, **kwargs):
+    def fit_one_cycle(self, n_epoch: int, lr_max: Any = None, **kwargs) -> None:
         """Each member's `fit_one_cycle`; arguments as there."""
-        self._each('fit_one_cycle', n_epoch, lr_max, **kwargs)
+        self._train_each('fit_one_cycle', n_epoch, lr_max, **kwargs)
 
-    def fit_flat_cos(self, n_epoch, lr=None, **kwargs):
+    def fit_flat_cos(self, n_epoch: int, lr: Any = None, **kwargs) -> None:
         """Each member's `fit_flat_cos`; arguments as there."""
-        self._each('fit_flat_cos', n_epoch, lr, **kwargs)
+        self._train_each('fit_flat_cos', n_epoch, lr, **kwargs)
 
-    def fine_tune(self, epochs, base_lr=2e-3, **kwargs):
+    def fine_tune(self, epochs: int, base_lr: Any = 2e-3, **kwargs) -> None:
         """Each member's `fine_tune`; arguments as there."""
-        self._each('fine_tune', epochs, base_lr, **kwargs)
+        self._train_each('fine_tune', epochs, base_lr, **kwargs)
 
-    def inference(self):
-        return self._all('inference')
-
-    @property
-    def shows_progress(self):
-        return all(m.shows_progress for m in self.members)
+    # --- contexts
 
     @contextmanager
-    def _all(self, context):
+    def _all_in(self, context: Callable[[Any], AbstractContextManager]) -> Iterator[Any]:
+        """All members in the context that `context` makes of each -> the ensemble."""
         with ExitStack() as stack:
-            for m in self.members:
-                stack.enter_context(getattr(m, context)())
+            for member in self.members:
+                stack.enter_context(context(member))
             yield self
 
-    def no_bar(self):
-        """Context in which no member shows a progress bar."""
-        return self._all('no_bar')
+    @contextmanager
+    def inference(self) -> Iterator[Any]:
+        """Context of many calls in a row: that of all members."""
+        with self._all_in(methodcaller('inference')):
+            yield self
 
-    def no_logging(self):
+    def no_bar(self) -> AbstractContextManager[Ensemble]:
+        """Context in which no member shows a progress bar."""
+        return self._all_in(methodcaller('no_bar'))
+
+    def no_logging(self) -> AbstractContextManager[Ensemble]:
         """Context in which no member prints its table."""
-        return self._all('no_logging')
+        return self._all_in(methodcaller('no_logging'))
 
     @property
-    def dls(self):
+    def shows_progress(self) -> bool:  # type: ignore[override]  # that of the members, nothing to be set
+        """May its verbs show a bar? Where all members may."""
+        return all(m.shows_progress for m in self.members)
+
+    @property
+    def dls(self) -> Any:
         """The loaders that the members were made for."""
         return self.members[0].dls
 
     # --- scores
 
-    def parts(self):
+    def parts(self) -> list[Scorer]:
         """The members."""
         return self.members
 
-    def knows(self, side: str = 'item'):
+    def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): users or items of which any of the members knows something."""
         return np.any([m.knows(side) for m in self.members], axis=0)
 
-    def _comparable(self, scores):
-        return standardised(scores) if self.scale == 'rank' else scores
+    def _comparable(self, scores: torch.Tensor) -> torch.Tensor:
+        """A member's scores of the whole catalogue (B, n_items), on a scale that members share."""
+        return standardized(scores) if self.scale == 'rank' else scores
 
-    def in_context(self, values: dict):
-        """The ensemble in one situation: its members' `in_context`."""
-        if without := [m for m in self.members if not m.reads_context]:
-            raise TypeError(f'members of type {type(without[0]).__name__} read no context')
+    def in_context(self, values: dict) -> Ensemble:
+        """The ensemble in one situation: its members' `in_context`. `TypeError` if one of them reads no context."""
+        for member in self.members:
+            if not member.reads_context:
+                raise TypeError(f'members of type {type(member).__name__} read no context')
         return Ensemble([m.in_context(values) for m in self.members], self.seed)
 
-    def member_scores(self, users, items, context=None) -> torch.Tensor:
-        """What each member says of pairs of codes: (n,), (n,)[, context (n, columns)] -> (members, n), on the CPU."""
+    def member_scores(
+        self,
+        users: torch.Tensor,  # codes (n,)
+        items: torch.Tensor,  # codes (n,)
+        context: torch.Tensor | None = None,  # (n, columns), for the members that read it
+    ) -> torch.Tensor:
+        """What each member says of pairs of codes: (members, n), on the CPU."""
         users, items = torch.as_tensor(users), torch.as_tensor(items)
-        if self.scale != 'rank':
-            return torch.stack(
-                [
-                    m.score(users, items, *([context] if context is not None and m.reads_context else [])).float().cpu()
-                    for m in self.members
-                ]
-            )
-        users, at = torch.unique(users, return_inverse=True)
-        parts = [torch.empty(len(at)) for _ in self.members]
-        for j in torch.arange(len(users)).split(max(1, 2**25 // self.catalog.n_items)):  # 128 MiB of scores
-            mine = (at >= j[0]) & (at <= j[-1])
-            for part, m in zip(parts, self.members):
-                part[mine] = self._comparable(m.score_items(users[j]).float().cpu())[at[mine] - j[0], items[mine]]
-        return torch.stack(parts)
+        if self.scale == 'rank':
+            return self._standardized_member_scores(users, items)
+        scores = []
+        for member in self.members:
+            if context is not None and member.reads_context:
+                of_member = member.score(users, items, context)
+            else:
+                of_member = member.score(users, items)
+            scores.append(of_member.float().cpu())
+        return torch.stack(scores)
 
-    def score_rows(self, interactions, rows):
-        """Mean scores of rows of `interactions`, each in its context as far as members read it: int array (n,) -> (n,)."""
+    def _standardized_member_scores(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """As `member_scores`, picked from whole catalogues, some users at a time."""
+        distinct, of_pair = torch.unique(users, return_inverse=True)
+        res = torch.empty(len(self), len(of_pair))
+        step = max(1, SCORES_AT_A_TIME // self.require_fitted().n_items)
+        for start in range(0, len(distinct), step):
+            some_users = distinct[start : start + step]
+            pairs = (of_pair >= start) & (of_pair < start + len(some_users))
+            rows = of_pair[pairs] - start
+            for i, member in enumerate(self.members):
+                scores = self._comparable(member.score_items(some_users).float().cpu())
+                res[i, pairs] = scores[rows, items[pairs]]
+        return res
+
+    def score_rows(self, interactions: Interactions, rows: np.ndarray) -> torch.Tensor:
+        """Mean scores of rows of `interactions`, int (n,) -> (n,), each in its context as far as members read it."""
         if self.scale == 'rank':
             return super().score_rows(interactions, rows)
         return torch.stack([m.score_rows(interactions, rows).float().cpu() for m in self.members]).mean(0)
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Mean scores of pairs of codes: (n,), (n,) -> (n,)."""
         return self.member_scores(users, items).mean(0)
 
-    def spread(self, users, items) -> torch.Tensor:
+    def spread(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the members' scores of pairs of codes: (n,), (n,) -> (n,)."""
         return self.member_scores(users, items).std(0, correction=0)
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Mean scores of all items: codes (B,) -> (B, n_items), on the CPU."""
-        return sum(self._comparable(m.score_items(users).float().cpu()) for m in self.members) / len(self)
+        scores = (self._comparable(m.score_items(users).float().cpu()) for m in self.members)
+        return sum(scores, torch.zeros(())) / len(self)
 
-    def get_preds(self, ds_idx=1, dl=None, with_spread: bool = False, **kwargs):
-        """Mean predictions and targets, as a learner's `get_preds`; then, `with_spread`, the standard deviation of the members' predictions."""
+    def get_preds(
+        self,
+        ds_idx: int = 1,  # which part of the loaders
+        dl: Any = None,  # a loader in its place
+        with_spread: bool = False,  # return the standard deviation of the members' predictions as well, last
+        **kwargs,  # of the learner's `get_preds`
+    ) -> tuple:
+        """Mean predictions and targets, as a learner's `get_preds`."""
         results = [m.get_preds(ds_idx, dl, **kwargs) for m in self.members]
-        preds = torch.stack(
-            [
-                self._comparable(r[0]) if r[0].dim() == 2 and r[0].shape[1] == self.catalog.n_items else r[0]
-                for r in results
-            ]
-        )
-        return (preds.mean(0), *results[0][1:], *([preds.std(0, correction=0)] if with_spread else []))
+        n_items = self.require_fitted().n_items
+        of_members = []
+        for preds, *_ in results:
+            whole_catalogue = preds.dim() == 2 and preds.shape[1] == n_items
+            of_members.append(self._comparable(preds) if whole_catalogue else preds)
+        stacked = torch.stack(of_members)
+        res = (stacked.mean(0), *results[0][1:])
+        return (*res, stacked.std(0, correction=0)) if with_spread else res
 
-    def predict(self, user, item=None) -> float:
-        """Predicted score of one pair, the members' mean: `predict(user, item)` or `predict((user, item))`, ids as in the table."""
-        if self.scale != 'rank':
-            return float(np.mean([m.predict(user, item) for m in self.members]))
-        user, item = user if item is None else (user, item)
-        return self.score(
-            *(torch.from_numpy(self.vocab[side].encode([o])) for side, o in (('user', user), ('item', item)))
-        ).item()
+    def predict(
+        self,
+        user,  # id, or a pair (user, item)
+        item=None,  # id
+        cold: str = 'mean',  # as in `Scorer.predict`
+    ) -> float:
+        """Predicted score of one pair, the members' mean: `predict(user, item)` or `predict((user, item))`."""
+        if self.scale == 'rank':
+            return super().predict(user, item, cold)
+        return float(np.mean([m.predict(user, item, cold=cold) for m in self.members]))
 
-    def predictions(self, pairs) -> pd.DataFrame:
-        """A row for each pair of a table (or list) of users and items, in the context that it has columns of: user, item, title (if known), score, spread."""
+    def predictions(
+        self,
+        pairs: pd.DataFrame | Iterable,  # a table with columns of users and items, or a list of pairs
+    ) -> pd.DataFrame:
+        """A row for each pair: user, item, title (if known), score, spread.
+
+        Pairs are scored in the context that the table has columns of.
+        """
+        catalog = self.require_fitted()
         df = pairs if isinstance(pairs, pd.DataFrame) else pd.DataFrame(list(pairs), columns=['user', 'item'])
-        ids = {side: df[column_of(df, side, self.catalog.names)].to_numpy() for side in ('user', 'item')}
+        ids = {side: df[column_of(df, side, catalog.names)].to_numpy() for side in ('user', 'item')}
         users, items = (torch.from_numpy(self.vocab[side].encode(o)) for side, o in ids.items())
-        scores = self.member_scores(
-            users,
-            items,
-            None if self.catalog.context_of is None else torch.from_numpy(self.catalog.context_of.encode(df)),
-        )
+        context = None if catalog.context_of is None else torch.from_numpy(catalog.context_of.encode(df))
+        scores = self.member_scores(users, items, context)
         res = pd.DataFrame(ids)
-        if self.catalog.title_name is not None:
-            res['title'] = self.catalog.titles(items.numpy())
-        return res.assign(score=scores.mean(0).numpy(), spread=scores.std(0, correction=0).numpy())
+        if catalog.title_name is not None:
+            res['title'] = catalog.titles(items.numpy())
+        res['score'] = scores.mean(0).numpy()
+        res['spread'] = scores.std(0, correction=0).numpy()
+        return res
 
     def vectors(self, side: str = 'item') -> torch.Tensor:
-        """Members' vectors side by side, (n, sum of d), of 'user' or 'item': their dot product is the mean of the members'."""
+        """Members' vectors side by side, (n, sum of d), of 'user' or 'item'.
+
+        Their dot product is the mean of the members'.
+        """
         return torch.cat([m.vectors(side).float().cpu() for m in self.members], 1) / len(self) ** 0.5
 
     def biases(self, side: str = 'item') -> torch.Tensor:
         """Mean biases, (n,), of 'user' or 'item'."""
-        return sum(m.biases(side).float().cpu() for m in self.members) / len(self)
+        return sum((m.biases(side).float().cpu() for m in self.members), torch.zeros(())) / len(self)
+
+
+def _kind(scorer: Scorer) -> str:
+    """What a member is, in a word: its model, or itself."""
+    thing = scorer if scorer.model is None else scorer.model
+    return repr(thing).split('(')[0]
+
+
+def _has_training_loop(scorer: Scorer) -> bool:
+    """Is it a learner, or an ensemble, which says so of its own members?"""
+    return scorer.loss_func is not None or isinstance(scorer, Ensemble)
