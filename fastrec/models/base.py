@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,24 @@ def from_range(y: float, y_range: tuple[float, float] | None) -> float:
     return math.log(share / (1 - share))
 
 
+def as_range(y_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """(low, high) as two floats; None stays None."""
+    if y_range is None:
+        return None
+    low, high = y_range
+    return float(low), float(high)
+
+
+def starting_mean(mean: float | None, y_range: tuple[float, float] | None) -> nn.Parameter:
+    """The parameter that scores start at: what the range maps to `mean`; without a mean 0, the middle of the range."""
+    return nn.Parameter(torch.tensor(0.0 if mean is None else from_range(mean, y_range)))
+
+
+def over_items(rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Rows of users (B, d) shaped to meet those of their items: (B, d) for items (B,), (B, 1, d) for (B, C)."""
+    return rows if items.dim() == 1 else rows.unsqueeze(1)
+
+
 class RecModel(nn.Module):
     """Codes of users and items in, scores out. A subclass writes `forward`; every other method has a default.
 
@@ -56,9 +75,9 @@ class RecModel(nn.Module):
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if 'forward' in own and 'score_items' not in own:
-            cls.score_items = RecModel.score_items
+            cls.score_items = RecModel.score_items  # type: ignore[method-assign]  # the default, for this class
         if ('forward' in own or 'score_items' in own) and 'ranking_items' not in own:
-            cls.ranking_items = RecModel.ranking_items
+            cls.ranking_items = RecModel.ranking_items  # type: ignore[method-assign]  # the same
 
     @property
     def _name(self) -> str:
@@ -121,7 +140,10 @@ class RecModel(nn.Module):
 
     def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
         """What item vectors are multiplied with for codes of users: (B,) -> (B, d)."""
-        return self.vectors('user')[users]
+        vectors = self.vectors('user')
+        if vectors is None:
+            raise TypeError(f'{self._name} has no vectors of users')
+        return vectors[users]
 
     def intercept(self) -> float:
         """What every score has, before `y_range`."""
@@ -134,15 +156,11 @@ class RecModel(nn.Module):
         `mean`, `user_bias`, `item_bias` (floats) and `factors`, the product of each factor (d,). `TypeError` unless the
         score is the product of `vectors`, plus `biases`.
         """
-        p, q = self.vectors('user'), self.vectors('item')
-        if p is None or q is None:
-            raise TypeError(f'{self._name} has no vectors to explain a score by: give it a method explain')
-        biases = [self.biases(side) for side in ('user', 'item')]
-        user_bias, item_bias = (0.0 if b is None else b[i].item() for b, i in zip(biases, (user, item), strict=True))
-        parts = dict(mean=self.intercept(), user_bias=user_bias, item_bias=item_bias, factors=p[user] * q[item])
-        codes = [torch.tensor([o], device=p.device) for o in (user, item)]
-        score = self(*codes).item()
-        total = self.in_range(parts['factors'].sum() + parts['mean'] + user_bias + item_bias).item()
+        parts = self._parts(user, item)
+        device = parts['factors'].device
+        score = self(torch.tensor([user], device=device), torch.tensor([item], device=device)).item()
+        total = parts['factors'].sum() + parts['mean'] + parts['user_bias'] + parts['item_bias']
+        total = self.in_range(total).item()
         if not math.isclose(score, total, rel_tol=1e-3, abs_tol=1e-3):
             raise TypeError(
                 f'{self._name} scores a pair {score:.4g}, and its vectors and biases add up to {total:.4g}: '
@@ -150,11 +168,29 @@ class RecModel(nn.Module):
             )
         return parts
 
+    def _parts(self, user: int, item: int) -> dict[str, Any]:
+        """What `explain` returns, of `vectors` and `biases`; are they all that there is?"""
+        p, q = self.vectors('user'), self.vectors('item')
+        if p is None or q is None:
+            raise TypeError(f'{self._name} has no vectors to explain a score by: give it a method explain')
+        user_biases, item_biases = self.biases('user'), self.biases('item')
+        return dict(
+            mean=self.intercept(),
+            user_bias=0.0 if user_biases is None else user_biases[user].item(),
+            item_bias=0.0 if item_biases is None else item_biases[item].item(),
+            factors=p[user] * q[item],
+        )
+
     # --- features
 
     def has_features(self, side: str) -> torch.Tensor | None:
         """bool (n,): which users or items have features that the model reads; None: it reads none."""
-        return None
+        layers = self._feature_layers(side)
+        return torch.stack([layer.present.any(1) for layer in layers]).any(0) if layers else None
+
+    def _feature_layers(self, side: str) -> Sequence[nn.Module]:
+        """The layers that read features of 'user' or 'item' (`FeatureLinear`); by default none."""
+        return ()
 
     def add_items(self, blocks: dict) -> None:
         """Take in further items by their features alone (name -> `Block`); their codes come after those there are."""
@@ -179,6 +215,26 @@ class RecModel(nn.Module):
     def without_history(self) -> nn.Module:
         """A model with the same scores that holds no training rows: what is exported and saved. By default itself."""
         return self
+
+
+class DotModel(RecModel):
+    """A model whose scores are mean + b_u + b_i + p_u . q_i, through a sigmoid to `y_range` if there is one.
+
+    The constructor of a subclass sets `y_range` (`as_range`) and the parameter `mean` (`starting_mean`).
+    """
+
+    mean: nn.Parameter  # what every score has, before the range
+
+    def intercept(self) -> float:
+        """The mean."""
+        return self.mean.item()
+
+    def explain(self, user: int, item: int) -> dict:
+        """Parts that add up to the score before the sigmoid.
+
+        `mean`, `user_bias`, `item_bias` (floats) and `factors`, the product of each factor (n_factors,).
+        """
+        return self._parts(user, item)
 
 
 class PlainModel(RecModel):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,153 +17,171 @@ __all__ = ['FeatureLinear', 'unique_rows']
 
 
 class FeatureLinear(nn.Module):
-    """Linear layer over the feature rows of items (or users): codes (n,) -> x W (n, n_out), x the row's blocks side by side, each of length 1 (`Block.unit`).
+    """Linear layer over the feature rows of items (or users): codes (n,) -> x W (n, n_out).
 
-    Sparse blocks go through one weighted `embedding_bag` of the rows asked for, whatever the number of columns, dense ones through a matrix product: no row is ever
-    densified. A block that is absent is no zero: it adds a learned vector of its own (which starts at 0). Columns that no `known` row has start at 0 and, having no gradient, stay
-    there, so that an untrained weight is never used. The features are buffers and no part of the state: `state_dict` has the weights only.
+    x are the row's blocks side by side, each of length 1 (`Block.unit`). Sparse blocks go through one weighted
+    `embedding_bag` of the rows asked for, whatever the number of columns, dense ones through a matrix product: no row
+    is ever densified. A block that is absent is not a zero: it adds a learned vector of its own (which starts at 0).
+    Columns that no `known` row has start at 0 and, having no gradient, stay there, so that an untrained weight is never
+    used. The features are buffers and no part of the state: `state_dict` has the weights only.
     """
+
+    # the features: tensors, or None where no block is sparse (and absence is not learned), or none is dense
+    indptr: Any  # int64 (n + 1,): with `indices` and `values` the CSR of the sparse blocks, then of what is absent
+    indices: Any  # int64 (nnz,)
+    values: Any  # float32 (nnz,)
+    dense: Any  # float32 (n, columns): the dense blocks
+    present: torch.Tensor  # bool (n, blocks)
 
     def __init__(
         self,
-        blocks: dict,  # name -> `Block` (values, present), rows in the order of codes
+        blocks: dict[str, Block],  # by name; rows in the order of codes
         n_out: int,
-        known: torch.Tensor = None,  # bool (n,): rows with training data (None: all)
+        known: torch.Tensor | None = None,  # bool (n,): rows with training data (None: all)
         std: float = 1.0,  # weights start as N(0, std / sqrt(number of blocks)): outputs have that variance
         absent: bool = True,  # learn a vector for each absent block
-    ):
+    ) -> None:
         super().__init__()
         if not blocks:
             raise ValueError('no feature blocks')
-        self.names, self.absent, self.n_out = list(blocks), absent, n_out
-        self.penalised = (
-            False  # does the model take the L2 of the rows that come out? Then there is no weight decay of the layer
-        )
-        self.kinds = [(b.kind, b.width, b.sparse) for b in blocks.values()]
+        self.names = list(blocks)
+        self.absent = absent
+        self.n_out = n_out
+        self.penalised = False  # does the model take the L2 of the rows that come out? Then the layer has no decay
+        self.sparse = False  # gradients of the columns of a batch alone, if a training loop asks (`set_gradients`)
+        self.keeps_grad = False
+        self.kinds = _kinds(blocks)
+        self.n_absent = len(blocks) if absent else 0
+        self.n_columns = sum(width for _, width, sparse in self.kinds if sparse) + self.n_absent
         for name, buffer in self._buffers_of(blocks).items():
             self.register_buffer(name, buffer, persistent=False)
         known = np.ones(len(self), bool) if known is None else np.asarray(torch.as_tensor(known).cpu())
         if len(known) != len(self):
             raise ValueError(f'known has {len(known):,} rows, the features have {len(self):,}')
         std = std / len(blocks) ** 0.5
-        self.n_absent = len(blocks) if absent else 0
-        self.sparse = self.keeps_grad = (
-            False  # gradients of the columns of a batch alone, if a training loop asks for them (`set_gradients`)
-        )
-        if self.indptr is not None:
-            weight = torch.randn(self.n_columns, n_out) * std
-            rows = np.repeat(known, np.diff(self.indptr.numpy()))
-            trained = np.bincount(self.indices.numpy()[rows], minlength=self.n_columns) > 0
-            weight[torch.from_numpy(~trained)] = 0.0
-            if absent:
-                weight[-self.n_absent :] = 0.0
-            self.weight = nn.Parameter(weight)
-        else:
-            self.weight = None
-        self.dense_weight = (
-            None
-            if self.dense is None
-            else nn.Parameter(
-                torch.randn(self.dense.shape[1], n_out)
-                * std
-                / max(1.0, float(self.dense[torch.from_numpy(known)].square().sum(1).mean()) ** 0.5)
-            )
-        )
+        self.weight = None if self.indptr is None else nn.Parameter(self._first_weight(known, std))
+        self.dense_weight = None if self.dense is None else nn.Parameter(self._first_dense_weight(known, std))
 
-    def _buffers_of(self, blocks):
-        sparse, dense = (
-            [b.unit() for b in blocks.values() if b.sparse],
-            [b.unit() for b in blocks.values() if not b.sparse],
-        )
+    def _buffers_of(self, blocks: dict[str, Block]) -> dict[str, torch.Tensor | None]:
+        """The features as tensors; see the annotations of the class."""
+        sparse = [b.unit() for b in blocks.values() if b.sparse]
+        dense = [b.unit() for b in blocks.values() if not b.sparse]
         present = np.column_stack([b.present for b in blocks.values()])
         if self.absent:
             sparse.append(csr_matrix((~present).astype(np.float32)))
-        res = dict(
-            indptr=None,
-            indices=None,
-            values=None,
-            dense=torch.from_numpy(np.hstack(dense).astype(np.float32)) if dense else None,
-            present=torch.from_numpy(present),
-        )
+        res = dict.fromkeys(('indptr', 'indices', 'values', 'dense'))
         if sparse:
             x = hstack(sparse, format='csr', dtype=np.float32)
-            self.n_columns = x.shape[1]
-            res.update(
-                indptr=torch.from_numpy(x.indptr.astype(np.int64)),
-                indices=torch.from_numpy(x.indices.astype(np.int64)),
-                values=torch.from_numpy(x.data),
-            )
+            res['indptr'] = torch.from_numpy(x.indptr.astype(np.int64))
+            res['indices'] = torch.from_numpy(x.indices.astype(np.int64))
+            res['values'] = torch.from_numpy(x.data)
+        if dense:
+            res['dense'] = torch.from_numpy(np.hstack(dense).astype(np.float32))
+        res['present'] = torch.from_numpy(present)
         return res
 
-    def __len__(self):
+    def _first_weight(self, known: np.ndarray, std: float) -> torch.Tensor:
+        """Weights (n_columns, n_out) of the sparse columns: 0 of those that no known row has, and of what is absent."""
+        weight = torch.randn(self.n_columns, self.n_out) * std
+        entry_known: np.ndarray = np.repeat(known, np.diff(self.indptr.numpy()))
+        trained = np.bincount(self.indices.numpy()[entry_known], minlength=self.n_columns) > 0
+        weight[torch.from_numpy(~trained)] = 0.0
+        if self.absent:
+            weight[-self.n_absent :] = 0.0
+        return weight
+
+    def _first_dense_weight(self, known: np.ndarray, std: float) -> torch.Tensor:
+        """Weights of the dense columns (columns, n_out), the smaller the longer the known rows are."""
+        weight = torch.randn(self.dense.shape[1], self.n_out)
+        length = float(self.dense[torch.from_numpy(known)].square().sum(1).mean()) ** 0.5
+        return weight * std / max(1.0, length)
+
+    def __len__(self) -> int:
         return len(self.present)
 
-    def blocks(self) -> dict:
+    # --- the features themselves
+
+    def blocks(self) -> dict[str, Block]:
         """The features as they were given: name -> `Block`, rows of length 1."""
-        x = (
-            None
-            if self.indptr is None
-            else csr_matrix(
-                tuple(o.cpu().numpy() for o in (self.values, self.indices, self.indptr)),
-                shape=(len(self), self.n_columns),
-            )
-        )
-        res, at = {}, {True: 0, False: 0}
+        sparse_values = None if self.indptr is None else self._csr()
+        start = {True: 0, False: 0}  # of the next sparse or dense block: its first column
+        res = {}
         for i, (name, (kind, width, sparse)) in enumerate(zip(self.names, self.kinds)):
-            columns = slice(at[sparse], at[sparse] + width)
-            at[sparse] += width
-            res[name] = Block(
-                x[:, columns] if sparse else self.dense[:, columns].cpu().numpy(),
-                self.present[:, i].cpu().numpy(),
-                kind,
-            )
+            columns = slice(start[sparse], start[sparse] + width)
+            start[sparse] += width
+            values = sparse_values[:, columns] if sparse else self.dense[:, columns].cpu().numpy()
+            res[name] = Block(values, self.present[:, i].cpu().numpy(), kind)
         return res
 
-    def add_rows(self, blocks: dict):
-        """Append rows: the same blocks of further ids. What the training rows did not have, the weights know nothing of, and it adds 0."""
-        if list(blocks) != self.names or [(b.kind, b.width, b.sparse) for b in blocks.values()] != self.kinds:
+    def _csr(self) -> csr_matrix:
+        """The sparse blocks side by side, (n, n_columns)."""
+        parts = tuple(o.cpu().numpy() for o in (self.values, self.indices, self.indptr))
+        return csr_matrix(parts, shape=(len(self), self.n_columns))
+
+    def add_rows(self, blocks: dict[str, Block]) -> None:
+        """Append rows: the same blocks of further ids; `ValueError` where they are others.
+
+        What the training rows did not have, the weights know nothing of, and it adds 0.
+        """
+        if list(blocks) != self.names or _kinds(blocks) != self.kinds:
+            widths = [width for _, width, _ in self.kinds]
             raise ValueError(
-                f'the model reads the blocks {self.names}, of {[o[1] for o in self.kinds]} columns; got {list(blocks)}, of {[b.width for b in blocks.values()]}'
+                f'the model reads the blocks {self.names}, of {widths} columns; '
+                f'got {list(blocks)}, of {[b.width for b in blocks.values()]}'
             )
         for name, new in self._buffers_of(blocks).items():
-            old = getattr(self, name)
+            old = self._buffers[name]
             if old is None:
                 continue
             new = new.to(old.device)
-            if name == 'indptr':
-                old, new = old[:-1], new + old[-1]
+            if name == 'indptr':  # goes on where it ended
+                new = new + old[-1]
+                old = old[:-1]
             setattr(self, name, torch.cat([old, new]))
 
-    def forward(self, codes=None):  # (n,) or None for all rows -> (n, n_out)
+    # --- the layer
+
+    def forward(self, codes: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes (n,), or None for all rows -> (n, n_out)."""
         res = None
         if self.weight is not None:
-            if codes is None:
-                indices, values, offsets = self.indices, self.values, self.indptr[:-1]
-            else:
-                start, n = self.indptr[codes], self.indptr[codes + 1] - self.indptr[codes]
-                ends = n.cumsum(0)
-                offsets = ends - n
-                at = torch.repeat_interleave(start - offsets, n)
-                at += torch.arange(len(at), device=at.device)
-                indices, values = self.indices[at], self.values[at]
+            indices, values, offsets = self._entries(codes)
+            sparse_grad = self.sparse and codes is not None
             res = F.embedding_bag(
-                indices,
-                self.weight,
-                offsets,
-                mode='sum',
-                per_sample_weights=values,
-                sparse=self.sparse and codes is not None,
+                indices, self.weight, offsets, mode='sum', per_sample_weights=values, sparse=sparse_grad
             )
         if self.dense_weight is not None:
             x = self.dense if codes is None else self.dense[codes]
             res = x @ self.dense_weight if res is None else torch.addmm(res, x, self.dense_weight)
         return res
 
-    def extra_repr(self):
-        return f'{", ".join(self.names)}: {0 if self.weight is None else self.n_columns - self.n_absent:,} sparse + {0 if self.dense is None else self.dense.shape[1]:,} dense columns, n_out={self.n_out}'
+    def _entries(self, codes: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Columns and values of the entries of the rows asked for, and where each row begins among them."""
+        if codes is None:
+            return self.indices, self.values, self.indptr[:-1]
+        start = self.indptr[codes]
+        n = self.indptr[codes + 1] - start
+        offsets = n.cumsum(0) - n
+        at = torch.repeat_interleave(start - offsets, n)
+        at += torch.arange(len(at), device=at.device)
+        return self.indices[at], self.values[at], offsets
+
+    def extra_repr(self) -> str:
+        """Names of the blocks and numbers of columns."""
+        n_sparse = 0 if self.weight is None else self.n_columns - self.n_absent
+        n_dense = 0 if self.dense is None else self.dense.shape[1]
+        return f'{", ".join(self.names)}: {n_sparse:,} sparse + {n_dense:,} dense columns, n_out={self.n_out}'
 
 
-def unique_rows(function, codes):
-    """`function(codes)` (n, d) worked out once for each distinct code and handed to all places: codes (...) -> (..., d)."""
+def _kinds(blocks: dict[str, Block]) -> list[tuple[str, int, bool]]:
+    """Kind, width and sparsity of each block."""
+    return [(b.kind, b.width, b.sparse) for b in blocks.values()]
+
+
+def unique_rows(function: Callable[[torch.Tensor], torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
+    """`function(codes)`, (n,) -> (n, d), worked out once for each distinct code and handed to all places.
+
+    Codes (...) -> (..., d).
+    """
     unique, at = torch.unique(codes, return_inverse=True)
     return F.embedding(at, function(unique))

@@ -2,114 +2,137 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from .embedding import EmbeddingTable
 
 __all__ = ['Levels', 'TimeDependentBias']
 
-NEAREST = 16  # ratings before a time, and as many after it, that say what mood a user is in
+NEAREST = 16  # ratings before a time, and as many after it, that tell a user's bias at the time
 OCTAVES = 48  # distances in time are told apart by powers of two
 
 
 class Levels(nn.Module):
     """A vector and a bias for each level of some columns, which add up: context (B, C) -> (B, n_factors), (B,).
 
-    Level 0 (not given, or unknown) is the mean of the others. All start at 0, where a level without training rows stays.
+    Level 0 (not given, or unknown) is the mean of the others. All start at 0, where a level without training rows
+    stays.
     """
 
     def __init__(
         self,
-        sizes: list,  # levels of each column, 0 included; columns of size 0 are none of ours
+        sizes: Sequence[int],  # levels of each column, 0 included; columns of size 0 are not read
         n_factors: int,
-    ):
+    ) -> None:
         super().__init__()
-        self.columns = [i for i, o in enumerate(sizes) if o]
-        tables = lambda width: nn.ModuleList(
-            EmbeddingTable(sizes[i], width, torch.arange(sizes[i]) > 0, 0) for i in self.columns
-        )
-        self.factors, self.biases = tables(n_factors), tables(1)
+        self.columns = [i for i, size in enumerate(sizes) if size]
+        used = [sizes[i] for i in self.columns]
+        self.factors = nn.ModuleList(_level_table(size, n_factors) for size in used)
+        self.biases = nn.ModuleList(_level_table(size, 1) for size in used)
 
-    def forward(self, context):
-        of = lambda tables: sum(t(context[:, i].clamp(min=0)) for i, t in zip(self.columns, tables))
-        return of(self.factors), of(self.biases).squeeze(-1)
+    def forward(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums over the columns of vectors (B, n_factors) and biases (B,)."""
+        vectors = self._sum(self.factors, context)
+        biases = self._sum(self.biases, context)
+        return vectors, biases.squeeze(-1)
+
+    def _sum(self, tables: nn.ModuleList, context: torch.Tensor) -> torch.Tensor:
+        """The sum of a table's rows over the columns; what is not given (negative) is level 0."""
+        return sum(table(context[:, i].clamp(min=0)) for i, table in zip(self.columns, tables))
+
+
+def _level_table(size: int, width: int) -> EmbeddingTable:
+    """Rows of the levels of a column, of which level 0 is unknown."""
+    return EmbeddingTable(size, width, torch.arange(size) > 0, 0)
 
 
 class TimeDependentBias(nn.Module):
-    """How far a user's ratings nearest in time were above expectation: users, items, times (B,) -> a sum_j w_j r_j / (sum_j w_j + d), (B,).
+    """A user's bias at a time: users, items, times (B,) -> a sum_j w_j r_j / (sum_j w_j + d), (B,).
 
-    j: up to `NEAREST` training ratings of the user before the time and as many from it on, without that of the item itself; r_j: what biases leave of the rating (`residuals_of`);
-    w_j = exp(kernel[b]), b the octave of the distance in time (0 for none, else 1 + floor(log2 |t - t_j|)), so that the unit of time hardly matters. The kernel, a and d are learned.
+    It says how far the user's ratings nearest in time were above expectation. j: up to `NEAREST` training ratings of
+    the user before the time and as many from it on, without that of the item itself; r_j: what biases leave of the
+    rating (`residuals_of`); w_j = exp(kernel[b]), b the octave of the distance in time (0 for none, else
+    1 + floor(log2 |t - t_j|)), so that the unit of time hardly matters. The kernel, a and d are learned.
 
-    Koren, 'Collaborative Filtering with Temporal Dynamics', KDD 2009, has a bias per user and day; deviation: neighbours instead of bins, whose edges are arbitrary, and nothing to be learned
-    per user. It fills in between ratings: a time far from all ratings of the user, and one that is not given (negative), have no mood, 0.
+    Koren, 'Collaborative Filtering with Temporal Dynamics', KDD 2009, has a bias per user and day; deviation:
+    neighbours instead of bins, whose edges are arbitrary, and nothing to be learned per user. It fills in between
+    ratings: a time far from all ratings of the user, and one that is not given (negative), have a bias of 0.
     """
 
     def __init__(
         self,
-        times,  # scipy CSR (n_users, n_items), int64: when each training rating was
-        residual,  # float32 (nnz,) in its order
-    ):
+        times: csr_matrix,  # (n_users, n_items), int64: when each training rating was
+        residual: np.ndarray,  # float32 (nnz,) in its order
+    ) -> None:
         super().__init__()
-        users, when = (
-            np.repeat(np.arange(times.shape[0], dtype=np.int64), np.diff(times.indptr)),
-            times.data.astype(np.int64),
-        )
-        span = int(when.max() - when.min()) + 1 if len(when) else 1
-        self.unit = 1 + span // 2 ** min(
-            32, 62 - times.shape[0].bit_length()
-        )  # user and time have to fit 63 bits, of 32 for the time: decades of quarters of a second
+        users: np.ndarray = np.repeat(np.arange(times.shape[0], dtype=np.int64), np.diff(times.indptr))
+        when = times.data.astype(np.int64)
+        # user and time have to fit 63 bits, of which 32 are for the time: decades of quarters of a second
+        bits = min(32, 62 - times.shape[0].bit_length())
+        span = int(when.max()) - int(when.min()) + 1 if len(when) else 1
+        self.unit = 1 + span // 2**bits
         when = when // self.unit
-        order = np.lexsort((when, users))
         self.start = int(when.min()) if len(when) else 0
         self.span = int(when.max()) - self.start + 1 if len(when) else 1
-        for name, values in dict(
-            key=users * self.span + (when - self.start), items=times.indices.astype(np.int32), residual=residual
-        ).items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values[order])), persistent=False)
+        order = np.lexsort((when, users))
+        key = users * self.span + (when - self.start)  # sorted by user, then time
+        self._keep('key', key[order])
+        self._keep('items', times.indices.astype(np.int32)[order])
+        self._keep('residual', residual[order])
         self.kernel = nn.Parameter(-0.2 * torch.arange(OCTAVES))
-        self.amplitude, self.damping = (
-            nn.Parameter(torch.tensor(0.3)),
-            nn.Parameter(torch.tensor(1.0)),
-        )  # d = exp(damping)
+        self.amplitude = nn.Parameter(torch.tensor(0.3))  # a
+        self.damping = nn.Parameter(torch.tensor(1.0))  # log d
 
-    def _near(self, users, times):  # -> (B, 2 * NEAREST) items, w * r, w of the neighbours; w = 0 where there are less
+    def _keep(self, name: str, values: np.ndarray) -> None:
+        """Register values of the training ratings, which are no part of the state."""
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
+
+    def forward(self, users: torch.Tensor, items: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """Biases (B,) of pairs at times (B,)."""
+        near, wr, w = self._neighbors(users, times)
+        other = near != items[:, None]
+        return self.amplitude * (wr * other).sum(1) / ((w * other).sum(1) + self.damping.exp())
+
+    def all_items(self, users: torch.Tensor, times: torch.Tensor, n_items: int) -> torch.Tensor:
+        """Biases of every item at times (B,): (B, n_items). They differ where the item is among the neighbours."""
+        near, wr, w = self._neighbors(users, times)
+        damping = self.damping.exp()
+        total = wr.sum(1, keepdim=True)
+        weight = w.sum(1, keepdim=True)
+        of_others = total / (weight + damping)  # (B, 1): items that are not among the neighbours
+        without_own = (total - wr) / (weight - w + damping)  # (B, 2 * NEAREST): those that are
+        there = w > 0
+        without_own = torch.where(there, without_own, of_others.expand_as(without_own))
+        row = torch.arange(len(users), device=users.device)[:, None].expand_as(near)
+        biases = of_others.repeat(1, n_items).index_put((row[there], near[there].long()), without_own[there])
+        return self.amplitude * biases
+
+    def _neighbors(self, users: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Items, w * r and w of the ratings nearest in time, (B, 2 * NEAREST) each; w = 0 where there are fewer."""
         if self.unit > 1:
             times = torch.div(times, self.unit, rounding_mode='floor')
-        n, at = len(self.key), (times - self.start).clamp(0, self.span - 1)
-        where = torch.searchsorted(self.key, users * self.span + at)[:, None] + torch.arange(
-            -NEAREST, NEAREST, device=users.device
-        )
-        inside = where.clamp(0, max(n - 1, 0))
+        n = len(self.key)
+        inner_times = (times - self.start).clamp(0, self.span - 1)
+        middle = torch.searchsorted(self.key, users * self.span + inner_times)
+        place = middle[:, None] + torch.arange(-NEAREST, NEAREST, device=users.device)
+        inside = place.clamp(0, max(n - 1, 0))
         key = self.key[inside] if n else inside
-        theirs = (
-            (where >= 0)
-            & (where < n)
-            & (torch.div(key, self.span, rounding_mode='floor') == users[:, None])
-            & (times >= 0)[:, None]
-        )
+        given = (times >= 0)[:, None]
+        own = torch.div(key, self.span, rounding_mode='floor') == users[:, None]
+        counts = (place >= 0) & (place < n) & own & given
         distance = (times[:, None] - (key - users[:, None] * self.span + self.start)).abs()
-        octave = torch.where(distance > 0, distance.clamp(min=1).float().log2().floor().long() + 1, 0).clamp(
-            0, OCTAVES - 1
-        )
-        w = self.kernel[octave].exp() * theirs
+        w = self.kernel[_octave(distance)].exp() * counts
         if not n:
             return inside, w * 0.0, w * 0.0
         return self.items[inside], w * self.residual[inside], w
 
-    def forward(self, users, items, times):
-        near, wr, w = self._near(users, times)
-        other = near != items[:, None]
-        return self.amplitude * (wr * other).sum(1) / ((w * other).sum(1) + self.damping.exp())
 
-    def all_items(self, users, times, n_items):  # (B,) -> (B, n_items)
-        """The same for every item."""
-        near, wr, w = self._near(users, times)
-        total, weight = wr.sum(1, keepdim=True), w.sum(1, keepdim=True)
-        res = (total / (weight + self.damping.exp())).repeat(1, n_items)
-        mine = (total - wr) / (weight - w + self.damping.exp())
-        mine = torch.where(w > 0, mine, res[:, :1].expand_as(mine))
-        b = torch.arange(len(users), device=users.device)[:, None].expand_as(near)[w > 0]
-        return self.amplitude * res.index_put((b, near[w > 0].long()), mine[w > 0])
+def _octave(distance: torch.Tensor) -> torch.Tensor:
+    """0 of a distance of 0, else 1 + floor(log2(distance)), at most OCTAVES - 1: int64 of any shape."""
+    octave = distance.clamp(min=1).float().log2().floor().long() + 1
+    return torch.where(distance > 0, octave, 0).clamp(0, OCTAVES - 1)

@@ -1,8 +1,10 @@
-"""What the models are made of: embedding tables that know which rows were trained, and the scaling of scores to a range."""
+"""What the models are made of: embedding tables that know which rows were trained."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,99 +18,159 @@ __all__ = ['EmbeddingTable', 'pop_l2', 'set_l2']
 class EmbeddingTable(nn.Embedding):
     """`nn.Embedding` for users or items of which some have no training row.
 
-    - Cold rows (`~known`) stand for the average known row: whenever the module goes to eval mode they are set to it, so that an untrained
-      vector is never used.
-    - `l2` > 0 adds, in training, `l2 * decay * |row|^2` for every row looked up, summed over a sample's columns and averaged over the batch: the L2 is taken per observed
-      rating, as in Funk's SVD and ALS-WR (Zhou et al. 2008, eq. 4), not per step. The term waits in `penalty` for the training loop
-      (`pop_l2`), so that a displayed loss stays free of it.
+    - Cold rows (`~known`) stand for the average known row: whenever the module goes to eval mode they are set to it, so
+      that an untrained vector is never used.
+    - `l2` > 0 adds, in training, `l2 * |row|^2` for every row looked up, summed over a sample's columns and averaged
+      over the batch: the L2 is taken per observed rating, as in Funk's SVD and ALS-WR (Zhou et al. 2008, eq. 4), not
+      per step. The term waits in `penalty` for the training loop (`pop_l2`), so that a displayed loss stays free of it.
+      `set_l2` sets it, scaled by the table's `decay`.
+    - `penalised`: has its L2 been taken since it was set? A model that reads `weight` as a whole bypasses it.
     - Gradients are dense, or what a training loop asks for (`set_gradients`).
 
     Rows start as N(0, std); biases (`std=0`) at 0.
     """
 
+    weight: nn.Parameter
+    known: torch.Tensor  # bool (n,)
+    l2: float = 0.0  # L2 of a row looked up
+    penalty: torch.Tensor | None = None  # the L2 of what was looked up, until a training loop takes it
+    penalised: bool = False
+    keeps_grad: bool = False  # does the gradient live on between steps?
+
     def __init__(
         self,
         n: int,  # rows
         dim: int,  # columns
-        known: torch.Tensor = None,  # bool (n,): rows with training data (None: all)
+        known: torch.Tensor | None = None,  # bool (n,): rows with training data (None: all)
         std: float = 0.01,
-        decay: float = 1.0,  # share of `l2` that applies to this table; 0 exempts it
-    ):
+        decay: float = 1.0,  # share of the L2 that applies to this table; 0 exempts it
+    ) -> None:
         super().__init__(n, dim)
-        nn.init.normal_(self.weight, 0, std) if std else nn.init.zeros_(self.weight)
+        if std:
+            nn.init.normal_(self.weight, 0, std)
+        else:
+            nn.init.zeros_(self.weight)
         known = torch.ones(n, dtype=torch.bool) if known is None else torch.as_tensor(known, dtype=torch.bool)
         if known.shape != (n,):
             raise ValueError(f'known has shape {tuple(known.shape)}, the table has {n} rows')
         self.register_buffer('known', known.clone())
-        self.decay, self.l2, self.penalty, self._cold, self._filled, self.keeps_grad = (
-            decay,
-            0.0,
-            None,
-            None,
-            None,
-            False,
-        )
+        self.decay = decay
+        self.l2 = 0.0
+        self.penalty = None
+        self.penalised = False
+        self.keeps_grad = False
+        self._cold: tuple | None = None  # (version and device of `known`, the cold rows then)
+        self._filled: int | None = None  # version of `weight` when cold rows were filled
 
-    def forward(self, idx, l2: bool = True):  # (...) -> (..., dim)
-        """Rows of `idx`; without `l2` they are not penalised, which is for models that look each up once and hold down what they make of them (`penalise`)."""
-        rows = (
-            Lookup.apply(self.weight, idx, self)
-            if self.keeps_grad and self.training
-            else F.embedding(idx, self.weight, sparse=self.sparse)
-        )
+    # --- rows, and what they cost
+
+    def forward(
+        self,
+        idx: torch.Tensor,  # int (...)
+        l2: bool = True,  # False: rows are not penalised; models that look each up once penalise what they make of them
+    ) -> torch.Tensor:
+        """Rows of `idx`: (...) -> (..., dim)."""
+        if self.keeps_grad and self.training:
+            rows = Lookup.apply(self.weight, idx, self)
+        else:
+            rows = F.embedding(idx, self.weight, sparse=self.sparse)
         if l2 and self.l2 and self.training:
             self.penalise(rows)
         return rows
 
-    def penalise(self, rows):  # (B, ...)
-        """Add the L2 of `rows`, averaged over the batch, to what waits in `penalty`."""
-        flat = rows.reshape(-1)
-        penalty = torch.dot(flat, flat) * (self.l2 / len(rows))
-        self.penalty = penalty if self.penalty is None else self.penalty + penalty
+    @property
+    def only_looks_up(self) -> bool:
+        """Is calling it nothing but a lookup? Not of a subclass, nor where a hook listens."""
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        return type(self) is EmbeddingTable and not hooks
 
-    def train(self, mode: bool = True):
-        trained = self.training
+    def penalise(
+        self,
+        rows: torch.Tensor,  # (B, ..., d)
+        share: torch.Tensor | None = None,  # (B, ...): what the L2 of each row counts (None: 1)
+    ) -> None:
+        """Add the L2 of `rows`, averaged over the batch, to what waits in `penalty`."""
+        if share is None:
+            flat = rows.reshape(-1)
+            squares = torch.dot(flat, flat)
+        else:
+            squares = (rows.square().sum(-1) * share).sum()
+        self.add_penalty(squares * (self.l2 / len(rows)))
+
+    def add_penalty(self, term: torch.Tensor) -> None:
+        """Add a term (a scalar tensor) to what waits in `penalty`."""
+        attributes = self.__dict__  # nn.Module's setattr takes as long as the sum
+        attributes['penalty'] = term if self.penalty is None else self.penalty + term
+        attributes['penalised'] = True
+
+    # --- cold rows
+
+    def train(self, mode: bool = True) -> EmbeddingTable:
+        """As of any module; on the way to eval mode cold rows are filled."""
+        was_training = self.training
         super().train(mode)
-        if not mode and (trained or self.weight._version != self._filled):
+        if not mode and (was_training or self.weight._version != self._filled):
             self.fill_cold()  # once after training: it reads the whole table
         return self
 
     @torch.no_grad()
-    def fill_cold(self):
+    def fill_cold(self) -> None:
         """Set cold rows to the mean of the known ones."""
-        if self._cold is None or self._cold[0] != (self.known._version, self.known.device):
-            self._cold = (self.known._version, self.known.device), (~self.known).nonzero().squeeze(1)
-        cold = self._cold[1]
+        cold = self._cold_rows()
         if 0 < len(cold) < len(self.known):
             self.weight[cold] = 0.0
             self.weight[cold] = self.weight.sum(0) / (len(self.known) - len(cold))
         self._filled = self.weight._version
 
+    def _cold_rows(self) -> torch.Tensor:
+        """Codes of the cold rows; looked for again only if `known` has changed or moved."""
+        state = self.known._version, self.known.device
+        if self._cold is None or self._cold[0] != state:
+            self._cold = state, (~self.known).nonzero().squeeze(1)
+        return self._cold[1]
+
     @torch.no_grad()
-    def add_rows(self, n: int):
-        """`n` further rows, which are cold. The weight is a new parameter: an optimiser made before does not have it."""
+    def add_rows(self, n: int) -> None:
+        """`n` further rows, which are cold.
+
+        The weight is a new parameter: an optimiser made before does not have it.
+        """
         self.weight = nn.Parameter(torch.cat([self.weight, self.weight.new_zeros(n, self.embedding_dim)]))
         self.known = torch.cat([self.known, self.known.new_zeros(n)])
-        self.num_embeddings, self._cold, self._filled = self.num_embeddings + n, None, None
+        self.num_embeddings += n
+        self._cold = None
+        self._filled = None
         if not self.training:
             self.fill_cold()
 
-    def extra_repr(self):
-        return f'{super().extra_repr()}{f", decay={self.decay:g}" if self.decay != 1 else ""}'
+    def extra_repr(self) -> str:
+        """As of `nn.Embedding`, and the decay where it is not 1."""
+        decay = '' if self.decay == 1 else f', decay={self.decay:g}'
+        return super().extra_repr() + decay
 
 
-def set_l2(tables, l2: float):
-    """Set the L2 per observed row of `tables` (a list, or a module for all in it), each scaled by its `decay`."""
+def set_l2(
+    tables: nn.Module | Iterable[nn.Module],  # tables, or a module for all in it
+    l2: float,
+) -> None:
+    """Set the L2 per observed row of tables, each scaled by its `decay`; none has been taken yet (`penalised`)."""
     for m in tables.modules() if isinstance(tables, nn.Module) else tables:
         if isinstance(m, EmbeddingTable):
-            m.l2, m.penalty = l2 * m.decay, None
+            m.l2 = l2 * m.decay
+            m.penalty = None
+            m.penalised = False
 
 
-def set_gradients(tables, kind: str = 'dense', large: float = math.inf):
-    """How the gradients of `tables` are kept: 'dense', as torch does; or 'rows', for a training loop whose optimiser is one of ours.
+def set_gradients(
+    tables: Iterable[nn.Module],  # `EmbeddingTable`s and `FeatureLinear`s
+    kind: Literal['dense', 'rows'] = 'dense',
+    large: float = math.inf,  # elements of a table from which on the gradients of its rows are sparse
+) -> None:
+    """How the gradients of `tables` are kept: 'dense', as torch does, or 'rows', where the optimiser is one of ours.
 
-    Rows: tables of `large` elements and more get sparse gradients. The others get dense ones that live on between steps and are reset at the rows that
-    were touched (`reset_grad`), which spares a fresh block of memory, to be zeroed, per step.
+    Rows: tables of `large` elements and more get sparse gradients. The others get dense ones that live on between steps
+    and are reset at the rows that were touched (`reset_grad`), which spares a fresh block of memory, to be zeroed, per
+    step.
     """
     if kind not in ('dense', 'rows'):
         raise ValueError(f"kind={kind!r}: choose 'dense' or 'rows'")
@@ -118,14 +180,17 @@ def set_gradients(tables, kind: str = 'dense', large: float = math.inf):
         m.weight.grad = None
 
 
-def pop_l2(model: nn.Module):
+def pop_l2(model: nn.Module) -> torch.Tensor | None:
     """The sum of penalties of the last forward pass (a scalar tensor to add to the loss), or None; they are cleared."""
-    return pop_penalties([m for m in model.modules() if isinstance(m, EmbeddingTable)])
+    return pop_penalties(m for m in model.modules() if isinstance(m, EmbeddingTable))
 
 
-def pop_penalties(tables):
+def pop_penalties(tables: Iterable[EmbeddingTable]) -> torch.Tensor | None:
+    """`pop_l2` of tables that are known already."""
     total = None
-    for m in tables:
-        if m.penalty is not None:
-            total, m.__dict__['penalty'] = m.penalty if total is None else total + m.penalty, None
+    for table in tables:
+        penalty = table.penalty
+        if penalty is not None:
+            total = penalty if total is None else total + penalty
+            table.__dict__['penalty'] = None  # nn.Module's setattr takes as long as the sum
     return total
