@@ -21,7 +21,7 @@ HOUSE = {
     'models': 'fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
     'scorers': 'recommend retrieval coldstart given scorer model_scorer extend baselines blend refine rerank artifact',
     'evaluation': 'metrics evaluate compare card',
-    'training': 'batches stream_batches dataloaders optimizers callbacks loop learner builders resume selection',
+    'training': 'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders resume selection',
     'interpretation': 'interpret',
 }
 ORDER = [f'{wing}.{name}'.lstrip('.') for wing, names in HOUSE.items() for name in names.split()] + [

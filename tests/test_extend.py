@@ -134,7 +134,7 @@ def test_the_first_phase_moves_new_rows_only(kind, table):
     old, new, items = table
     learn = KINDS[kind](old, None)
     learn.extend(new)
-    state, mask = {k: p.detach().clone() for k, p in learn.model.named_parameters()}, learn._new
+    state, mask = {k: p.detach().clone() for k, p in learn.model.named_parameters()}, learn.new_rows
     n_train, seen = len(learn.dls.train.dataset), []
 
     class Watch(Callback):

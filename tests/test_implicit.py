@@ -712,9 +712,9 @@ def test_weight_decay_over_the_whole_catalogue(udls):
     learn = quiet(svdpp_learner(udls, n_factors=4))
     learn.fit(1, 1e-3, wd=0.3)
     free, decayed = ({id(p) for p in g} for g in learn.opt.param_lists)
-    assert [h['wd'] for h in learn.opt.hypers] == [0.0, 0.3] and learn._tables == [
-        m for m in learn._tables if m.decay == 0
-    ]
+    assert [h['wd'] for h in learn.opt.hypers] == [0.0, 0.3]
+    by_rows = WeightDecay(learn.model, learn.opt, 0.3, by_rows=False)
+    assert by_rows.l2 == 0 and all(table.decay == 0 for table in by_rows.tables)
     m = learn.model
     assert decayed == {id(t.weight) for t in (m.user_factors, m.item_factors, m.history_factors)} and free == {
         id(p) for p in (m.user_biases.weight, m.item_biases.weight, m.mean)

@@ -32,6 +32,7 @@ from fastrec.all import (
     svdpp_learner,
 )
 from fastrec.models import DotBias, EmbeddingTable
+from fastrec.training.decay import WeightDecay
 from fastrec.training.learner import RecLearner
 from fastrec.training.optimizers import FusedAdam, one_cycle
 
@@ -477,9 +478,9 @@ def test_fine_tune_trains_everything(dls):
 def test_a_mixed_group_is_decayed_once(dls):
     learn = quiet(mlp_learner(dls, n_factors=4, layers=(8,), splitter=lambda m: [list(m.parameters())]))
     learn.fit(1, 1e-3, wd=0.3)
-    assert learn.opt.hypers[0]['wd'] == 0.3 and learn._tables == [], (
-        'the optimiser decays the whole group, so the tables have no L2 besides'
-    )
+    assert learn.opt.hypers[0]['wd'] == 0.3
+    tables = WeightDecay(learn.model, learn.opt, 0.3, by_rows=True).tables
+    assert tables == [], 'the optimiser decays the whole group, so the tables have no L2 besides'
 
 
 def test_l2_is_off_after_training(dls):

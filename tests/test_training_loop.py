@@ -286,10 +286,10 @@ def test_large_tables_are_updated_by_rows_unless_told_otherwise(dls, monkeypatch
     capsys.readouterr()
     monkeypatch.setattr('fastrec.training.learner.LARGE', 100)
     tables = (dls.n_users + dls.n_items) * 50 + dls.n_users + dls.n_items  # values; a batch looks up 2 * bs * 51
-    monkeypatch.setattr('fastrec.training.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * 0.99)
+    monkeypatch.setattr('fastrec.training.learner.ROWS_COST', tables / (2 * dls.train.bs * 51) * 0.99)
     learn = collab_learner(dls)
     assert learn.opt_func is LazyAdam and 'opt_func=LazyAdam: tables of' in capsys.readouterr().out
-    monkeypatch.setattr('fastrec.training.learner.PER_ROW', tables / (2 * dls.train.bs * 51) * 1.01)
+    monkeypatch.setattr('fastrec.training.learner.ROWS_COST', tables / (2 * dls.train.bs * 51) * 1.01)
     learn = collab_learner(dls)
     assert (
         learn.opt_func is FusedAdam
@@ -323,7 +323,7 @@ def test_lazy_optimisers_train_save_and_resume(dls, opt_func, tmp_path, monkeypa
 
 def test_recorder_is_fastais(dls, monkeypatch):
     ours = train(dls, epochs=2)
-    monkeypatch.setattr('fastrec.training.learner._LEAN', {})
+    monkeypatch.setattr('fastrec.training.loop.LEAN', {})
     theirs = train(dls, epochs=2)
     assert type(ours.recorder) is StepRecorder and type(theirs.recorder) is Recorder
     assert torch.allclose(torch.stack(ours.recorder.losses), torch.stack(theirs.recorder.losses), atol=1e-5)

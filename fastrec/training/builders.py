@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import torch
 from fastcore.meta import delegates
+from torch import nn
 
-from ..data.features import Features
+from ..data.features import Features, ItemFeatures, UserFeatures
 from ..data.interactions import check_y_range
 from ..models.content import Content
 from ..models.dot import DotBias
@@ -18,9 +19,12 @@ from ..models.neumf import GMF, MLP, NeuMF
 from ..models.svdpp import SVDpp
 from ..models.two_tower import TwoTower
 from ..scorers.blend import Ensemble
+from ..scorers.given import GIVEN, given_to
 from .batches import InBatchDL
 from .callbacks import GateCallback
-from .learner import RecLearner, _check, _takes_logits
+from .checks import check_loaders, takes_logits
+from .dataloaders import RecDataLoaders
+from .learner import RecLearner
 from .optimizers import FusedAdam, LazyAdam
 
 __all__ = [
@@ -36,424 +40,359 @@ __all__ = [
     'two_tower_learner',
 ]
 
+# default weight decay by what the loaders are made for: see `goal_of`
+NO_DECAY: Mapping[str, float] = dict(rating=0.0, liked=0.0, negatives=0.0, catalogue=0.0)
+
+
+def goal_of(dls: RecDataLoaders) -> str:
+    """'rating', 'liked', or of implicit feedback 'catalogue' (`n_neg=None`) or 'negatives' (drawn, or the batch's)."""
+    if dls.target in ('rating', 'liked'):
+        return dls.target
+    return 'catalogue' if dls.n_inp == 1 else 'negatives'
+
 
 @delegates(RecLearner.__init__)
 def rec_learner(
-    dls,  # `RecDataLoaders`
-    model,  # an `nn.Module` with `forward(users, items) -> scores`, or a class of which `model(n_users, n_items)` makes one (`known_users`, `known_items` and `mean` are passed if it takes them)
-    loss_func=None,  # by default by what the loaders are made for, as in `collab_learner`
-    opt_func=None,  # by default `FusedAdam`, for large tables `LazyAdam`
+    dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
+    model: nn.Module | type[nn.Module],  # a model, or a class: see below
+    loss_func: Callable | None = None,  # by default by what the loaders are made for, as in `collab_learner`
+    opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None,  # e.g. `[rmse, mae]`
     **kwargs,
 ) -> RecLearner:
-    """A `RecLearner` for any model; `score_items(users)`, `vectors(side)` and `biases(side)` are used where the model has them."""
-    _check(dls)
+    """A `RecLearner` for any model: a `RecModel`, or a module with `forward(users, items) -> scores`.
+
+    Of a class, `model(n_users, n_items, ...)` makes one. What it asks for by name it is given of the data:
+    `known_users`, `known_items`, `user_counts`, `item_counts`, `history`, `times`, `context_sizes` (see
+    `fastrec.scorers.given`) and `mean`. The model is tried on a few pairs first: `TypeError` or `ValueError` say what
+    it lacks.
+    """
+    check_loaders(dls)
     if isinstance(model, type):
-        takes = inspect.signature(model).parameters
-        model = model(
-            dls.n_users,
-            dls.n_items,
-            **{k: v for k, v in {**_known(dls), 'mean': _start(dls, loss_func)}.items() if k in takes},
-        )
+        given = given_to(model, dls.catalog, mean=_start(dls, loss_func))
+        model = model(dls.n_users, dls.n_items, **given)
     return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs)
-
-
-def _rating_options(dls, y_range, loss_func=None):
-    """What rating models are built with, after the checks."""
-    if dls.target == 'liked':
-        logits = loss_func is None or _takes_logits(loss_func)
-        if logits and y_range is not None:
-            raise ValueError(
-                f"y_range={tuple(y_range)}: with target='liked' scores are logits and have no range: leave it out, or learn probabilities with y_range=(0, 1), loss_func=nn.MSELoss()"
-            )
-        if not logits:
-            check_y_range(0, 1, y_range, 'liked')
-        return dict(y_range=y_range, mean=_start(dls, loss_func), **_known(dls))
-    if dls.target != 'rating':
-        if y_range is not None:
-            raise ValueError(
-                f'y_range={y_range} is for ratings, and these loaders hold implicit feedback, whose scores only rank: leave it out'
-            )
-        return _known(dls)
-    lo, hi = dls.y_bounds
-    if lo == hi:
-        raise ValueError(
-            f"all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what: rank with RecDataLoaders.from_df(..., target='implicit')"
-        )
-    check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
-    return dict(y_range=y_range, mean=dls.catalog.mean_rating, **_known(dls))
-
-
-def _start(dls, loss_func):
-    """The score of the average training row: the mean rating, or the share of liked rows, as a logit where the loss takes those."""
-    if dls.target != 'liked':
-        return dls.catalog.mean_rating
-    share = float(np.clip(dls.catalog.liked(dls.catalog.split.train).mean(), 1e-3, 1 - 1e-3))
-    return float(np.log(share / (1 - share))) if loss_func is None or _takes_logits(loss_func) else share
-
-
-def _known(dls):  # what every model of ours is built with
-    return {f'known_{side}s': torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')}
 
 
 @delegates(RecLearner.__init__)
 def collab_learner(
-    dls,  # `RecDataLoaders` of ratings or of implicit feedback
+    dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
     n_factors: int = 50,  # length of the vectors of users and items
-    y_range: tuple = None,  # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
-    loss_func=None,  # by default `nn.MSELoss()` for ratings, `BCELoss()` for what is liked and with sampled negatives, `SoftmaxLoss()` over the whole catalogue
-    opt_func=None,  # by default `FusedAdam`, for large tables `LazyAdam`
+    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    loss_func: Callable | None = None,  # by default by what the loaders are made for, see below
+    opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the factors per observed row (see `RecLearner`); by default 0.08 for ratings, 0.01 for what is liked, 0 for sampled negatives, 0.3 over the whole catalogue
+    wd: float | None = None,  # L2 of the factors per observed row; by default by what the loaders are made for
     **kwargs,
 ) -> RecLearner:
-    """A learner for matrix factorisation with biases (`DotBias`)."""
+    """A learner for matrix factorisation with biases (`DotBias`).
+
+    `loss_func` is by default `nn.MSELoss()` for ratings, `BCELoss()` for what is liked and with sampled negatives,
+    `InBatchSoftmaxLoss` with the negatives of the batch, `SoftmaxLoss()` over the whole catalogue. `wd` (see
+    `RecLearner`) is by default 0.08 for ratings, 0.01 for what is liked, 0 for sampled negatives, 0.3 over the whole
+    catalogue. Implicit feedback and likes take no `y_range`.
+    """
     if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
         raise TypeError(
-            f"collab_learner is the dot-product model and takes no {', '.join(sorted(fastais))}: for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`"
+            f'collab_learner is the dot-product model and takes no {", ".join(sorted(fastais))}: '
+            "for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`"
         )
-    _check(dls)
-    if (sizes := _context_sizes(dls)) and not any(sizes):
+    check_loaders(dls)
+    sizes = GIVEN['context_sizes'](dls.catalog)
+    if sizes and not any(sizes):
         raise ValueError(
-            'the context of these loaders is the time alone, which collab_learner does not read: take svdpp_learner, or make a column of what matters, e.g. the weekday'
+            'the context of these loaders is the time alone, which collab_learner does not read: take svdpp_learner, '
+            'or make a column of what matters, e.g. the weekday'
         )
-    model = lambda **options: DotBias(dls.n_users, dls.n_items, n_factors, context_sizes=sizes, **options)
-    return _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0.08, 0.0, 0.3, 0.01), context=True, **kwargs)
+    make = partial(DotBias, n_factors=n_factors)
+    wds = dict(rating=0.08, liked=0.01, negatives=0.0, catalogue=0.3)
+    return _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs)
 
 
 @delegates(RecLearner.__init__)
 def svdpp_learner(
-    dls,  # `RecDataLoaders` of ratings or of implicit feedback
+    dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
     n_factors: int = 50,  # length of the vectors of users and items
-    dropout: float = None,  # share of a user's history left out at each step of training; by default 0 for ratings, 0.4 for implicit feedback
-    item_side: bool = None,  # do items sum who rated them, as users what they rated? By default yes for ratings, no for implicit feedback
-    residuals: bool = None,  # are there sums weighted by what is left of the ratings without biases, too? By default yes for ratings; for them only
-    leave_one_out: bool = None,  # in training, is a row scored as if it were not in the histories? By default yes for ratings
-    y_range: tuple = None,  # (low, high) of predicted ratings; None: the range of the ratings and a tenth of it more at both ends, and for implicit feedback unbounded
-    loss_func=None,  # as in `collab_learner`
-    opt_func=None,  # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
+    dropout: float | None = None,  # share of a user's history left out at each step; by default 0, implicit 0.4
+    item_side: bool | None = None,  # do items sum who rated them, as users what they rated? By default for ratings
+    residuals: bool | None = None,  # sums weighted by what biases leave of the ratings, too? By default for ratings
+    leave_one_out: bool | None = None,  # is a row scored as if it were not in the histories? By default for ratings
+    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings; None: a tenth beyond the ratings
+    loss_func: Callable | None = None,  # as in `collab_learner`
+    opt_func: Callable | None = None,  # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
     metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the summed vectors per observed row (see `SVDpp`); by default 0.02 times the variance of the ratings, 0 for sampled negatives, 0.4 over the whole catalogue
-    own_decay: float = None,  # L2 of the vectors that are a user's or an item's own, as a multiple of `wd`; by default 80 for ratings, else 1
-    history_decay: float = None,  # L2 of the vectors that are summed, as a multiple of `wd`; by default 10 for ratings, else 0
-    residual_decay: float = None,  # L2 of the vectors in sums weighted by residuals, as a multiple of `wd`; by default 30
-    user_features=None,  # `UserFeatures`, if anything is known of users
-    item_features=None,  # `ItemFeatures`: items without training rows are scored by them
+    wd: float | None = None,  # L2 of the summed vectors per observed row (see `SVDpp`); for the defaults see below
+    own_decay: float | None = None,  # L2 of one's own vector, as a multiple of `wd`; by default 80 for ratings, else 1
+    history_decay: float | None = None,  # L2 of vectors that are summed, the same; by default 10 for ratings, else 0
+    residual_decay: float | None = None,  # L2 of vectors in sums weighted by residuals, the same; by default 30
+    user_features: UserFeatures | None = None,  # what is known of users
+    item_features: ItemFeatures | None = None,  # of items: those without training rows are scored by them
     feature_decay: float = 1.0,  # L2 of what features add, as a multiple of `wd`
-    bias_decay: float = None,  # L2 of biases, as a multiple of `wd`; by default 5 for ratings with features, else 0
+    bias_decay: float | None = None,  # L2 of biases, the same; by default 5 for ratings with features, else 0
     **kwargs,
 ) -> RecLearner:
     """A learner for `SVDpp`: vectors that add what a user has, and who has an item, in the training rows.
 
-    Of ratings the most accurate model here: `RecDataLoaders.from_df(ratings, bs=2048)` and `fit_one_cycle(15, 5e-3)`. In training a rating is predicted as if it were not in the histories.
-    Loaders with `context=` have levels of it, and with the time among it the user's mood at the time (see `TimeDependentBias`), which takes more off the error than anything else where ratings between others are to be filled in.
-    What is saved or exported has vectors worked out once and for all and the levels of context; moods, and new items by their features, only the learner itself has.
-    With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of its own for each user: the strongest ranker here.
+    Of ratings the most accurate model here: `RecDataLoaders.from_df(ratings, bs=2048)` and `fit_one_cycle(15, 5e-3)`.
+    In training a rating is predicted as if it were not in the histories. Loaders with `context=` have levels of it, and
+    with the time among it the user's bias at the time (`TimeDependentBias`), which takes more off the error than
+    anything else where ratings between others are to be filled in. What is saved or exported has vectors worked out
+    once and for all and the levels of context; biases of the time, and new items by their features, only the learner
+    itself has. With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of
+    its own for each user: the strongest ranker here.
+
+    `wd` is by default 0.02 times the variance of the ratings, 0.01 for what is liked, 0 for sampled negatives, 0.4 over
+    the whole catalogue.
     """
-    _check(dls)
+    check_loaders(dls)
     of_ratings = dls.target == 'rating'
-    if dropout is None:
-        dropout = 0.4 if dls.target == 'implicit' else 0.0
-    if item_side is None:
-        item_side = of_ratings
-    if own_decay is None:
-        own_decay = 80.0 if of_ratings else 1.0
-    if history_decay is None:
-        history_decay = 10.0 if of_ratings else 0.0
-    if residuals is None:
-        residuals = of_ratings
     if residuals and not of_ratings:
         raise ValueError(
-            "residuals=True weighs histories by ratings, and these loaders learn from choices: leave it out, or make them with target='rating'"
+            'residuals=True weighs histories by ratings, and these loaders learn from choices: leave it out, '
+            "or make them with target='rating'"
         )
-    if residual_decay is None:
-        residual_decay = 30.0
+    has_features = user_features is not None or item_features is not None
+    make = partial(
+        SVDpp,
+        n_factors=n_factors,
+        dropout=_default(dropout, 0.4 if dls.target == 'implicit' else 0.0),
+        norm=0.4 if dls.target == 'implicit' else 0.5,
+        item_side=_default(item_side, of_ratings),
+        residuals=_default(residuals, of_ratings),
+        leave_one_out=_default(leave_one_out, of_ratings),
+        own_decay=_default(own_decay, 80.0 if of_ratings else 1.0),
+        history_decay=_default(history_decay, 10.0 if of_ratings else 0.0),
+        residual_decay=_default(residual_decay, 30.0),
+        feature_decay=feature_decay,
+        bias_decay=_default(bias_decay, 5.0 if of_ratings and has_features else 0.0),
+        user_blocks=_blocks(dls, user_features, 'user'),
+        item_blocks=_blocks(dls, item_features, 'item'),
+    )
+    wds = dict(rating=0.0, liked=0.01, negatives=0.0, catalogue=0.4)
     if of_ratings:
         lo, hi = dls.y_bounds
+        margin = (hi - lo) / 10
         if y_range is None and lo < hi:
-            y_range = lo - (hi - lo) / 10, hi + (hi - lo) / 10
-        if opt_func is None:
-            opt_func = FusedAdam  # sums touch every row at every step
-        if wd is None:
-            wd = 0.02 * dls.catalog.require_history().interactions.ratings[dls.catalog.split.train].var().item()
-    norm = 0.4 if dls.target == 'implicit' else 0.5
-    blocks = {
-        f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks
-        for side, f in (('user', user_features), ('item', item_features))
-    }
-    if bias_decay is None:
-        bias_decay = 5.0 if of_ratings and (user_features is not None or item_features is not None) else 0.0
-    sums = dict(
-        **blocks,
-        feature_decay=feature_decay,
-        bias_decay=bias_decay,
-        context_sizes=_context_sizes(dls),
-        times=dls.catalog.require_history().times(),
-        norm=norm,
-        item_side=item_side,
-        residuals=residuals,
-        leave_one_out=of_ratings if leave_one_out is None else leave_one_out,
-        own_decay=own_decay,
-        history_decay=history_decay,
-        residual_decay=residual_decay,
-    )
-    model = lambda **options: SVDpp(
-        dls.n_users, dls.n_items, dls.catalog.require_history().positives, n_factors, dropout, **sums, **options
-    )
-    learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0.0, 0.0, 0.4, 0.01), context=True, **kwargs)
-    if item_features is not None:
-        learn.item_features = item_features.without_rows()
-    return learn
+            y_range = (lo - margin, hi + margin)
+        opt_func = _default(opt_func, FusedAdam)  # sums touch every row at every step
+        history = dls.catalog.require_history()
+        ratings = history.interactions.ratings[history.split.train]
+        wds['rating'] = 0.02 * ratings.var().item()
+    learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs)
+    return _with_item_features(learn, item_features)
 
 
 @delegates(RecLearner.__init__)
 def mlp_learner(
-    dls,  # `RecDataLoaders` of ratings or of implicit feedback
+    dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
     n_factors: int = 16,  # length of the vectors of users and items
-    layers: list = (64, 32),  # widths of the hidden layers
-    dropout: float = None,  # after each hidden layer; by default 0.5 for ratings, 0 for implicit feedback
-    y_range: tuple = None,  # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for implicit feedback
-    loss_func=None,  # as in `collab_learner`
-    opt_func=None,  # by default `FusedAdam`, for large tables `LazyAdam`
+    layers: list[int] | tuple[int, ...] = (64, 32),  # widths of the hidden layers
+    dropout: float | None = None,  # after each hidden layer; by default 0.5 for ratings, 0 for implicit feedback
+    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    loss_func: Callable | None = None,  # as in `collab_learner`
+    opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the embeddings per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings, 0.03 for what is liked, else 0
+    wd: float | None = None,  # L2 of the embeddings per observed row, and weight decay of the layers
     **kwargs,
 ) -> RecLearner:
-    """A learner for a perceptron over user and item embeddings (`MLP`): fastai's `use_nn`, and the MLP of neural collaborative filtering."""
-    _check(dls)
-    if dropout is None:
-        dropout = 0.0 if dls.target == 'implicit' else 0.5
-    model = lambda **options: MLP(dls.n_users, dls.n_items, n_factors, layers, dropout, **options)
-    return _build(
-        dls, model, y_range, loss_func, opt_func, metrics, wd, (0.1, 0.0, 0.0, 0.03), pairs_only='mlp_learner', **kwargs
-    )
+    """A learner for a perceptron over user and item embeddings (`MLP`).
+
+    fastai's `use_nn`, and the MLP of neural collaborative filtering. `wd` (see `RecLearner`) is by default 0.1 for
+    ratings, 0.03 for what is liked, else 0.
+    """
+    check_loaders(dls)
+    dropout = _default(dropout, 0.0 if dls.target == 'implicit' else 0.5)
+    make = partial(MLP, n_factors=n_factors, layers=layers, dropout=dropout)
+    wds = dict(rating=0.1, liked=0.03, negatives=0.0, catalogue=0.0)
+    _check_pairs(dls, 'mlp_learner')
+    return _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
 
 
 @delegates(RecLearner.__init__)
 def gmf_learner(
-    dls,  # `RecDataLoaders` of implicit feedback
+    dls: RecDataLoaders,  # loaders of implicit feedback
     n_factors: int = 32,  # length of the vectors of users and items
-    loss_func=None,  # by default `BCELoss()`
-    opt_func=None,  # by default `FusedAdam`, for large tables `LazyAdam`
+    loss_func: Callable | None = None,  # by default `BCELoss()`
+    opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None,  # e.g. `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the embeddings per observed row; by default 0
+    wd: float | None = None,  # L2 of the embeddings per observed row; by default 0
     **kwargs,
 ) -> RecLearner:
     """A learner for generalised matrix factorisation (`GMF`)."""
-    return _build(
-        dls,
-        lambda **options: GMF(dls.n_users, dls.n_items, n_factors, **options),
-        None,
-        loss_func,
-        opt_func,
-        metrics,
-        wd,
-        (0.0, 0.0, 0.0, 0.0),
-        pairs_only='gmf_learner',
-        implicit_only=True,
-        **kwargs,
-    )
+    check_loaders(dls)
+    _check_implicit(dls, 'gmf_learner')
+    _check_pairs(dls, 'gmf_learner')
+    make = partial(GMF, n_factors=n_factors)
+    return _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
 @delegates(RecLearner.__init__)
 def neumf_learner(
-    dls,  # `RecDataLoaders` of implicit feedback
+    dls: RecDataLoaders,  # loaders of implicit feedback
     n_factors: int = 32,  # length of the vectors of both pathways
-    layers: list = (128, 64, 32),  # widths of the hidden layers of the MLP pathway
+    layers: list[int] | tuple[int, ...] = (128, 64, 32),  # widths of the hidden layers of the MLP pathway
     dropout: float = 0.0,  # after each hidden layer
-    pretrain: int = 0,  # epochs of GMF and of MLP that are trained first, with one cycle at `pretrain_lr`, to start from (He et al. 2017, section 3.4.1)
-    pretrain_lr: float = 5e-3,
-    loss_func=None,  # by default `BCELoss()`
-    opt_func=None,  # by default `FusedAdam`, for large tables `LazyAdam`
+    pretrain: int = 0,  # epochs of GMF and of MLP that are trained first, to start from (He et al. 2017, 3.4.1)
+    pretrain_lr: float = 5e-3,  # highest rate of their one cycle
+    loss_func: Callable | None = None,  # by default `BCELoss()`
+    opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics=None,  # e.g. `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the embeddings per observed row and weight decay of the layers; by default 0
+    wd: float | None = None,  # L2 of the embeddings per observed row and weight decay of the layers; by default 0
     **kwargs,
 ) -> RecLearner:
     """A learner for neural matrix factorisation (`NeuMF`), its pathways pre-trained if asked."""
+    check_loaders(dls)
+    _check_implicit(dls, 'neumf_learner')
+    _check_pairs(dls, 'neumf_learner')
     options = dict(loss_func=loss_func, opt_func=opt_func, wd=wd)
-    build = partial(
-        _build, dls, y_range=None, defaults=(0.0, 0.0, 0.0, 0.0), pairs_only='neumf_learner', implicit_only=True
-    )
     if pretrain:
         gmf = gmf_learner(dls, n_factors, **options)
         mlp = mlp_learner(dls, n_factors, layers, dropout, **options)
         for name, learn in (('GMF', gmf), ('MLP', mlp)):
             print(f'pre-training {name}')
             learn.fit_one_cycle(pretrain, pretrain_lr)
-        model = lambda **_: NeuMF.from_pretrained(gmf.model.cpu(), mlp.model.cpu())
-    else:
-        model = lambda **known: NeuMF(dls.n_users, dls.n_items, n_factors, layers, dropout, **known)
-    return build(model, metrics=metrics, **options, **kwargs)
+        model = NeuMF.from_pretrained(gmf.model.cpu(), mlp.model.cpu())
+        wd = _default(wd, NO_DECAY[goal_of(dls)])
+        return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)
+    make = partial(NeuMF, n_factors=n_factors, layers=layers, dropout=dropout)
+    return _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
 @delegates(RecLearner.__init__)
 def two_tower_learner(
-    dls,  # `RecDataLoaders` of implicit feedback
-    user_features=None,  # `UserFeatures`, if anything is known of users
-    item_features=None,  # `ItemFeatures`: items without training rows get their vectors from them
+    dls: RecDataLoaders,  # loaders of implicit feedback
+    user_features: UserFeatures | None = None,  # what is known of users
+    item_features: ItemFeatures | None = None,  # items without training rows get their vectors from them
     n_factors: int = 64,  # length of the vectors
-    layers: list = (128,),  # widths of the hidden layers of both towers; (): none
+    layers: list[int] | tuple[int, ...] = (128,),  # widths of the hidden layers of both towers; (): none
     temperature: float = 0.1,  # of the softmax: scores are cosines over it
     dropout: float = 0.0,  # after each hidden layer
     id_dropout: float = 0.1,  # share of rows that train without their id, by features alone
-    loss_func=None,  # by default `InBatchSoftmaxLoss`
-    opt_func=None,  # by default `FusedAdam`
+    loss_func: Callable | None = None,  # by default `InBatchSoftmaxLoss`
+    opt_func: Callable | None = None,  # by default `FusedAdam`
     metrics=None,  # e.g. `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the id vectors per row of a batch and weight decay of the layers; by default 0
+    wd: float | None = None,  # L2 of the id vectors per row of a batch and weight decay of the layers; by default 0
     **kwargs,
 ) -> RecLearner:
-    """A learner for `TwoTower`: users and items encoded apart, trained by a softmax over the items of the batch, and made for `learn.index()`.
+    """A learner for `TwoTower`: users and items encoded apart, trained by a softmax over the items of the batch.
 
-    Whatever negatives `dls` draw, `learn.dls` are loaders of the same rows whose negatives are the other items of the batch (`dls.in_batch()`): larger batches have more of them.
+    Made for `learn.index()`. Whatever negatives `dls` draw, `learn.dls` are loaders of the same rows whose negatives
+    are the other items of the batch (`dls.in_batch()`): larger batches have more of them.
     """
-    _check(dls)
-    if dls.target == 'implicit' and not isinstance(dls.train, InBatchDL):
+    check_loaders(dls)
+    _check_implicit(dls, 'two_tower_learner')
+    if not isinstance(dls.train, InBatchDL):
         dls = dls.in_batch()
-    blocks = {
-        f'{side}_blocks': None if f is None else _aligned(dls, f, side).blocks
-        for side, f in (('user', user_features), ('item', item_features))
-    }
-    model = lambda **options: TwoTower(
-        dls.n_users,
-        dls.n_items,
-        n_factors,
-        layers,
-        temperature,
+    make = partial(
+        TwoTower,
+        n_factors=n_factors,
+        layers=layers,
+        temperature=temperature,
         dropout=dropout,
         id_dropout=id_dropout,
-        **blocks,
-        **{k: v for k, v in options.items() if k in ('known_users', 'known_items')},
+        user_blocks=_blocks(dls, user_features, 'user'),
+        item_blocks=_blocks(dls, item_features, 'item'),
     )
-    learn = _build(
-        dls,
-        model,
-        None,
-        loss_func,
-        opt_func,
-        metrics,
-        wd,
-        (0.0, 0.0, 0.0, 0.0),
-        pairs_only='two_tower_learner',
-        implicit_only=True,
-        **kwargs,
-    )
-    if item_features is not None:
-        learn.item_features = item_features.without_rows()
-    return learn
+    learn = _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
+    return _with_item_features(learn, item_features)
 
 
 @delegates(RecLearner.__init__)
 def content_learner(
-    dls,  # `RecDataLoaders` of ratings, of likes or of implicit feedback
-    item_features,  # `ItemFeatures`
-    user_features=None,  # `UserFeatures`, for users of whom something is known, too
+    dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
+    item_features: ItemFeatures,  # what items are known by
+    user_features: UserFeatures | None = None,  # for users of whom something is known, too
     n_factors: int = 64,  # length of the vectors of users and items
     hidden: int = 256,  # width of the hidden layer over the features; 0: none
     dropout: float = 0.2,  # after it
-    y_range: tuple = None,  # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for likes and implicit feedback
-    loss_func=None,  # as in `collab_learner`
-    opt_func=None,  # by default `LazyAdam`, which updates a large first layer at the columns of the batch
+    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    loss_func: Callable | None = None,  # as in `collab_learner`
+    opt_func: Callable | None = None,  # by default `LazyAdam`: a large first layer at the columns of the batch
     metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd: float = None,  # L2 of the user vectors per observed row and weight decay of the layers (see `RecLearner`); by default 0.1 for ratings and over the whole catalogue, 0.03 for what is liked, 0 for sampled negatives
+    wd: float | None = None,  # L2 of the user vectors per observed row, and weight decay of the layers
     **kwargs,
 ) -> RecLearner:
-    """A learner for `Content`: items are known by their features alone, so that new ones (`learn.add_items`) work at once."""
-    _check(dls)
-    features, user_blocks = (
-        _aligned(dls, item_features, 'item'),
-        None if user_features is None else _aligned(dls, user_features, 'user').blocks,
+    """A learner for `Content`: items are known by their features alone, so that new ones (`learn.add_items`) work.
+
+    `wd` (see `RecLearner`) is by default 0.1 for ratings and over the whole catalogue, 0.03 for what is liked, 0 for
+    sampled negatives.
+    """
+    check_loaders(dls)
+    make = partial(
+        Content,
+        blocks=_aligned(dls, item_features, 'item').blocks,
+        n_factors=n_factors,
+        hidden=hidden,
+        dropout=dropout,
+        user_blocks=_blocks(dls, user_features, 'user'),
     )
-    model = lambda **options: Content(
-        dls.n_users, dls.n_items, features.blocks, n_factors, hidden, dropout, user_blocks, **options
-    )
-    learn = _build(
-        dls,
-        model,
-        y_range,
-        loss_func,
-        LazyAdam if opt_func is None else opt_func,
-        metrics,
-        wd,
-        (0.1, 0.0, 0.1, 0.03),
-        **kwargs,
-    )
-    learn.item_features = features.without_rows()
-    return learn
+    wds = dict(rating=0.1, liked=0.03, negatives=0.0, catalogue=0.1)
+    opt_func = _default(opt_func, LazyAdam)
+    learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
+    return _with_item_features(learn, item_features)
 
 
 @delegates(RecLearner.__init__)
 def gated_learner(
-    dls,  # `RecDataLoaders` of ratings, of likes or of implicit feedback
-    item_features,  # `ItemFeatures`
-    pathways: dict = None,  # name -> the blocks that share a pathway; by default each block has its own
+    dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
+    item_features: ItemFeatures,  # what is known of items
+    pathways: dict | None = None,  # name -> the blocks that share a pathway; by default each block has its own
     n_factors: int = 50,  # length of the vectors of users and items
     fusion: str = 'gate',  # 'gate': `GatedHybrid`; without gate 'sum': `SumHybrid`, 'concat': `ConcatHybrid`
     hidden: int = 0,  # width of a hidden layer in each pathway of features; 0: linear
     dropout: float = 0.2,  # of the pathways of features
     id_dropout: float = 0.2,  # share of items whose id is hidden at each step of training
     feature_dropout: float = 0.2,  # share of items whose features are hidden
-    shrinkage: float = 8.0,  # training rows at which the gate starts with as much weight for the id as for all features together
-    y_range: tuple = None,  # (low, high) of predicted ratings, a little wider than the ratings; None: unbounded, and for likes and implicit feedback
-    loss_func=None,  # as in `collab_learner`
-    opt_func=None,  # by default `FusedAdam`
+    shrinkage: float = 8.0,  # training rows at which the gate starts with as much weight for the id as for all features
+    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    loss_func: Callable | None = None,  # as in `collab_learner`
+    opt_func: Callable | None = None,  # by default `FusedAdam`
     metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
-    wd: float = None,  # as in `collab_learner`, and weight decay of the layers
+    wd: float | None = None,  # as in `collab_learner`, and weight decay of the layers
     **kwargs,
 ) -> RecLearner:
-    """A learner for a hybrid: the item's own embedding and its features, behind a gate that looks at user and item (`GatedHybrid`). See what it learned with `interp.plot_gates()`."""
-    _check(dls)
+    """A learner for a hybrid: the item's own embedding and its features, behind a gate that looks at both sides.
+
+    See `GatedHybrid`, and what it learned with `interp.plot_gates()`.
+    """
+    check_loaders(dls)
     models = dict(gate=GatedHybrid, sum=SumHybrid, concat=ConcatHybrid)
     if fusion not in models:
         raise ValueError(f'fusion={fusion!r}: choose one of {list(models)}')
     features = _aligned(dls, item_features, 'item')
-    groups = {
-        name: features[names if isinstance(names, (list, tuple)) else [names]].blocks
-        for name, names in (pathways or {o: o for o in features}).items()
-    }
-    gate = dict(shrinkage=shrinkage) if fusion == 'gate' else {}
-    model = lambda **options: models[fusion](
-        dls.n_users,
-        dls.n_items,
-        groups,
-        n_factors,
-        hidden,
-        dropout,
-        id_dropout,
-        feature_dropout,
-        item_counts=dls.catalog.counts['item'],
-        **gate,
+    if pathways is None:
+        pathways = {name: [name] for name in features}
+    groups = {name: [of] if isinstance(of, str) else list(of) for name, of in pathways.items()}
+    options = dict(shrinkage=shrinkage) if fusion == 'gate' else {}
+    make = partial(
+        models[fusion],
+        pathways={name: features[names].blocks for name, names in groups.items()},
+        n_factors=n_factors,
+        hidden=hidden,
+        dropout=dropout,
+        id_dropout=id_dropout,
+        feature_dropout=feature_dropout,
         **options,
     )
-    learn = _build(dls, model, y_range, loss_func, opt_func, metrics, wd, (0.08, 0.0, 0.3, 0.01), **kwargs)
+    wds = dict(rating=0.08, liked=0.01, negatives=0.0, catalogue=0.3)
+    learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
     if fusion == 'gate':
         learn.add_cb(GateCallback())
-    learn.item_features = features.without_rows()
-    return learn
-
-
-def _context_sizes(dls):
-    return [] if dls.catalog.context_of is None else dls.catalog.context_of.sizes
-
-
-def _aligned(dls, features, side):
-    """Features with a row per code."""
-    if not isinstance(features, Features) or features.side != side:
-        raise TypeError(
-            f'expected {"ItemFeatures" if side == "item" else "UserFeatures"}, got {type(features).__name__}. Make them from the metadata table: `{"ItemFeatures" if side == "item" else "UserFeatures"}.from_df(df, ...)`'
-        )
-    return features.align(dls.vocab[side])
+    return _with_item_features(learn, item_features)
 
 
 def ensemble_learner(
-    dls,  # `RecDataLoaders`
-    learner=svdpp_learner,  # a builder, or a list of builders for members that differ: called with `dls` and `kwargs`
+    dls: RecDataLoaders,  # loaders that all members share
+    learner: Callable | list[Callable] = svdpp_learner,  # a builder, or a list of builders for members that differ
     n_members: int = 5,  # members to train; with a list of builders they take turns
     seed: int = 0,  # member i starts from, and is trained with, seed + i
-    **kwargs,  # of the builder
+    **kwargs,  # of the builder, which is called as builder(dls, **kwargs)
 ) -> Ensemble:
-    """Several learners behind one `Scorer` (`Ensemble`), trained in one call: their mean score is more accurate than each, and their spread says how sure it is.
+    """Several learners behind one `Scorer` (`Ensemble`), trained in one call.
 
-    `ens = ensemble_learner(dls, svdpp_learner, 5)`, `ens.fit_one_cycle(15, 5e-3)`; `evaluate(ens)`, `ens.recommend(user)`, `ens.predictions(pairs)` with a column of spreads.
+    Their mean score is more accurate than each, and their spread says how sure it is. `ens = ensemble_learner(dls,
+    svdpp_learner, 5)`, `ens.fit_one_cycle(15, 5e-3)`; `evaluate(ens)`, `ens.recommend(user)`, `ens.predictions(pairs)`
+    with a column of spreads.
     """
     builders = list(learner) if isinstance(learner, (list, tuple)) else [learner]
     if n_members < 1:
@@ -468,36 +407,113 @@ def ensemble_learner(
     return Ensemble(members, seed)
 
 
+# --- what the builders share
+
+
 def _build(
-    dls,
-    model,
-    y_range,
-    loss_func,
-    opt_func,
+    dls: RecDataLoaders,
+    make: partial,  # the model's class with the options that were asked for
+    y_range: tuple[float, float] | None,
+    loss_func: Callable | None,
+    opt_func: Callable | None,
     metrics,
-    wd,
-    defaults,
-    pairs_only=None,
-    implicit_only=False,
-    context=False,
+    wd: float | None,
+    wds: Mapping[str, float],  # default weight decay by `goal_of`
+    reads_context: bool = False,
     **kwargs,
-):
-    """What the builders share: `model` is made with what the data say, `wd` by default by what the loaders are made for (ratings, negatives, whole catalogue)."""
-    _check(dls)
-    if dls.n_inp == 3 and not context:
+) -> RecLearner:
+    """Make the model with what the data say, and the learner; weight decay by what the loaders are made for."""
+    if dls.n_inp == 3 and not reads_context:
         raise ValueError(
-            f'these loaders have context ({dls.catalog.context_of}), which this model does not read: make them without context=, or take svdpp_learner or collab_learner'
+            f'these loaders have context ({dls.catalog.context_of}), which this model does not read: '
+            'make them without context=, or take svdpp_learner or collab_learner'
         )
-    if implicit_only and dls.target != 'implicit':
+    options = _rating_options(dls, y_range, loss_func)
+    wanted = {name: value for name, value in options.items() if value is not None}
+    model = make(dls.n_users, dls.n_items, **given_to(make.func, dls.catalog, **wanted))
+    return rec_learner(dls, model, loss_func, opt_func, metrics, wd=_default(wd, wds[goal_of(dls)]), **kwargs)
+
+
+def _rating_options(dls: RecDataLoaders, y_range: tuple[float, float] | None, loss_func: Callable | None) -> dict:
+    """`y_range` and `mean` of a rating model, after the checks; {} for implicit feedback."""
+    if dls.target == 'liked':
+        logits = loss_func is None or takes_logits(loss_func)
+        if logits and y_range is not None:
+            raise ValueError(
+                f"y_range={tuple(y_range)}: with target='liked' scores are logits and have no range: leave it out, "
+                'or learn probabilities with y_range=(0, 1), loss_func=nn.MSELoss()'
+            )
+        if not logits:
+            check_y_range(0, 1, y_range, 'liked')
+        return dict(y_range=y_range, mean=_start(dls, loss_func))
+    if dls.target == 'implicit':
+        if y_range is not None:
+            raise ValueError(
+                f'y_range={y_range} is for ratings, and these loaders hold implicit feedback, '
+                'whose scores only rank: leave it out'
+            )
+        return {}
+    lo, hi = dls.y_bounds
+    if lo == hi:
         raise ValueError(
-            f"{pairs_only} ranks implicit feedback, and these loaders hold ratings. Make them with RecDataLoaders.from_df(..., target='implicit', threshold=), or predict ratings with collab_learner or mlp_learner"
+            f'all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what: '
+            "rank with RecDataLoaders.from_df(..., target='implicit')"
         )
-    if pairs_only and dls.n_inp == 1:
+    check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
+    return dict(y_range=y_range, mean=dls.catalog.mean_rating)
+
+
+def _start(dls: RecDataLoaders, loss_func: Callable | None) -> float | None:
+    """The score of the average training row: the mean rating, or the share of liked rows, as a logit if need be."""
+    if dls.target != 'liked':
+        return dls.catalog.mean_rating
+    liked = dls.catalog.liked(dls.catalog.split.train)
+    share = float(np.clip(liked.mean(), 1e-3, 1 - 1e-3))
+    if loss_func is None or takes_logits(loss_func):
+        return float(np.log(share / (1 - share)))
+    return share
+
+
+def _default(value, default):
+    """`default` in the place of None."""
+    return default if value is None else value
+
+
+def _check_implicit(dls: RecDataLoaders, builder: str) -> None:
+    if dls.target != 'implicit':
         raise ValueError(
-            f'{pairs_only} scores pairs, and these loaders (n_neg=None) give a whole catalogue per user. Make them with n_neg=4, or take collab_learner or svdpp_learner'
+            f'{builder} ranks implicit feedback, and these loaders hold ratings. Make them with '
+            "RecDataLoaders.from_df(..., target='implicit', threshold=), or predict ratings with collab_learner or "
+            'mlp_learner'
         )
-    if wd is None:
-        wd = defaults[{'rating': 0, 'liked': 3}.get(dls.target, 2 if dls.n_inp == 1 else 1)]
-    return rec_learner(
-        dls, model(**_rating_options(dls, y_range, loss_func)), loss_func, opt_func, metrics, wd=wd, **kwargs
-    )
+
+
+def _check_pairs(dls: RecDataLoaders, builder: str) -> None:
+    if dls.n_inp == 1:
+        raise ValueError(
+            f'{builder} scores pairs, and these loaders (n_neg=None) give a whole catalogue per user. '
+            'Make them with n_neg=4, or take collab_learner or svdpp_learner'
+        )
+
+
+def _aligned(dls: RecDataLoaders, features: Features, side: str) -> Features:
+    """Features with a row per code."""
+    if not isinstance(features, Features) or features.side != side:
+        wanted = 'ItemFeatures' if side == 'item' else 'UserFeatures'
+        raise TypeError(
+            f'expected {wanted}, got {type(features).__name__}. '
+            f'Make them from the metadata table: `{wanted}.from_df(df, ...)`'
+        )
+    return features.align(dls.vocab[side])
+
+
+def _blocks(dls: RecDataLoaders, features: Features | None, side: str) -> dict | None:
+    """The blocks of features, a row per code; None without features."""
+    return None if features is None else _aligned(dls, features, side).blocks
+
+
+def _with_item_features(learn: RecLearner, item_features: ItemFeatures | None) -> RecLearner:
+    """The learner, which keeps what tells how to read features of new items."""
+    if item_features is not None:
+        learn.item_features = item_features.without_rows()
+    return learn
