@@ -456,7 +456,7 @@ def test_rows_of_weight_0_teach_nothing(moody):
 
 def test_weights_say_what_is_wrong(moody):
     df = moody[0].assign(w=1.0)
-    with pytest.raises(ValueError, match='negative, missing or no numbers'):
+    with pytest.raises(ValueError, match='negative, missing or not numbers'):
         loaders(df.assign(w=-1.0), weight_name='w')
     with pytest.raises(ValueError, match='are 0'):
         loaders(df.assign(w=0.0), weight_name='w')

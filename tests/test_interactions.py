@@ -493,7 +493,7 @@ def test_ids_of_mixed_types_are_found_whatever_the_index():
 @pytest.mark.parametrize('dtype', ['float64', object])
 def test_fractions_are_no_ids(dtype):
     with pytest.raises(
-        ValueError, match="column 'item' holds fractions such as 4.5, 3.5, which are no item ids. .*Pass item_name="
+        ValueError, match="column 'item' holds fractions such as 4.5, 3.5, which are not item ids. .*Pass item_name="
     ):
         from_df(item=pd.Series([1.0, 4.5, 3.5, 2.0]).astype(dtype))
 

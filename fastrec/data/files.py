@@ -229,7 +229,7 @@ class FileTable:
         if ratings is not None and ratings.max() > 1e8:
             raise Irregular
         res = Interactions(*arrays, ratings, times, vocab, names)
-        return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
+        return res if duplicates == 'keep' else res.merge_duplicates(duplicates)
 
 
 def _frame(names, read):

@@ -4,7 +4,10 @@ Everything behind this module works on codes; everything a user sees is decoded 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
+from itertools import pairwise
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -14,463 +17,596 @@ from .columns import CHUNK_ROWS, dense_codes, find_columns, first_few, in_chunks
 
 __all__ = ['Context', 'Interactions', 'Vocab']
 
-_DUPLICATES = ('error', 'last', 'first', 'mean')
+DUPLICATES = ('error', 'last', 'first', 'mean')  # what `duplicates=` may be
+LARGEST_RATING = 1e8  # beyond it a column holds timestamps
+
+
+# --- ids
 
 
 class Vocab:
     """The ids of one side and their codes `0..len-1`, in sorted order of the ids.
 
     `ids` are unique; integers and strings are the ids that the field uses, anything hashable and sortable works.
+    `ValueError` for missing and repeated ids.
     """
 
     def __init__(
         self,
-        ids,  # unique ids; position is the code
+        ids: Any,  # unique ids; position is the code
         side: str = 'item',  # 'user' or 'item', for messages
-    ):
-        self.ids, self.side = pd.Index(plain_values(ids)), side
+    ) -> None:
+        self.ids = pd.Index(plain_values(ids))
+        self.side = side
         if self.ids.hasnans:
             raise ValueError(f'{side} ids hold missing values')
         if not self.ids.is_unique:
-            raise ValueError(
-                f'{side} ids repeat: {first_few(self.ids[self.ids.duplicated()].unique())}. A Vocab holds each id once: pass `pd.unique(ids)`'
-            )
+            repeated = first_few(self.ids[self.ids.duplicated()].unique())
+            raise ValueError(f'{side} ids repeat: {repeated}. A Vocab holds each id once: pass `pd.unique(ids)`')
 
     @classmethod
-    def factorize(cls, values, side: str = 'item'):
-        """-> (Vocab of the sorted distinct `values`, int32 code of each value)"""
-        if (found := dense_codes(np.asarray(values))) is None:
-            codes, ids = pd.factorize(values, sort=True)
-            found = ids, codes.astype(np.int32)
-        return cls(found[0], side), found[1]
+    def factorize(cls, values: pd.Series, side: str = 'item') -> tuple[Vocab, np.ndarray]:
+        """The Vocab of the sorted distinct `values` (n,), and the int32 code of each value (n,)."""
+        found = dense_codes(np.asarray(values))
+        if found is not None:
+            ids, codes = found
+            return cls(ids, side), codes
+        codes, distinct = pd.factorize(values, sort=True)
+        return cls(distinct, side), codes.astype(np.int32)
 
-    def extended(self, ids):
-        """A Vocab with the unknown ones of `ids` after those there are, whose codes stay."""
+    def extended(
+        self,
+        ids: Any,  # sequence of ids, known and unknown ones; missing values are left out
+    ) -> Vocab:
+        """A Vocab with the unknown ones of `ids` after those there are, whose codes stay.
+
+        `ValueError` if they are of another type.
+        """
         values = plain_values(pd.Series(ids).dropna())
-        if len(values) and kind_of(values) != kind_of(self.ids):
+        mine, theirs = kind_of(self.ids), kind_of(values)
+        if len(values) and theirs != mine:
             raise ValueError(
-                f'the new {self.side} ids are of another type ({kind_of(values)} such as {first_few(values, 1)}) than those known ({kind_of(self.ids)} such as {first_few(self.ids, 1)})'
+                f'the new {self.side} ids are of another type ({theirs} such as {first_few(values, 1)}) '
+                f'than those known ({mine} such as {first_few(self.ids, 1)})'
             )
-        new = pd.Index(np.sort(pd.unique(values[self.ids.get_indexer(values.array) < 0])), dtype=self.ids.dtype)
+        is_new = self.ids.get_indexer(values.array) < 0
+        new = pd.Index(np.sort(pd.unique(values[is_new])), dtype=self.ids.dtype)
         return Vocab(self.ids.append(new), self.side) if len(new) else self
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def __contains__(self, id_):
+    def __contains__(self, id_: Any) -> bool:
         return id_ in self.ids
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocab) and self.side == other.side and self.ids.equals(other.ids)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'Vocab({len(self):,} {self.side}s: {first_few(self.ids)})'
 
     def encode(
         self,
-        ids,  # one id or a sequence of ids
+        ids: Any,  # one id or a sequence of ids
         unknown: str = 'raise',  # 'raise' a `KeyError`, or 'mark' with -1
     ) -> np.ndarray:
         """int64 codes of `ids`, shape `(n,)`; `KeyError` names unknown ids and the way out."""
         if unknown not in ('raise', 'mark'):
             raise ValueError(f"unknown={unknown!r}: choose 'raise' or 'mark'")
-        if np.ndim(ids) == 0 and not isinstance(ids, (set, frozenset, dict)):
-            ids = [ids.item() if isinstance(ids, np.ndarray) else ids]
-        values = plain_values(
-            np.asarray(ids)
-            if isinstance(ids, (pd.Index, np.ndarray))
-            else pd.Series(list(ids) if not hasattr(ids, 'dtype') else ids)
-        )
+        values = _sequence_of_ids(ids)
         if not len(values):
             return np.zeros(0, np.int64)
-        codes = self.ids.get_indexer(values.array) if len(self) else np.full(len(values), -1)
-        if unknown == 'raise' and (codes < 0).any():
-            raise KeyError(self._unknown(values[codes < 0], len(values)))
+        if len(self):
+            codes = self.ids.get_indexer(values.array)
+        else:
+            codes = np.full(len(values), -1)
+        is_unknown = codes < 0
+        if unknown == 'raise' and is_unknown.any():
+            raise KeyError(self._unknown_ids(values[is_unknown], len(values)))
         return codes.astype(np.int64)
 
-    def _unknown(self, values, n):
+    def _unknown_ids(self, values: pd.Series, n: int) -> str:
+        """What is said of unknown ids among `n` that were looked up."""
+        side = self.side
         missing = pd.unique(values)
+        s = 's' if len(missing) > 1 else ''
+        text = f'unknown {side} id{s}: {first_few(missing)} ({len(missing):,} of {n:,} looked up). '
         mine, theirs = kind_of(self.ids), kind_of(missing)
-        text = f'unknown {self.side} id{"s" if len(missing) > 1 else ""}: {first_few(missing)} ({len(missing):,} of {n:,} looked up). '
         if mine != theirs and {mine, theirs} <= {'integer', 'string'}:
             way = f'ids.astype({"int" if mine == "integer" else "str"})'
-            return (
-                text
-                + f'The table the model was built from has {mine} {self.side} ids such as {first_few(self.ids, 2)}; these are {theirs}s: convert them with `{way}`'
+            return text + (
+                f'The table the model was built from has {mine} {side} ids such as {first_few(self.ids, 2)}; '
+                f'these are {theirs}s: convert them with `{way}`'
             )
         return text + (
-            f"Known are the {len(self):,} {self.side}s of the table the model was built from (`dls.vocab['{self.side}'].ids`): "
-            f"leave the others out, e.g. `df[df[column].isin(dls.vocab['{self.side}'].ids)]`, or build again from a table that has them"
+            f"Known are the {len(self):,} {side}s of the table the model was built from (`dls.vocab['{side}'].ids`): "
+            f"leave the others out, e.g. `df[df[column].isin(dls.vocab['{side}'].ids)]`, "
+            'or build again from a table that has them'
         )
 
-    def decode(self, codes) -> np.ndarray:
+    def decode(
+        self,
+        codes: Any,  # ints of any shape
+    ) -> np.ndarray:
         """The ids of `codes`, same shape; `IndexError` for -1, which marks an unknown id."""
         codes = np.asarray(codes)
         if codes.size and codes.min() < 0:
+            n_negative = int((codes < 0).sum())
             raise IndexError(
-                f'{int((codes < 0).sum()):,} of {codes.size:,} codes are negative, which marks unknown {self.side} ids: there is nothing to decode'
+                f'{n_negative:,} of {codes.size:,} codes are negative, which marks unknown {self.side} ids: '
+                'there is nothing to decode'
             )
         return self.ids.to_numpy()[codes]
 
 
-def _ids(df, name, side, vocab):
-    """Codes of column `name`, after the checks; builds the vocab unless one is given."""
-    col = df[name]
-    if n := int(col.isna().sum()):
+def _sequence_of_ids(ids: Any) -> pd.Series:
+    """One id or a collection of ids, of whatever kind, as plain values."""
+    is_one = np.ndim(ids) == 0 and not isinstance(ids, (set, frozenset, dict))
+    if is_one:
+        ids = [ids.item() if isinstance(ids, np.ndarray) else ids]
+    if isinstance(ids, (pd.Index, np.ndarray)):
+        return plain_values(np.asarray(ids))
+    # what has a dtype (a Series, an array of pandas, a tensor) pandas takes as it is; of a set it would not
+    return plain_values(ids if hasattr(ids, 'dtype') else list(ids))
+
+
+# --- checks of the columns of a table
+
+
+def _check_ids(df: pd.DataFrame, name: Any, side: str, vocab: Vocab | None) -> tuple[Vocab, np.ndarray]:
+    """The vocab of column `name` (`vocab` if it is given) and int32 codes, after the checks."""
+    column = df[name]
+    if n_missing := int(column.isna().sum()):
         raise ValueError(
-            f'{n:,} of {len(df):,} rows have no {side} id (column {name!r}). Drop them with `df.dropna(subset=[{name!r}])`'
+            f'{n_missing:,} of {len(df):,} rows have no {side} id (column {name!r}). '
+            f'Drop them with `df.dropna(subset=[{name!r}])`'
         )
-    col = plain_values(col)
-    kind = kind_of(col)
+    column = plain_values(column)
+    kind = kind_of(column)
     if kind.startswith('mixed'):
-        types = pd.Series([type(o).__name__ for o in col.head(1_000_000)])
-        if types.nunique() == 1:
-            raise ValueError(
-                f'column {name!r} holds {types[0]} objects such as {col.iloc[0]!r}; {side} ids are numbers, strings, dates or bytes. Make them strings: `df[{name!r}] = df[{name!r}].astype(str)`'
-            )
-        examples = ', '.join(f'{t} such as {col.iloc[types[types == t].index[0]]!r}' for t in types.unique())
-        raise ValueError(
-            f"column {name!r} mixes types ({examples}), so 1 and '1' would be two {side}s. Make them one: `df[{name!r}] = df[{name!r}].astype(str)`"
-        )
+        raise ValueError(_mixed_types(column, name, side))
     if kind == 'floating':
+        fractions = column[(column != column.round()) | ~np.isfinite(column)]
         raise ValueError(
-            f'column {name!r} holds fractions such as {first_few(col[(col != col.round()) | ~np.isfinite(col)], 3)}, which are no {side} ids. Is it another column? Pass {side}_name=, one of: {first_few(df.columns, 20)}'
+            f'column {name!r} holds fractions such as {first_few(fractions, 3)}, which are not {side} ids. '
+            f'Is it another column? Pass {side}_name=, one of: {first_few(df.columns, 20)}'
         )
     if vocab is None:
-        return Vocab.factorize(col, side)
-    return vocab, vocab.encode(col).astype(np.int32)
+        return Vocab.factorize(column, side)
+    return vocab, vocab.encode(column).astype(np.int32)
 
 
-def _check_ratings(df, name, y_range):
+def _mixed_types(column: pd.Series, name: Any, side: str) -> str:
+    """What is said of ids of several types, or of one that is not a type of ids."""
+    way = f'`df[{name!r}] = df[{name!r}].astype(str)`'
+    types = pd.Series([type(o).__name__ for o in column.head(1_000_000)])
+    if types.nunique() == 1:
+        return (
+            f'column {name!r} holds {types[0]} objects such as {column.iloc[0]!r}; '
+            f'{side} ids are numbers, strings, dates or bytes. Make them strings: {way}'
+        )
+    first_row = {t: types.index[types == t][0] for t in types.unique()}
+    examples = ', '.join(f'{t} such as {column.iloc[row]!r}' for t, row in first_row.items())
+    return f"column {name!r} mixes types ({examples}), so 1 and '1' would be two {side}s. Make them one: {way}"
+
+
+def _check_several(vocab: Vocab, name: Any) -> None:
+    """`ValueError` if column `name` has a single id."""
+    side = vocab.side
+    if len(vocab) == 1:
+        raise ValueError(
+            f'the table has a single {side} ({first_few(vocab.ids)}, column {name!r}): '
+            f'collaborative filtering learns from what several {side}s share. Is {side}_name right?'
+        )
+
+
+def _check_ratings(df: pd.DataFrame, name: Any, y_range: tuple[float, float] | None) -> np.ndarray:
     """float32 ratings of column `name`, after the checks."""
-    col = df[name]
-    if pd.api.types.is_datetime64_any_dtype(col.dtype):
+    column = df[name]
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
         raise ValueError(
-            f"column {name!r} holds dates, not ratings. Pass rating_name= (and time_name={name!r}), or no rating column for target='implicit'"
+            f'column {name!r} holds dates, not ratings. Pass rating_name= (and time_name={name!r}), '
+            "or no rating column for target='implicit'"
         )
-    if not pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_complex_dtype(col.dtype):
-        bad = pd.to_numeric(col, errors='coerce').isna() & col.notna()
-        what = f'; not a number: {first_few(col[bad].unique())}' if bad.any() else ''
+    if not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
+        is_word = pd.to_numeric(column, errors='coerce').isna() & column.notna()
+        words = f'; not a number: {first_few(column[is_word].unique())}' if is_word.any() else ''
         raise ValueError(
-            f"ratings in column {name!r} are not numbers (dtype {col.dtype}){what}. Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`"
+            f'ratings in column {name!r} are not numbers (dtype {column.dtype}){words}. '
+            f"Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`"
         )
-    ratings = col.to_numpy(
-        dtype=np.float32, na_value=np.nan, copy=True
-    )  # later changes of the table must not reach the model
-    if n := int((~np.isfinite(ratings)).sum()):
+    # a copy: later changes of the table must not reach the model
+    ratings = column.to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
+    if n_bad := int((~np.isfinite(ratings)).sum()):
         raise ValueError(
-            f'{n:,} of {len(df):,} ratings in column {name!r} are missing or infinite. Drop those rows: `df[np.isfinite(df[{name!r}])]`; '
+            f'{n_bad:,} of {len(df):,} ratings in column {name!r} are missing or infinite. '
+            f'Drop those rows: `df[np.isfinite(df[{name!r}])]`; '
             "rows without a rating can still be used with target='implicit'"
         )
-    lo, hi = float(ratings.min()), float(ratings.max())
-    if hi > 1e8:
+    low, high = float(ratings.min()), float(ratings.max())
+    if high > LARGEST_RATING:
         raise ValueError(
-            f'column {name!r} looks like a timestamp (values from {lo:.0f} to {hi:.0f}), not a rating. Pass rating_name=, one of: {first_few(df.columns, 20)}; '
+            f'column {name!r} looks like a timestamp (values from {low:.0f} to {high:.0f}), not a rating. '
+            f'Pass rating_name=, one of: {first_few(df.columns, 20)}; '
             "a table without ratings is for target='implicit'"
         )
-    check_y_range(lo, hi, y_range, name)
+    check_y_range(low, high, y_range, name)
     return ratings
 
 
-def _warn_of_tail(weights):
-    """Warn if a hundredth of the positives has most of the weight."""
-    values = weights[weights > 0]
-    n = -(-len(values) // 100)
-    top = np.partition(values, len(values) - n)[-n:]
-    if len(values) >= 100 and (share := top.sum(dtype=np.float64) / values.sum(dtype=np.float64)) > 0.5:
-        warn(
-            f'1% of the positives have {share:.0%} of the weight (up to {top.max():,.0f}, the median is {np.median(values):,.0f}): a model learns little of the rest. Weights are a confidence: '
-            "give the logarithm of the counts, `df['weight'] = np.log1p(counts)` with rating_name='weight' and weighted=True, or let each pair count once, `df.drop_duplicates([user, item])`",
-            stacklevel=4,
-        )
-
-
-def _check_times(df, name):
-    """Times of column `name`, numbers or naive datetimes, after the checks."""
-    col = df[name]
-    if not (pd.api.types.is_numeric_dtype(col.dtype) or pd.api.types.is_datetime64_any_dtype(col.dtype)):
-        raise ValueError(
-            f'times in column {name!r} are neither numbers nor datetimes (dtype {col.dtype}). Convert them: `df[{name!r}] = pd.to_datetime(df[{name!r}])`'
-        )
-    if n := int(col.isna().sum()):
-        raise ValueError(
-            f'{n:,} of {len(df):,} rows have no time (column {name!r}). Drop them with `df.dropna(subset=[{name!r}])`, or do without times: time_name=False'
-        )
-    if getattr(col.dtype, 'tz', None) is not None:
-        col = col.dt.tz_convert(None)
-    if pd.api.types.is_integer_dtype(col.dtype) and col.min() >= 0 and col.max() < 2**31:
-        return col.to_numpy(dtype=np.int32)  # seconds since 1970 until 2038: half the memory
-    return col.to_numpy(copy=True)
-
-
-def _check_weights(df, name):
-    """float32 weights of column `name`, after the checks."""
-    if name not in df.columns:
-        raise ValueError(
-            f'no column {name!r} (weight_name=) in the table. Its columns are: {first_few(df.columns, 20)}'
-        )
-    weights = pd.to_numeric(df[name], errors='coerce').to_numpy(dtype=np.float32, na_value=np.nan)
-    if (bad := ~np.isfinite(weights) | (weights < 0)).any():
-        raise ValueError(
-            f'{int(bad.sum()):,} of {len(df):,} weights in column {name!r} are negative, missing or no numbers, e.g. {first_few(df[name][bad], 3)}: a weight says how much a rating counts in the loss, from 0 up'
-        )
-    if not weights.any():
-        raise ValueError(f'all weights in column {name!r} are 0: nothing would be learned')
-    return weights
-
-
-def check_y_range(lo: float, hi: float, y_range, name: str = 'rating'):
-    """`ValueError` unless ratings from `lo` to `hi` lie within `y_range` (None: any)."""
+def check_y_range(
+    lo: float,  # lowest rating
+    hi: float,  # highest rating
+    y_range: tuple[float, float] | None,  # (low, high); None: any
+    name: Any = 'rating',  # column, for the message
+) -> None:
+    """`ValueError` unless ratings from `lo` to `hi` lie within `y_range`."""
     if y_range is None:
         return
     if np.ndim(y_range) != 1 or len(y_range) != 2 or not y_range[0] < y_range[1]:
         raise ValueError(f'y_range={y_range}: give (low, high) with low < high')
     if lo < y_range[0] or hi > y_range[1]:
         raise ValueError(
-            f'ratings in {name!r} run from {lo:g} to {hi:g}, outside y_range={tuple(y_range)}, so the model could never reach them. '
-            f'Give a range that holds them, a little wider since a sigmoid never reaches its ends: y_range=({lo - 0.5:g}, {hi + 0.5:g})'
+            f'ratings in {name!r} run from {lo:g} to {hi:g}, outside y_range={tuple(y_range)}, '
+            'so the model could never reach them. Give a range that holds them, '
+            f'a little wider since a sigmoid never reaches its ends: y_range=({lo - 0.5:g}, {hi + 0.5:g})'
         )
 
 
-MANY, BINS = 50, 20  # a column of numbers with more values than that becomes that many bins
+def _check_times(df: pd.DataFrame, name: Any) -> np.ndarray:
+    """Times of column `name`, numbers or naive datetimes, after the checks."""
+    column = df[name]
+    is_number = pd.api.types.is_numeric_dtype(column.dtype)
+    if not is_number and not pd.api.types.is_datetime64_any_dtype(column.dtype):
+        raise ValueError(
+            f'times in column {name!r} are neither numbers nor datetimes (dtype {column.dtype}). '
+            f'Convert them: `df[{name!r}] = pd.to_datetime(df[{name!r}])`'
+        )
+    if n_missing := int(column.isna().sum()):
+        raise ValueError(
+            f'{n_missing:,} of {len(df):,} rows have no time (column {name!r}). '
+            f'Drop them with `df.dropna(subset=[{name!r}])`, or do without times: time_name=False'
+        )
+    column = _without_zone(column)
+    if pd.api.types.is_integer_dtype(column.dtype) and column.min() >= 0 and column.max() < 2**31:
+        return column.to_numpy(dtype=np.int32)  # seconds since 1970 until 2038: half the memory
+    return column.to_numpy(copy=True)
+
+
+def _without_zone(column: pd.Series) -> pd.Series:
+    """Datetimes with a time zone as naive ones in UTC; anything else as it is."""
+    return column.dt.tz_convert(None) if isinstance(column.dtype, pd.DatetimeTZDtype) else column
+
+
+def _check_weights(df: pd.DataFrame, name: Any) -> np.ndarray:
+    """float32 weights of column `name`, after the checks."""
+    if name not in df.columns:
+        raise ValueError(
+            f'no column {name!r} (weight_name=) in the table. Its columns are: {first_few(df.columns, 20)}'
+        )
+    weights = pd.to_numeric(df[name], errors='coerce').to_numpy(dtype=np.float32, na_value=np.nan)
+    is_bad = ~np.isfinite(weights) | (weights < 0)
+    if is_bad.any():
+        raise ValueError(
+            f'{int(is_bad.sum()):,} of {len(df):,} weights in column {name!r} are negative, missing or not numbers, '
+            f'e.g. {first_few(df[name][is_bad], 3)}: a weight says how much a rating counts in the loss, from 0 up'
+        )
+    if not weights.any():
+        raise ValueError(f'all weights in column {name!r} are 0: nothing would be learned')
+    return weights
+
+
+def _warn_of_tail(weights: np.ndarray) -> None:
+    """Warn if a hundredth of the positives has most of the weight."""
+    positives = weights[weights > 0]
+    if len(positives) < 100:
+        return
+    n_top = -(-len(positives) // 100)
+    top = np.partition(positives, len(positives) - n_top)[-n_top:]
+    share = top.sum(dtype=np.float64) / positives.sum(dtype=np.float64)
+    if share > 0.5:
+        warn(
+            f'1% of the positives have {share:.0%} of the weight '
+            f'(up to {top.max():,.0f}, the median is {np.median(positives):,.0f}): a model learns little of the rest. '
+            'Weights are a confidence: give the logarithm of the counts, '
+            "`df['weight'] = np.log1p(counts)` with rating_name='weight' and weighted=True, "
+            'or let each pair count once, `df.drop_duplicates([user, item])`',
+            stacklevel=4,
+        )
+
+
+# --- what belongs to an interaction itself
+
+MANY_VALUES = 50  # a column of numbers with more values than that becomes bins
+N_BINS = 20  # of about equal numbers of rows
 TICKS = 2**30  # that fractions of time are counted in, from the first to the last of the table
 
 
 class Context:
     """Columns of what belongs to an interaction itself and to neither side (device, weekday, time), as whole numbers.
 
-    `names` of the columns. `levels` of each: for categories their values, for numbers of many values the edges of bins of about equal numbers of rows; None for the time. `encode` gives
-    the level, from 1 on, and 0 for what is unknown, missing or not given; of the time the seconds (of datetimes) or its own unit, and -1 if it is not given.
+    `names` of the columns. `levels` of each: for categories their values (`pd.Index`), for numbers of many values the
+    edges of bins of about equal numbers of rows (array); None for the time. `encode` gives the level, from 1 on, and 0
+    for what is unknown, missing or not given; of the time the seconds (of datetimes) or its own unit, and -1 if it is
+    not given.
     """
 
-    TIME = -1  # no time
+    TIME = -1  # code of a time that is not given
 
-    def __init__(self, names, levels, time=None):
-        self.names, self.levels, self.time = list(names), list(levels), time
+    def __init__(
+        self,
+        names: Iterable[Any],  # columns
+        levels: Iterable[pd.Index | np.ndarray | None],  # of each column; see the class
+        time: dict | None = None,  # how times become whole numbers; see `_time_scale`
+    ) -> None:
+        self.names = list(names)
+        self.levels = list(levels)
+        self.time = time
 
     @classmethod
-    def fit(cls, df, columns, names=None):
-        """The context of a table: `columns` is a column or a list of them; that which plays the time (`names['time']`) is read as such."""
-        columns = [columns] if isinstance(columns, str) or not hasattr(columns, '__iter__') else list(columns)
-        if not columns:
-            raise ValueError('context= takes a column or a list of them')
-        if gone := [c for c in columns if c not in df.columns]:
-            raise ValueError(
-                f'no column {first_few(gone)} (context=) in the table. Its columns are: {first_few(df.columns, 20)}'
-            )
+    def fit(
+        cls,
+        df: pd.DataFrame,
+        columns: Any,  # a column or a list of them
+        names: dict | None = None,  # column of each role; that which plays the 'time' is read as such, as datetimes are
+    ) -> Context:
+        """The context of a table; `ValueError` for columns that cannot be one."""
+        if isinstance(columns, str) or not isinstance(columns, Iterable):
+            columns = [columns]
+        columns = list(columns)
         names = names or {}
-        if taken := [c for c in columns if c in (names.get('user'), names.get('item'), names.get('rating'))]:
-            raise ValueError(f'context={first_few(taken)}: that column is the user, the item or the rating already')
-        if len(set(columns)) < len(columns):
-            raise ValueError(f'context={columns}: a column twice')
-        res, levels = cls(columns, []), []
-        for name in columns:
-            if name == names.get('time') or pd.api.types.is_datetime64_any_dtype(df[name].dtype):
-                if res.time is not None:
+        _check_context_columns(df, columns, names)
+        levels: list[pd.Index | np.ndarray | None] = []
+        time = None
+        for column in columns:
+            if column == names.get('time') or pd.api.types.is_datetime64_any_dtype(df[column].dtype):
+                if time is not None:
                     raise ValueError(
-                        f'context={columns}: two of them are times. Of a second one give what matters as a column, e.g. `df[column].dt.dayofweek`'
+                        f'context={columns}: two of them are times. '
+                        'Of a second one give what matters as a column, e.g. `df[column].dt.dayofweek`'
                     )
-                times = _check_times(df, name)
-                kind = 'datetime' if times.dtype.kind == 'M' else 'number'
-                low, high = (0, 0) if kind == 'datetime' else (times.min(), times.max())
-                res.time = (
-                    dict(kind=kind, start=float(low), scale=TICKS / max(float(high - low), 1e-9))
-                    if kind == 'number' and times.dtype.kind == 'f'
-                    else dict(kind=kind, start=0.0, scale=1.0)
-                )
+                time = _time_scale(_check_times(df, column))
                 levels.append(None)
             else:
-                levels.append(_levels(df[name], name))
-        res.levels = levels
-        return res
+                levels.append(_levels(df[column], column))
+        return cls(columns, levels, time)
 
     @property
-    def sizes(self) -> list:
+    def sizes(self) -> list[int]:
         """How many codes each column has; 0 for the time."""
-        return [0 if o is None else len(o) + 1 + isinstance(o, np.ndarray) for o in self.levels]
+        return [_n_codes(levels) for levels in self.levels]
 
     @property
-    def time_column(self):
+    def time_column(self) -> int | None:
         """Position of the time, or None."""
-        return next((i for i, o in enumerate(self.levels) if o is None), None)
+        return next((i for i, levels in enumerate(self.levels) if levels is None), None)
 
-    def encode(self, df) -> np.ndarray:
+    def encode(self, df: pd.DataFrame) -> np.ndarray:
         """int64 (n, columns); columns that `df` lacks count as not given."""
-        res = np.zeros((len(df), len(self.names)), np.int64)
-        for c, (name, levels) in enumerate(zip(self.names, self.levels)):
-            if levels is None:
-                res[:, c] = self._ticks(df[name]) if name in df else self.TIME
-            elif name not in df:
-                continue
+        codes: np.ndarray = np.zeros((len(df), len(self.names)), np.int64)
+        for i, (name, levels) in enumerate(zip(self.names, self.levels)):
+            if name not in df:
+                codes[:, i] = self.TIME if levels is None else 0
+            elif levels is None:
+                codes[:, i] = self._ticks(df[name])
             elif isinstance(levels, np.ndarray):
-                x = pd.to_numeric(df[name], errors='coerce').to_numpy(dtype=np.float64, na_value=np.nan)
-                res[:, c] = np.where(np.isnan(x), 0, np.searchsorted(levels, x, side='right') + 1)
+                codes[:, i] = _bins(df[name], levels)
             else:
-                res[:, c] = levels.get_indexer(plain_values(df[name]).array) + 1
-        return res
+                codes[:, i] = levels.get_indexer(plain_values(df[name]).array) + 1
+        return codes
 
-    def _ticks(self, values):
-        x = pd.Series(values)
-        missing = x.isna().to_numpy()
-        if not pd.api.types.is_numeric_dtype(x.dtype) or self.time['kind'] == 'datetime':
-            try:
-                x = pd.to_datetime(x)
-            except (ValueError, TypeError) as e:
-                raise ValueError(
-                    f'times such as {first_few(pd.Series(values).dropna(), 1)} are neither numbers nor datetimes'
-                ) from e
-            if getattr(x.dtype, 'tz', None) is not None:
-                x = x.dt.tz_convert(None)
-            x = x.to_numpy().astype('datetime64[s]').astype(np.int64)  # of a table of numbers: seconds since 1970
+    def _ticks(self, values: pd.Series) -> np.ndarray:
+        """int64 (n,) of times: seconds, or the table's own unit or ticks; -1 where they are missing."""
+        assert self.time is not None, 'a column of times has a scale'
+        missing = values.isna().to_numpy()
+        times: Any = values
+        if self.time['kind'] == 'datetime' or not pd.api.types.is_numeric_dtype(values.dtype):
+            times = _seconds(values)  # where the table has numbers, these are seconds since 1970 too
             if self.time['scale'] == 1:
-                return np.where(missing, self.TIME, x)
-        ticks = (np.asarray(x, dtype=np.float64) - self.time['start']) * self.time['scale']
+                return np.where(missing, self.TIME, times)
+        ticks = (np.asarray(times, dtype=np.float64) - self.time['start']) * self.time['scale']
         return np.where(missing | ~np.isfinite(ticks), self.TIME, np.nan_to_num(ticks)).astype(np.int64)
 
-    def of(self, values: dict) -> np.ndarray:
-        """int64 (columns,) of one situation: column -> value; the rest is not given."""
+    def of(
+        self,
+        values: dict,  # column -> value; the rest is not given
+    ) -> np.ndarray:
+        """int64 (columns,) of one situation; `KeyError` for columns and values that are not known."""
         if unknown := [o for o in values if o not in self.names]:
             raise KeyError(f'no context is called {first_few(unknown)}: there are {first_few(self.names, 20)}')
-        codes = self.encode(pd.DataFrame({k: [v] for k, v in values.items()}, index=[0]))[0]
+        row = pd.DataFrame({name: [value] for name, value in values.items()}, index=[0])
+        codes = self.encode(row)[0]
         for name, levels, code in zip(self.names, self.levels, codes):
-            if name in values and isinstance(levels, pd.Index) and code == 0 and not pd.isna(values[name]):
+            if name not in values or not isinstance(levels, pd.Index):
+                continue
+            if code == 0 and not pd.isna(values[name]):
                 raise KeyError(
-                    f'{name}={values[name]!r} is in no row: known are {first_few(levels, 20)}. Leave it out for what they have in common'
+                    f'{name}={values[name]!r} is in no row: known are {first_few(levels, 20)}. '
+                    'Leave it out for what they have in common'
                 )
         return codes
 
-    def decode(self, codes) -> pd.DataFrame:
-        """Codes (n, columns) as a table to look at: values, bins as intervals, times in seconds or their own unit."""
-        res = {}
-        for name, levels, c in zip(self.names, self.levels, codes.T):
+    def decode(
+        self,
+        codes: np.ndarray,  # int64 (n, columns)
+    ) -> pd.DataFrame:
+        """Codes as a table to look at: values, bins as intervals, times in seconds or their own unit."""
+        res: dict[Any, Any] = {}
+        for name, levels, column in zip(self.names, self.levels, codes.T):
             if levels is None:
-                res[name] = np.where(c == self.TIME, np.nan, c / self.time['scale'] + self.time['start'])
+                assert self.time is not None, 'a column of times has a scale'
+                times = column / self.time['scale'] + self.time['start']
+                res[name] = np.where(column == self.TIME, np.nan, times)
             elif isinstance(levels, np.ndarray):
                 edges = [-np.inf, *levels, np.inf]
-                res[name] = [None if o == 0 else f'[{edges[o - 1]:.4g}, {edges[o]:.4g})' for o in c]
+                res[name] = [None if code == 0 else f'[{edges[code - 1]:.4g}, {edges[code]:.4g})' for code in column]
             else:
-                res[name] = pd.Series([None if o == 0 else levels[o - 1] for o in c], dtype=object)
+                res[name] = pd.Series([None if code == 0 else levels[code - 1] for code in column], dtype=object)
         return pd.DataFrame(res)
 
-    def __repr__(self):
-        return f'Context({", ".join(n if l is None else f"{n} {s - 1} levels" for n, l, s in zip(self.names, self.levels, self.sizes))})'
+    def __repr__(self) -> str:
+        columns = [f'{name} {size - 1} levels' if size else name for name, size in zip(self.names, self.sizes)]
+        return f'Context({", ".join(columns)})'
 
 
-def _levels(column, name):
+def _check_context_columns(df: pd.DataFrame, columns: list, names: dict) -> None:
+    """`ValueError` unless the columns are there, once each, and play no other role."""
+    if not columns:
+        raise ValueError('context= takes a column or a list of them')
+    if gone := [c for c in columns if c not in df.columns]:
+        raise ValueError(
+            f'no column {first_few(gone)} (context=) in the table. Its columns are: {first_few(df.columns, 20)}'
+        )
+    roles = [names.get(role) for role in ('user', 'item', 'rating')]
+    if taken := [c for c in columns if c in roles]:
+        raise ValueError(f'context={first_few(taken)}: that column is the user, the item or the rating already')
+    if len(set(columns)) < len(columns):
+        raise ValueError(f'context={columns}: a column twice')
+
+
+def _time_scale(times: np.ndarray) -> dict:
+    """How times become whole numbers: `(time - start) * scale`, of the `kind` 'datetime' or 'number'.
+
+    Datetimes (in seconds) and whole numbers stay as they are; fractions are counted in ticks of the time they span.
+    """
+    if times.dtype.kind != 'f':
+        return dict(kind='datetime' if times.dtype.kind == 'M' else 'number', start=0.0, scale=1.0)
+    low, high = times.min(), times.max()
+    return dict(kind='number', start=float(low), scale=TICKS / max(float(high - low), 1e-9))
+
+
+def _seconds(values: pd.Series) -> np.ndarray:
+    """int64 (n,): datetimes, or what pandas can read as such, in seconds since 1970 (UTC)."""
+    try:
+        times = pd.to_datetime(values)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f'times such as {first_few(values.dropna(), 1)} are neither numbers nor datetimes') from e
+    return _without_zone(times).to_numpy().astype('datetime64[s]').astype(np.int64)
+
+
+def _levels(column: pd.Series, name: Any) -> pd.Index | np.ndarray:
     """Values of a column of context, or edges of bins."""
     values = plain_values(column.dropna())
     if not len(values):
         raise ValueError(f'column {name!r} (context=) has no value at all')
-    if (
-        pd.api.types.is_numeric_dtype(values.dtype)
-        and not pd.api.types.is_bool_dtype(values.dtype)
-        and values.nunique() > MANY
-    ):
-        return np.unique(np.quantile(values.to_numpy(dtype=np.float64), np.linspace(0, 1, BINS + 1)[1:-1]))
+    is_number = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+    if is_number and values.nunique() > MANY_VALUES:
+        shares = np.linspace(0, 1, N_BINS + 1)[1:-1]
+        return np.unique(np.quantile(values.to_numpy(dtype=np.float64), shares))
     try:
-        levels = pd.Index(values.unique()).sort_values()
+        return pd.Index(values.unique()).sort_values()
     except TypeError as e:
         raise ValueError(
             f'column {name!r} (context=) mixes types: make them one, `df[{name!r}] = df[{name!r}].astype(str)`'
         ) from e
-    return levels
+
+
+def _bins(column: pd.Series, edges: np.ndarray) -> np.ndarray:
+    """int64 (n,): which bin each number is in, from 1 on; 0 for a missing one."""
+    x = pd.to_numeric(column, errors='coerce').to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.isnan(x), 0, np.searchsorted(edges, x, side='right') + 1)
+
+
+def _n_codes(levels: pd.Index | np.ndarray | None) -> int:
+    """How many codes a column of context has, that of what is not given among them; 0 for the time."""
+    if levels is None:
+        return 0
+    n_levels = len(levels) + 1 if isinstance(levels, np.ndarray) else len(levels)  # one bin more than edges
+    return n_levels + 1
+
+
+# --- the table
 
 
 class Interactions:
     """Who did what to what: integer codes, ratings and times as arrays of one length.
 
-    `users, items` are int32 codes, `ratings` float32 or None, `times` numbers or datetime64 or None, `vocab` is
-    `{'user': Vocab, 'item': Vocab}`, `names` the column of each role in the table it came from. `rows` are the positions in that
-    table (None: all of them, in order), `no_times` why a time column that was found could not be used. The table itself is not kept.
-
-    `context`, int64 (rows, columns) or None, is what belongs to the interaction itself, as `context_of` (a `Context`) encodes it; `row_weights`, float32 or None, what a rating counts in the loss.
-
-    Implicit feedback (`implicit()`) has `weights`, float32: how much a row counts as a positive; 0 for one that was seen but is none. `options` are those of `implicit()`.
+    The table that it comes from (`from_df`) is not kept. Implicit feedback (`implicit`) has `weights` and `options`.
     """
 
     def __init__(
         self,
-        users,
-        items,
-        ratings,
-        times,
-        vocab,
-        names=None,
-        rows=None,
-        weights=None,
-        no_times=None,
-        options=None,
-        context=None,
-        context_of=None,
-        row_weights=None,
-    ):
-        self.users, self.items, self.ratings, self.times = users, items, ratings, times
-        self.context, self.context_of, self.row_weights = context, context_of, row_weights
-        self.vocab, self.rows, self.weights, self.no_times, self.options = vocab, rows, weights, no_times, options
+        users: np.ndarray,  # int32 codes (rows,)
+        items: np.ndarray,  # int32 codes (rows,)
+        ratings: np.ndarray | None,  # float32 (rows,)
+        times: np.ndarray | None,  # numbers or datetime64 (rows,)
+        vocab: dict[str, Vocab],  # {'user': Vocab, 'item': Vocab}
+        names: dict | None = None,  # column of each role in the table
+        rows: np.ndarray | None = None,  # positions in that table; None: all of them, in order
+        weights: np.ndarray | None = None,  # float32 (rows,), how much a row is a positive; 0: seen, but not a positive
+        no_times: str | None = None,  # why a time column that was found could not be used
+        options: dict | None = None,  # those of `implicit`
+        context: np.ndarray | None = None,  # int64 (rows, columns), what belongs to the interaction itself
+        context_of: Context | None = None,  # what encodes it
+        row_weights: np.ndarray | None = None,  # float32 (rows,), what a rating counts in the loss
+    ) -> None:
+        self.users = users
+        self.items = items
+        self.vocab = vocab
         self.names = names or dict(user='user', item='item', rating='rating', time='time')
-        for name in ('items', 'ratings', 'times', 'context', 'row_weights'):
-            a = getattr(self, name)
-            if a is not None and len(a) != len(users):
-                raise ValueError(f'{name} has {len(a):,} rows, users has {len(users):,}')
+        self.rows = rows
+        self.no_times = no_times
+        self.options = options
+        self.context_of = context_of
+        # arrays or None; `Any`, so that those who know that they are there need not say so to a type checker
+        self.ratings: Any = ratings
+        self.times: Any = times
+        self.weights: Any = weights
+        self.context: Any = context
+        self.row_weights: Any = row_weights
+        columns = dict(items=items, ratings=ratings, times=times, context=context, row_weights=row_weights)
+        for name, column in columns.items():
+            if column is not None and len(column) != len(users):
+                raise ValueError(f'{name} has {len(column):,} rows, users has {len(users):,}')
 
     @classmethod
     def from_df(
         cls,
         df: pd.DataFrame,  # one row per interaction
-        user_name: str = None,  # column of user ids; by default a known name, else the first column
-        item_name: str = None,  # column of item ids; by default a known name, else the second column
-        rating_name: str = None,  # column of ratings; by default a known name, else the third column; False: none
-        time_name: str = None,  # column of times (numbers or datetimes); by default a known name, else the fourth column; False: none
-        duplicates: str = 'error',  # repeated user-item pairs: 'error', or keep the 'first' or 'last' (by time, else by row), or the 'mean' rating
-        y_range: tuple = None,  # ratings must lie in it
-        user_vocab: Vocab = None,  # known users; by default those of the table
-        item_vocab: Vocab = None,  # known items; by default those of the table
+        user_name: str | None = None,  # column of user ids; by default a known name, else the first column
+        item_name: str | None = None,  # column of item ids; by default a known name, else the second column
+        # column of ratings; by default a known name, else the third column; False: none
+        rating_name: str | bool | None = None,
+        # column of times (numbers or datetimes); by default a known name, else the fourth column; False: none
+        time_name: str | bool | None = None,
+        # repeated user-item pairs: 'error', keep the 'first' or 'last' (by time, else by row), the 'mean' rating
+        duplicates: str = 'error',
+        y_range: tuple[float, float] | None = None,  # ratings must lie in it
+        user_vocab: Vocab | None = None,  # known users; by default those of the table
+        item_vocab: Vocab | None = None,  # known items; by default those of the table
         own: bool = False,  # the table is nobody else's: give up each column when it is converted
-        context=None,  # columns of what belongs to the interaction itself (see `Context`), or the `Context` of an earlier table
-        weight_name: str = None,  # column of what each rating counts in the loss, from 0 up; by default all count the same
-    ):
+        # columns of what belongs to the interaction itself (see `Context`), or the `Context` of an earlier table
+        context: Any = None,
+        # column of what each rating counts in the loss, from 0 up; by default all count the same
+        weight_name: str | None = None,
+    ) -> Interactions:
         """`Interactions` of a table, checked: every problem is a `ValueError` that says what to do."""
-        if not isinstance(df, pd.DataFrame):
-            raise TypeError(f'expected a DataFrame with one row per interaction, got {type(df).__name__}')
-        if duplicates not in (*_DUPLICATES, 'keep'):
-            raise ValueError(f'duplicates={duplicates!r}: choose one of {first_few(_DUPLICATES)}')
-        if not len(df):
-            raise ValueError('the table is empty: it needs one row per interaction')
-        names = find_columns(df, dict(user=user_name, item=item_name, rating=rating_name, time=time_name))
-        if repeated := {a for a in names.values() if a is not None and list(names.values()).count(a) > 1}:
-            raise ValueError(f'column {first_few(repeated)} is asked to play two roles: {names}')
+        _check_table(df, duplicates)
+        names = _roles(df, dict(user=user_name, item=item_name, rating=rating_name, time=time_name))
         if context is not None and not isinstance(context, Context):
             context = Context.fit(df, context, names)
-        encoded, row_weights = (
-            None if context is None else context.encode(df),
-            None if weight_name is None else _check_weights(df, weight_name),
-        )
+        context_codes = None if context is None else context.encode(df)
+        row_weights = None if weight_name is None else _check_weights(df, weight_name)
         if weight_name is not None:
             names['weight'] = weight_name
-        done = lambda role: df.pop(names[role]) if own and names[role] is not None else None
-        user_vocab, users = _ids(df, names['user'], 'user', user_vocab)
-        done('user')
-        item_vocab, items = _ids(df, names['item'], 'item', item_vocab)
-        done('item')
-        for vocab, codes, name in ((user_vocab, users, 'user'), (item_vocab, items, 'item')):
-            if len(vocab) == 1:
-                raise ValueError(
-                    f'the table has a single {name} ({first_few(vocab.ids)}, column {names[name]!r}): collaborative filtering learns from what several {name}s share. Is {name}_name right?'
-                )
+
+        def give_up(role: str) -> None:
+            """The column has been converted: its memory is free if nobody else has the table."""
+            if own and names[role] is not None:
+                df.pop(names[role])
+
+        user_vocab, users = _check_ids(df, names['user'], 'user', user_vocab)
+        give_up('user')
+        item_vocab, items = _check_ids(df, names['item'], 'item', item_vocab)
+        give_up('item')
+        _check_several(user_vocab, names['user'])
+        _check_several(item_vocab, names['item'])
         ratings = None if names['rating'] is None else _check_ratings(df, names['rating'], y_range)
-        done('rating')
-        times, no_times = None, None
-        if names['time'] is not None:
-            try:
-                times = _check_times(df, names['time'])
-            except ValueError as e:
-                if time_name is not None:
-                    raise
-                names['time'], no_times = (
-                    None,
-                    str(e),
-                )  # nobody asked for this column: it matters only if a splitter wants times
-        done('time')
+        give_up('rating')
+        times, no_times = _times_or_why_not(df, names['time'], is_asked=time_name is not None)
+        if no_times is not None:
+            names['time'] = None
+        give_up('time')
         res = cls(
             users,
             items,
@@ -479,123 +615,139 @@ class Interactions:
             dict(user=user_vocab, item=item_vocab),
             names,
             no_times=no_times,
-            context=encoded,
+            context=context_codes,
             context_of=context,
             row_weights=row_weights,
         )
-        return res if duplicates == 'keep' else res._merge_duplicates(duplicates)
+        return res if duplicates == 'keep' else res.merge_duplicates(duplicates)
 
-    def _merge_duplicates(self, policy):
-        if (by_pair := self._by_pair()) is None:
+    def merge_duplicates(
+        self,
+        policy: str,  # 'error', 'first', 'last' or 'mean'; as `duplicates` of `from_df`
+    ) -> Interactions:
+        """The same with one row per pair, in the order of the table; itself if no pair repeats."""
+        by_pair = self._by_pair()
+        if by_pair is None:
             return self
         order, starts = by_pair
-        n = len(self) - len(starts)
         if policy == 'error':
-            twice = order[np.setdiff1d(np.arange(len(self)), starts)][:3]
-            pairs = ', '.join(
-                '(' + first_few([self.vocab['user'].ids[self.users[i]], self.vocab['item'].ids[self.items[i]]]) + ')'
-                for i in twice
-            )
-            raise ValueError(
-                f"{n:,} rows repeat a user-item pair, e.g. {pairs}. Say which rating counts: duplicates='last', 'first' or 'mean' (or target='implicit', where repeats add up)"
-            )
-        ends = np.append(starts[1:], len(self))
-        keep = order[ends - 1] if policy == 'last' else order[starts]
+            raise ValueError(self._repeated_pairs(order, starts))
+        ends: np.ndarray = np.append(starts[1:], len(self))
+        kept = order[ends - 1] if policy == 'last' else order[starts]
         ratings = self.ratings
         if policy == 'mean' and ratings is not None:
             ratings = ratings.copy()
-            ratings[keep] = np.add.reduceat(self.ratings[order].astype(np.float64), starts) / (ends - starts)
-        by_row = np.sort(keep)
+            ratings[kept] = np.add.reduceat(self.ratings[order].astype(np.float64), starts) / (ends - starts)
+        kept = np.sort(kept)
         return Interactions(
-            self.users[by_row],
-            self.items[by_row],
-            None if ratings is None else ratings[by_row],
-            None if self.times is None else self.times[by_row],
+            self.users[kept],
+            self.items[kept],
+            _taken(ratings, kept),
+            _taken(self.times, kept),
             self.vocab,
             self.names,
-            by_row,
+            rows=kept,
             no_times=self.no_times,
-            context=None if self.context is None else self.context[by_row],
+            context=_taken(self.context, kept),
             context_of=self.context_of,
-            row_weights=None if self.row_weights is None else self.row_weights[by_row],
+            row_weights=_taken(self.row_weights, kept),
+        )
+
+    def _repeated_pairs(self, order: np.ndarray, starts: np.ndarray) -> str:
+        """What is said of repeated pairs, with up to three of them."""
+        n_repeated = len(self) - len(starts)
+        repeated = order[np.setdiff1d(np.arange(len(self)), starts)]
+        user_ids, item_ids = self.vocab['user'].ids, self.vocab['item'].ids
+        pairs = ', '.join(
+            f'({first_few([user_ids[self.users[row]], item_ids[self.items[row]]])})' for row in repeated[:3]
+        )
+        return (
+            f'{n_repeated:,} rows repeat a user-item pair, e.g. {pairs}. '
+            "Say which rating counts: duplicates='last', 'first' or 'mean' "
+            "(or target='implicit', where repeats add up)"
         )
 
     def implicit(
         self,
-        threshold: float = None,  # ratings from it on are positives (None: every row is)
+        threshold: float | None = None,  # ratings from it on are positives (None: every row is)
         weighted: bool = False,  # a row counts as much as its rating says (play counts), not once
-    ):
-        """The same as implicit feedback: one row per pair, the last one, in which repeats add up to `weights`."""
-        if self.ratings is None and (threshold is not None or weighted):
-            raise ValueError(
-                f'{"threshold" if threshold is not None else "weighted"}= speaks of ratings, and the table has none. Name their column with rating_name=, or leave it out: every row counts once'
-            )
-        options = dict(threshold=threshold, weighted=weighted)
-        weights = np.ones(len(self), np.float32) if not weighted else self.ratings
-        if weighted and (weights < 0).any():
-            raise ValueError(
-                f'{int((weights < 0).sum()):,} of {len(self):,} weights are negative: a count says how much a row counts as a positive'
-            )
-        if threshold is not None:
-            weights = np.where(self.ratings >= threshold, weights, 0).astype(np.float32)
-            if not weights.any():
-                raise ValueError(
-                    f'no rating reaches threshold={threshold:g}: they run from {self.ratings.min():g} to {self.ratings.max():g}'
-                )
-        if (by_pair := self._by_pair()) is None:
+    ) -> Interactions:
+        """The same as implicit feedback: one row per pair, the last one, in which repeats add up to `weights`.
+
+        `ValueError` for options that the ratings do not go with.
+        """
+        weights = self._weights(threshold, weighted)
+        by_pair = self._by_pair()
+        if by_pair is None:
             if weighted:
                 _warn_of_tail(weights)
-            return Interactions(
-                self.users,
-                self.items,
-                self.ratings,
-                self.times,
-                self.vocab,
-                self.names,
-                self.rows,
-                weights,
-                self.no_times,
-                options,
-            )
-        order, starts = by_pair
-        last = np.append(starts[1:], len(self)) - 1
-        summed = np.add.reduceat(weights[order].astype(np.float64), starts).astype(np.float32)
-        _warn_of_tail(summed)
-        keep = order[last]
-        at = np.argsort(keep)
-        rows = keep[at]
-        part = lambda a: None if a is None else a[rows]
-        source = rows if self.rows is None else self.rows[rows]
+            rows, source = slice(None), self.rows
+        else:
+            order, starts = by_pair
+            ends: np.ndarray = np.append(starts[1:], len(self))
+            weights = np.add.reduceat(weights[order].astype(np.float64), starts).astype(np.float32)
+            _warn_of_tail(weights)
+            last = order[ends - 1]
+            in_table_order = np.argsort(last)
+            weights = weights[in_table_order]
+            rows = last[in_table_order]
+            source = rows if self.rows is None else self.rows[rows]
         return Interactions(
             self.users[rows],
             self.items[rows],
-            part(self.ratings),
-            part(self.times),
+            _taken(self.ratings, rows),
+            _taken(self.times, rows),
             self.vocab,
             self.names,
-            source,
-            summed[at],
-            self.no_times,
-            options,
+            rows=source,
+            weights=weights,
+            no_times=self.no_times,
+            options=dict(threshold=threshold, weighted=weighted),
         )
 
-    def _by_pair(self):
-        """Order of the rows by pair, then time (else position), and where in it each pair starts; None if no pair repeats."""
+    def _weights(self, threshold: float | None, weighted: bool) -> np.ndarray:
+        """float32 (rows,): how much each row is a positive; see `implicit`."""
+        ratings = self.ratings
+        if ratings is None and (threshold is not None or weighted):
+            option = 'threshold' if threshold is not None else 'weighted'
+            raise ValueError(
+                f'{option}= speaks of ratings, and the table has none. '
+                'Name their column with rating_name=, or leave it out: every row counts once'
+            )
+        weights = ratings if weighted else np.ones(len(self), np.float32)
+        if weighted and (weights < 0).any():
+            raise ValueError(
+                f'{int((weights < 0).sum()):,} of {len(self):,} weights are negative: '
+                'a count says how much a row counts as a positive'
+            )
+        if threshold is None:
+            return weights
+        weights = np.where(ratings >= threshold, weights, 0).astype(np.float32)
+        if not weights.any():
+            raise ValueError(
+                f'no rating reaches threshold={threshold:g}: they run from {ratings.min():g} to {ratings.max():g}'
+            )
+        return weights
+
+    def _by_pair(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Order of the rows by pair, then time (else position), and where in it each pair starts.
+
+        None if no pair repeats.
+        """
         if not self._repeats():
             return None
         pair = self.users.astype(np.int64) * self.n_items + self.items
         order = np.argsort(pair, kind='stable') if self.times is None else np.lexsort((self.times, pair))
-        return order, np.flatnonzero(
-            np.diff(pair[order], prepend=-1)
-        )  # codes are >= 0, so the first row starts a group
+        starts = np.flatnonzero(np.diff(pair[order], prepend=-1))  # codes are >= 0, so the first row starts a group
+        return order, starts
 
     def _repeats(self) -> bool:
         """Does any pair repeat? Some users at a time, to have few pairs to sort."""
         n_parts = -(-len(self) // (4 * CHUNK_ROWS))
         bounds = np.linspace(0, self.n_users, n_parts + 1).astype(np.int64)
-        for a, b in zip(bounds, bounds[1:]):
-            rows = slice(None) if n_parts == 1 else (self.users >= a) & (self.users < b)
-            pair = self.users[rows].astype(np.int64)
+        for first, end in pairwise(bounds):
+            rows = slice(None) if n_parts == 1 else (self.users >= first) & (self.users < end)
+            pair: np.ndarray = self.users[rows].astype(np.int64)
             pair *= self.n_items
             pair += self.items[rows]
             pair.sort()
@@ -603,49 +755,102 @@ class Interactions:
                 return True
         return False
 
-    def with_vocab(self, vocab: dict) -> Interactions:
+    def with_vocab(self, vocab: dict[str, Vocab]) -> Interactions:
         """The same rows under a vocabulary that has further ids after those there are."""
         res = copy(self)
         res.vocab = vocab
         return res
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.users)
 
-    def __repr__(self):
-        return f'Interactions({len(self):,} rows, {self.n_users:,} users, {self.n_items:,} items{"" if self.ratings is None else f", ratings {self.ratings.min():g} to {self.ratings.max():g}"})'
+    def __repr__(self) -> str:
+        ratings = '' if self.ratings is None else f', ratings {self.ratings.min():g} to {self.ratings.max():g}'
+        return f'Interactions({len(self):,} rows, {self.n_users:,} users, {self.n_items:,} items{ratings})'
 
     @property
     def n_users(self) -> int:
+        """Number of users."""
         return len(self.vocab['user'])
 
     @property
     def n_items(self) -> int:
+        """Number of items."""
         return len(self.vocab['item'])
 
-    def positive(self, rows=None) -> np.ndarray:
-        """Positions of the positives among `rows` (None: all): those with a weight above 0; without weights every row."""
+    def positive(
+        self,
+        rows: np.ndarray | None = None,  # positions; None: all
+    ) -> np.ndarray:
+        """Positions of the positives among `rows`: those with a weight above 0; without weights every row."""
         rows = np.arange(len(self)) if rows is None else rows
         return rows if self.weights is None else rows[self.weights[rows] > 0]
 
-    def counts(self, side: str, rows=None) -> np.ndarray:
-        """Interactions per user or item among `rows` (None: all), int64 `(n_users,)` or `(n_items,)`."""
+    def counts(
+        self,
+        side: str,  # 'user' or 'item'
+        rows: Any = None,  # positions; None: all
+    ) -> np.ndarray:
+        """Interactions per user or item among `rows`, int64 `(n_users,)` or `(n_items,)`."""
         codes = self.users if side == 'user' else self.items
-        n = len(self) if rows is None else len(rows)
-        return sum(
-            (
-                np.bincount(codes[part] if rows is None else codes[rows[part]], minlength=len(self.vocab[side]))
-                for part in in_chunks(n)
-            ),
-            np.zeros(len(self.vocab[side]), np.int64),
-        )
+        counts: np.ndarray = np.zeros(len(self.vocab[side]), np.int64)
+        for chunk in in_chunks(len(self) if rows is None else len(rows)):
+            chosen = codes[chunk] if rows is None else codes[rows[chunk]]
+            counts += np.bincount(chosen, minlength=len(counts))
+        return counts
 
-    def to_df(self, rows=None) -> pd.DataFrame:
-        """Rows (None: all) with the user's own ids: user, item, rating, time (those there are)."""
+    def to_df(
+        self,
+        rows: Any = None,  # positions; None: all
+    ) -> pd.DataFrame:
+        """Rows with the user's own ids: user, item, rating, time (those there are)."""
         rows = slice(None) if rows is None else rows
-        cols = dict(user=self.vocab['user'].decode(self.users[rows]), item=self.vocab['item'].decode(self.items[rows]))
+        columns = dict(
+            user=self.vocab['user'].decode(self.users[rows]),
+            item=self.vocab['item'].decode(self.items[rows]),
+        )
         if self.ratings is not None:
-            cols['rating'] = self.ratings[rows]
+            columns['rating'] = self.ratings[rows]
         if self.times is not None:
-            cols['time'] = self.times[rows].astype(np.int64) if self.times.dtype == np.int32 else self.times[rows]
-        return pd.DataFrame(cols)
+            times = self.times[rows]
+            columns['time'] = times.astype(np.int64) if times.dtype == np.int32 else times
+        return pd.DataFrame(columns)
+
+
+def _check_table(df: Any, duplicates: str) -> None:
+    """Is it a table with rows, and `duplicates` a policy?"""
+    if not isinstance(df, pd.DataFrame):
+        raise TypeError(f'expected a DataFrame with one row per interaction, got {type(df).__name__}')
+    if duplicates not in (*DUPLICATES, 'keep'):
+        raise ValueError(f'duplicates={duplicates!r}: choose one of {first_few(DUPLICATES)}')
+    if not len(df):
+        raise ValueError('the table is empty: it needs one row per interaction')
+
+
+def _roles(df: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:
+    """Column of each role (`find_columns`); `ValueError` if one is to play two."""
+    names = find_columns(df, given)
+    used = [name for name in names.values() if name is not None]
+    if repeated := {name for name in used if used.count(name) > 1}:
+        raise ValueError(f'column {first_few(repeated)} is asked to play two roles: {names}')
+    return names
+
+
+def _times_or_why_not(df: pd.DataFrame, name: Any, is_asked: bool) -> tuple[np.ndarray | None, str | None]:
+    """Times of column `name`, and what is wrong with it if they cannot be used; both None without a column.
+
+    Of a column that nobody asked for it matters only if a splitter wants times; of another it is an error.
+    """
+    if name is None:
+        return None, None
+    try:
+        return _check_times(df, name), None
+    except ValueError as e:
+        if is_asked:
+            raise
+        return None, str(e)
+
+
+def _taken(values: np.ndarray | None, rows: np.ndarray | slice) -> np.ndarray | None:
+    """The `rows` of an array, if there is one."""
+    return None if values is None else values[rows]
