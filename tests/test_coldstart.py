@@ -289,7 +289,7 @@ def test_items_without_training_rows_say_nothing(synthetic):
     'given, error, text',
     [
         ({}, ValueError, 'no ratings'),
-        ({1000: None}, ValueError, 'missing or no numbers'),
+        ({1000: None}, ValueError, 'missing or not numbers'),
         ([1000], ValueError, 'a dict item -> rating'),
         (7, TypeError, 'a dict item'),
         ({99: 3}, KeyError, 'unknown item'),

@@ -1,15 +1,22 @@
-"""Users who came after training: their rows of a trained model, worked out from a few ratings while the model stays as it is."""
+"""Users who came after training: their rows of a trained model, from a few ratings while the model stays as it is.
+
+What is solved, and why so, stands with `fold_in` (model_scorer). `scorer` is here whatever keeps the contract of
+`Scorer`, which stands above this room and calls it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy, deepcopy
+from typing import Any, Protocol
 from warnings import warn
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from ..data.catalog import Catalog
 from ..data.columns import column_of, first_few, plain_values
 from ..data.history import History
 from ..data.interactions import Interactions, Vocab
@@ -19,68 +26,55 @@ from ..models.blocks import FeatureLinear
 from ..models.dot import DotBias
 from ..models.embedding import EmbeddingTable
 
-__all__ = []
+__all__: list[str] = []
 
-NEW_USER = 'new user'
-SAMPLE = 2**12  # training rows that tell how far ratings are from their scores
+NEW_USER = 'new user'  # the id of a user whose ratings come without one
+NOISE_ROWS = 2**12  # training rows, or pairs, that tell how far ratings are from their scores
 DAMPING = 5.0  # rows that the average threshold counts for, in that of a new user
 
 
-def new_users(scorer, ratings):
+# --- their ratings
+
+
+def new_users(
+    scorer: Any,
+    ratings: Any,  # of one user: dict or Series item -> rating, or list of items; of several: a table
+) -> Catalog:
     """The catalog with the new users in the place of the known ones, their ratings as training rows."""
     old = scorer.catalog
-    asks = scorer.scale == 'rating' or old.thresholds is not None
-    users, items, values = _rows(ratings, old, asks)
+    asks_ratings = scorer.scale == 'rating' or old.thresholds is not None
+    users, items, ratings = _columns(ratings, old, asks_ratings)
     if not len(items):
         raise ValueError('no ratings: of a user without any nothing is known. `recommend` has popular items for such')
-    codes = old.find_all(items)
-    vocab, user_codes = Vocab.factorize(plain_values(users), 'user')
-    if len(np.unique(pair := user_codes.astype(np.int64) * old.n_items + codes)) < len(pair):
-        first = pd.Series(pair).duplicated().to_numpy().nonzero()[0][0]
-        raise ValueError(f'a user has {first_few([items[first]])} twice: give each item once')
-    if values is not None:
-        values = pd.to_numeric(pd.Series(values), errors='coerce').to_numpy(dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f'{int((~np.isfinite(values)).sum()):,} of {len(values):,} ratings are missing or no numbers'
-            )
-        y_range = None if scorer.model is None else as_rec_model(scorer.model).y_range
-        if (
-            scorer.scale == 'rating'
-            and y_range is not None
-            and (values.min() < y_range[0] or values.max() > y_range[1])
-        ):
-            raise ValueError(
-                f'ratings run from {values.min():g} to {values.max():g}, those of the model from {y_range[0]:g} to {y_range[1]:g} (y_range): is this another scale?'
-            )
-    weights = None if asks else np.ones(len(codes), np.float32)
-    vocab = dict(user=vocab, item=old.vocab['item'])
-    inter = Interactions(user_codes, codes.astype(np.int32), values, None, vocab, old.names, weights=weights)
-    res = old.with_users(History(inter, Split(np.arange(len(codes)), np.zeros(0, np.int64))))
+    item_codes = old.find_all(items)
+    user_vocab, user_codes = Vocab.factorize(plain_values(users), 'user')
+    repeated = pd.Series(user_codes.astype(np.int64) * old.n_items + item_codes).duplicated().to_numpy()
+    if repeated.any():
+        raise ValueError(f'a user has {first_few([items[repeated.argmax()]])} twice: give each item once')
+    values = None if ratings is None else _checked(ratings, scorer)
+    vocab = dict(user=user_vocab, item=old.vocab['item'])
+    weights: np.ndarray | None = None if asks_ratings else np.ones(len(item_codes), np.float32)
+    interactions = Interactions(
+        user_codes, item_codes.astype(np.int32), values, None, vocab, old.names, weights=weights
+    )
+    everything = Split(np.arange(len(item_codes)), np.zeros(0, np.int64))
+    res = old.with_users(History(interactions, everything))
     if old.thresholds is not None:
-        sums = np.bincount(user_codes, values.astype(np.float64), len(vocab['user']))
+        assert values is not None  # they were asked for
+        sums = np.bincount(user_codes, values.astype(np.float64), len(user_vocab))
         res.thresholds = (sums + DAMPING * old.thresholds.mean()) / (res.counts['user'] + DAMPING)
     return res
 
 
-def _rows(ratings, catalog, asks):
-    """-> users, items, ratings (or None) of what `fold_in` takes."""
+def _columns(ratings: Any, catalog: Catalog, asks_ratings: bool) -> tuple[list, list, list | None]:
+    """Users, items and ratings (None unless asked for) of whatever `fold_in` takes."""
     if isinstance(ratings, pd.Series):
         ratings = ratings.to_dict()
+    values: list | None
     if isinstance(ratings, dict):
         users, items, values = [NEW_USER] * len(ratings), list(ratings), list(ratings.values())
     elif isinstance(ratings, pd.DataFrame):
-
-        def column(role):
-            try:
-                return list(ratings[column_of(ratings, role, catalog.names)])
-            except ValueError:
-                return None
-
-        users, items, values = column('user'), column('item'), column('rating')
-        if items is None:
-            raise ValueError(f'which column holds the items? The table has {first_few(ratings.columns, 20)}')
-        users = [NEW_USER] * len(items) if users is None else users
+        users, items, values = _columns_of_table(ratings, catalog)
     elif isinstance(ratings, (list, tuple, set, np.ndarray, pd.Index)):
         users, items, values = [NEW_USER] * len(ratings), list(ratings), None
     else:
@@ -89,269 +83,394 @@ def _rows(ratings, catalog, asks):
         )
     if pd.isna(np.asarray(users, dtype=object)).any():
         raise ValueError('rows of the table have no user')
-    if asks and values is None:
+    if not asks_ratings:
+        return users, items, None
+    if values is None:
+        example = f'{{{first_few(items[:1])}: {catalog.mean_rating:.0f}}}'
         raise ValueError(
-            f'the model learned from ratings, and here are none: give a dict item -> rating, such as {{{first_few(items[:1])}: {catalog.mean_rating:.0f}}}, or a table with a rating column'
+            f'the model learned from ratings, and here are none: give a dict item -> rating, such as {example}, '
+            'or a table with a rating column'
         )
-    return users, items, values if asks else None
+    return users, items, values
 
 
-def noise_of(scorer):
-    """Half the mean squared error of training rows; without them half the variance of scores. 0.5 where scores stand for probabilities."""
+def _columns_of_table(table: pd.DataFrame, catalog: Catalog) -> tuple[list, list, list | None]:
+    """Users (one new one if there is no column of them), items, and ratings or None."""
+
+    def column(role: str) -> list | None:
+        try:
+            return list(table[column_of(table, role, catalog.names)])
+        except ValueError:
+            return None
+
+    users, items, values = column('user'), column('item'), column('rating')
+    if items is None:
+        raise ValueError(f'which column holds the items? The table has {first_few(table.columns, 20)}')
+    if users is None:
+        users = [NEW_USER] * len(items)
+    return users, items, values
+
+
+def _checked(ratings: list, scorer: Any) -> np.ndarray:
+    """float32 (n,); `ValueError` for ratings that are not numbers, or not on the model's scale."""
+    values = pd.to_numeric(pd.Series(ratings), errors='coerce').to_numpy(dtype=np.float32)
+    if not np.isfinite(values).all():
+        n_bad = int((~np.isfinite(values)).sum())
+        raise ValueError(f'{n_bad:,} of {len(values):,} ratings are missing or not numbers')
+    y_range = None if scorer.model is None else as_rec_model(scorer.model).y_range
+    if scorer.scale == 'rating' and y_range is not None:
+        low, high = y_range
+        if values.min() < low or values.max() > high:
+            raise ValueError(
+                f'ratings run from {values.min():g} to {values.max():g}, those of the model from {low:g} to {high:g} '
+                '(y_range): is this another scale?'
+            )
+    return values
+
+
+# --- what is minimised
+
+
+def noise_of(scorer: Any) -> float:
+    """The default of `noise`: half the mean squared error of training rows, without them half the variance of scores.
+
+    0.5 where scores stand for likes and choices.
+    """
     if scorer.scale not in ('rating', 'probability'):
         return 0.5
-    catalog, rng = scorer.catalog, np.random.default_rng(0)
-    if catalog.interactions is not None:
-        inter, rows = (
-            catalog.interactions,
-            rng.choice(catalog.split.train, min(SAMPLE, len(catalog.split.train)), replace=False),
+    catalog = scorer.catalog
+    rng = np.random.default_rng(0)
+    inter = catalog.interactions
+    if inter is None:
+        users, items = (
+            torch.from_numpy(rng.choice(np.flatnonzero(catalog.known(side)), NOISE_ROWS)) for side in ('user', 'item')
         )
-        y = inter.ratings[rows] if scorer.scale == 'rating' else catalog.liked(rows).astype(np.float32)
-        scores = scorer.score(
-            torch.from_numpy(inter.users[rows].astype(np.int64)), torch.from_numpy(inter.items[rows].astype(np.int64))
-        ).cpu()
-        return max(0.5 * float((scores - torch.from_numpy(y)).square().mean()), 1e-6)
-    users, items = (
-        torch.from_numpy(rng.choice(np.flatnonzero(catalog.known(side)), SAMPLE)) for side in ('user', 'item')
-    )
-    return max(0.5 * float(scorer.score(users, items).var()), 1e-6)
+        return max(0.5 * float(scorer.score(users, items).var()), 1e-6)
+    train = catalog.split.train
+    rows = rng.choice(train, min(NOISE_ROWS, len(train)), replace=False)
+    targets = inter.ratings[rows] if scorer.scale == 'rating' else catalog.liked(rows).astype(np.float32)
+    users = torch.from_numpy(inter.users[rows].astype(np.int64))
+    items = torch.from_numpy(inter.items[rows].astype(np.int64))
+    errors = scorer.score(users, items).cpu() - torch.from_numpy(targets)
+    return max(0.5 * float(errors.square().mean()), 1e-6)
 
 
 class Objective:
-    """The loss of one new user: its value, and its first and second derivatives by the scores."""
+    """The loss of one new user: its value, and its first and second derivatives by the scores.
 
-    def __init__(self, scorer, noise):
-        self.noise, self.scale, self.liked = noise, scorer.scale, scorer.catalog.thresholds is not None
-        self.n_neg = scorer.n_negatives
-        self.whole = scorer.scale == 'rank' or (scorer.scale == 'logit' and not self.liked)  # over the whole catalogue
+    Throughout, of a user's n items: scores s (n,), targets y (n,) and weights w (n,).
+    """
 
-    def rows(self, catalog, user):
-        """-> codes of the items whose scores count (None: all), their targets and weights."""
-        rows = np.flatnonzero(catalog.interactions.users == user)
-        items = torch.from_numpy(catalog.interactions.items[rows].astype(np.int64))
-        if self.whole:
-            y = torch.zeros(catalog.n_items)
-            y[items] = 1.0
-            return None, y, torch.where(y > 0, 1.0, self.n_neg * len(items) / max(catalog.n_items - len(items), 1))
-        y = torch.from_numpy(
-            catalog.liked(rows).astype(np.float32) if self.liked else catalog.interactions.ratings[rows]
-        )
-        return items, y, torch.ones(len(items))
+    def __init__(self, scorer: Any, noise: float) -> None:
+        self.noise = noise
+        self.scale = scorer.scale
+        self.is_liked = scorer.catalog.thresholds is not None  # are targets whether the user liked the item?
+        self.n_negatives = scorer.n_negatives
+        # is the loss over the whole catalogue, not over what the user rated?
+        self.is_whole = scorer.scale == 'rank' or (scorer.scale == 'logit' and not self.is_liked)
 
-    def value(self, s, y, w):  # a scalar
+    def rows(self, catalog: Catalog, user: int) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """Codes of the items whose scores count for the code of a user (None: all items), their targets and weights."""
+        inter = catalog.interactions
+        assert inter is not None  # made by `new_users`
+        rows = np.flatnonzero(inter.users == user)
+        items = torch.from_numpy(inter.items[rows].astype(np.int64))
+        if self.is_whole:
+            targets = torch.zeros(catalog.n_items)
+            targets[items] = 1.0
+            # all items that are not chosen count together as much as the sampled negatives do
+            weight = self.n_negatives * len(items) / max(catalog.n_items - len(items), 1)
+            return None, targets, torch.where(targets > 0, 1.0, weight)
+        targets = torch.from_numpy(catalog.liked(rows).astype(np.float32) if self.is_liked else inter.ratings[rows])
+        return items, targets, torch.ones(len(items))
+
+    def value(self, s: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar."""
         if self.scale == 'rank':
             return -(s.log_softmax(0) * y).sum() / self.noise
         if self.scale == 'logit':
             return (w * F.binary_cross_entropy_with_logits(s, y, reduction='none')).sum() / self.noise
         return (w * (s - y).square()).sum() / (2 * self.noise)
 
-    def newton(self, t, y, w, z, y_range):
-        """-> gradient (d,) and a positive definite Hessian (d, d) (for squares behind `y_range` that of Gauss and Newton) by x, for scores to_range(t), t = o + z x."""
+    def newton(
+        self,
+        t: torch.Tensor,  # (n,): scores before `y_range`
+        y: torch.Tensor,
+        w: torch.Tensor,
+        z: torch.Tensor,  # (n, d): their slopes by x, t = o + z x
+        y_range: tuple[float, float] | None,  # s = to_range(t, y_range)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradient (d,) and a positive definite Hessian (d, d) of the loss by x.
+
+        The Hessian is that of Gauss and Newton for squares behind `y_range`.
+        """
         if self.scale == 'rank':
-            p, n = t.softmax(0), y.sum()
-            zp = z.T @ p
-            return (n * zp - z.T @ y) / self.noise, n * ((z.T * p) @ z - torch.outer(zp, zp)) / self.noise
+            p, n_chosen = t.softmax(0), y.sum()
+            mean_z = z.T @ p
+            gradient = (n_chosen * mean_z - z.T @ y) / self.noise
+            return gradient, n_chosen * ((z.T * p) @ z - torch.outer(mean_z, mean_z)) / self.noise
+        # first and second derivative of each term by t
         if self.scale == 'logit':
             p = t.sigmoid()
-            g, h = w * (p - y), w * p * (1 - p)
+            first = w * (p - y)
+            second = w * p * (1 - p)
         else:
-            s = to_range(t, y_range)
-            slope = (
-                torch.ones_like(t) if y_range is None else t.sigmoid() * (1 - t.sigmoid()) * (y_range[1] - y_range[0])
-            )
-            g, h = w * slope * (s - y), w * slope * slope
-        return z.T @ g / self.noise, (z.T * h) @ z / self.noise
+            slope = torch.ones_like(t)
+            if y_range is not None:
+                p = t.sigmoid()
+                slope = p * (1 - p) * (y_range[1] - y_range[0])
+            first = w * slope * (to_range(t, y_range) - y)
+            second = w * slope * slope
+        return z.T @ first / self.noise, (z.T * second) @ z / self.noise
 
 
-def _prior(rows):
-    """Mean (d,) and precision (d, d) of rows (n, d) of known users; the covariance is drawn to its diagonal, the more the fewer users there are."""
+def _prior(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (d,) and precision (d, d) of rows (n, d) of known users.
+
+    The covariance is drawn to its diagonal, the more the fewer users there are.
+    """
     n, d = rows.shape
-    m = rows.mean(0)
-    cov = (rows - m).T @ (rows - m) / max(n - 1, 1)
+    mean = rows.mean(0)
+    covariance = (rows - mean).T @ (rows - mean) / max(n - 1, 1)
     share = min(1.0, max(0.1, d / n))
-    var = cov.diagonal().clamp(min=1e-8)
-    return m, torch.linalg.inv((1 - share) * cov + share * torch.diag(var))
+    variances = covariance.diagonal().clamp(min=1e-8)
+    return mean, torch.linalg.inv((1 - share) * covariance + share * torch.diag(variances))
 
 
-def _dot_parts(scorer):
-    """-> bias and vector of users (n_users, 1 + d), of items (n_items, 1 + d), mean, y_range, if scores are mean + b_u + b_i + p_u . q_i; else None."""
+class Scores(Protocol):
+    """Scores (n,), before `y_range`, as a function of a user's row x (d,)."""
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(d,) -> (n,)."""
+
+    def slopes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (n,) and their derivatives (n, d) by x."""
+
+
+def _newton(
+    objective: Objective,
+    f: Scores,
+    y: torch.Tensor,  # (n,)
+    w: torch.Tensor,  # (n,)
+    mean: torch.Tensor,  # (d,), of the prior
+    precision: torch.Tensor,  # (d, d), of the prior
+    y_range: tuple[float, float] | None,
+    n_steps: int = 20,
+    tol: float = 1e-9,  # it ends with a step that gains a smaller share of the objective
+) -> torch.Tensor:
+    """The row x that minimises the objective of scores f(x), by Newton's method with halved steps.
+
+    Of Gauss and Newton where f is not linear; for squares of a linear f without `y_range` the first step is exact.
+    """
+
+    def value_at(x: torch.Tensor) -> torch.Tensor:
+        loss = objective.value(to_range(f.scores(x), y_range), y, w)
+        return loss + (x - mean) @ precision @ (x - mean) / 2
+
+    x = mean
+    value = value_at(x)
+    for _ in range(n_steps):
+        scores, slopes = f.slopes(x)
+        gradient, hessian = objective.newton(scores, y, w, slopes, y_range)
+        step = torch.linalg.solve(hessian + precision, gradient + precision @ (x - mean))
+        size = 1.0
+        new = value_at(x - step)
+        while new > value and size > 1e-3:
+            size /= 2
+            new = value_at(x - size * step)
+        if not new < value:
+            break
+        is_done = value - new < tol * (1 + value.abs())
+        x = x - size * step
+        value = new
+        if is_done:
+            break
+    return x
+
+
+# --- models whose score is a dot product
+
+
+class _Linear:
+    """Scores o + z x."""
+
+    def __init__(self, o: torch.Tensor, z: torch.Tensor) -> None:
+        self.o = o
+        self.z = z
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o + self.z @ x
+
+    def slopes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scores(x), self.z
+
+
+def _dot_parts(scorer: Any) -> tuple[torch.Tensor, torch.Tensor, float, tuple[float, float] | None] | None:
+    """Biases and vectors of users (n_users, 1 + d) and of items (n_items, 1 + d), the mean, and `y_range`.
+
+    None unless scores are to_range(mean + b_u + b_i + p_u . q_i), seen on 64 pairs.
+    """
     model, catalog = scorer.rec_model, scorer.catalog
     try:
-        p, q = (scorer.vectors(o).float().cpu() for o in ('user', 'item'))
+        p = scorer.vectors('user').float().cpu()
+        q = scorer.vectors('item').float().cpu()
     except (ValueError, TypeError, NotImplementedError):
         return None
     if p.ndim != 2 or p.shape[1] != q.shape[1]:
         return None
-    bu, bi = (
-        torch.zeros(len(x)) if (b := scorer.biases(o)) is None else b.float().cpu()
-        for o, x in (('user', p), ('item', q))
-    )
+
+    def biases(side: str, n: int) -> torch.Tensor:
+        found = scorer.biases(side)
+        return torch.zeros(n) if found is None else found.float().cpu()
+
+    user_biases, item_biases = biases('user', len(p)), biases('item', len(q))
     mean, y_range = model.intercept(), model.y_range
     rng = np.random.default_rng(0)
     users, items = (torch.from_numpy(rng.choice(np.flatnonzero(catalog.known(side)), 64)) for side in ('user', 'item'))
-    want = scorer.score(users, items).float().cpu()
-    got = to_range((p[users] * q[items]).sum(1) + bu[users] + bi[items] + mean, y_range)
-    if (want - got).abs().max() > 1e-3 * want.abs().max().clamp(min=1e-3):
+    scores = scorer.score(users, items).float().cpu()
+    products = to_range((p[users] * q[items]).sum(1) + user_biases[users] + item_biases[items] + mean, y_range)
+    if (scores - products).abs().max() > 1e-3 * scores.abs().max().clamp(min=1e-3):
         return None
-    return torch.cat([bu[:, None], p], 1), torch.cat([bi[:, None], q], 1), mean, y_range
+    return torch.cat([user_biases[:, None], p], 1), torch.cat([item_biases[:, None], q], 1), mean, y_range
 
 
-def fold_dot(scorer, catalog, objective):
-    """A `DotBias` of the new users; None if the model is no dot product."""
-    if (parts := _dot_parts(scorer)) is None:
+def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | None:
+    """A `DotBias` of the new users of `catalog`; None if the score of the model is not a dot product."""
+    parts = _dot_parts(scorer)
+    if parts is None:
         return None
-    users, items, mean, y_range = (o.double() if isinstance(o, torch.Tensor) else o for o in parts)
-    m, precision = _prior(users[torch.from_numpy(scorer.catalog.known('user'))])
+    mean, y_range = parts[2:]
+    users, items = parts[0].double(), parts[1].double()
+    prior = _prior(users[torch.from_numpy(scorer.catalog.known('user'))])
     learned = torch.from_numpy(scorer.knows('item'))
-    rows, unlearned = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64), 0
+    rows = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64)
+    n_unlearned = 0
     for user in range(catalog.n_users):
         at, y, w = objective.rows(catalog, user)
         if at is not None:
-            unlearned += int((~learned[at]).sum())
-            at, y, w = (o[learned[at]] for o in (at, y, w))  # the vector of a cold item says nothing about it
+            is_learned = learned[at]  # the vector of a cold item says nothing about the user
+            n_unlearned += int((~is_learned).sum())
+            at, y, w = at[is_learned], y[is_learned], w[is_learned]
         q = items if at is None else items[at]
+        # x is the user's bias and vector: scores are mean + b_i + 1 b_u + q_i . p_u
         z = torch.cat([torch.ones(len(q), 1, dtype=torch.float64), q[:, 1:]], 1)
-        rows[user] = _newton(objective, _Linear(mean + q[:, 0], z), y.double(), w.double(), m, precision, y_range)
-    if unlearned:
+        rows[user] = _newton(objective, _Linear(mean + q[:, 0], z), y.double(), w.double(), *prior, y_range)
+    if n_unlearned:
         warn(
-            f'{unlearned:,} of the ratings are of items without training rows, which say nothing about the user',
+            f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user',
             stacklevel=4,
         )
-    with torch.random.fork_rng(devices=[]):
-        res = DotBias(
-            catalog.n_users, catalog.n_items, users.shape[1] - 1, y_range
-        )  # whose first values nobody asked for
+    return _dot_bias(rows, items, mean, y_range, learned).to(next(scorer.model.parameters()).device)
+
+
+def _dot_bias(
+    users: torch.Tensor, items: torch.Tensor, mean: float, y_range: tuple[float, float] | None, learned: torch.Tensor
+) -> DotBias:
+    """A `DotBias` of biases and vectors (n, 1 + d); `learned` (n_items,) says which items have training rows."""
+    with torch.random.fork_rng(devices=[]):  # nobody asked for its first values
+        res = DotBias(len(users), len(items), users.shape[1] - 1, y_range)
     with torch.no_grad():
-        for table, values in (
-            (res.user_biases, rows[:, :1]),
-            (res.user_factors, rows[:, 1:]),
-            (res.item_biases, items[:, :1]),
-            (res.item_factors, items[:, 1:]),
-        ):
-            table.weight.copy_(values)
+        res.user_biases.weight.copy_(users[:, :1])
+        res.user_factors.weight.copy_(users[:, 1:])
+        res.item_biases.weight.copy_(items[:, :1])
+        res.item_factors.weight.copy_(items[:, 1:])
+        res.item_biases.known.copy_(learned)
+        res.item_factors.known.copy_(learned)
         res.mean.fill_(mean)
-        for table in (res.item_factors, res.item_biases):
-            table.known.copy_(learned)
-    return res.to(next(scorer.model.parameters()).device)
+    return res
 
 
-class _Linear:
-    """Scores o + z x of a row x, and their derivatives by it."""
-
-    def __init__(self, o, z):
-        self.o, self.z = o, z
-
-    def scores(self, x):
-        return self.o + self.z @ x
-
-    def slopes(self, x):
-        return self.scores(x), self.z
-
-
-def _newton(objective, f, y, w, m, precision, y_range, n_steps=20, tol=1e-9):
-    """The row x that minimises the objective of scores f(x), by Newton's method (of Gauss and Newton where f is not linear) with halved steps; for squares of a linear f without `y_range` the first is exact."""
-    value = lambda x: objective.value(to_range(f.scores(x), y_range), y, w) + (x - m) @ precision @ (x - m) / 2
-    x, best = m, value(m)
-    for _ in range(n_steps):
-        t, z = f.slopes(x)
-        g, h = objective.newton(t, y, w, z, y_range)
-        step = torch.linalg.solve(h + precision, g + precision @ (x - m))
-        size, new = 1.0, value(x - step)
-        while new > best and size > 1e-3:
-            size, new = size / 2, value(x - size / 2 * step)
-        if not new < best:
-            break
-        done = best - new < tol * (1 + best.abs())
-        x, best = x - size * step, new
-        if done:
-            break
-    return x
+# --- other models with tables of users
 
 
 class _OfTables:
     """Scores of a model for one user and items (n,) as a function of the user's row x (d,), and their derivatives.
 
-    Each item gets a user of its own with the same row, so that one backward pass of the sum gives all derivatives."""
+    Each item gets a user of its own with the same row, so that one backward pass of the sum gives all derivatives.
+    """
 
-    def __init__(self, model, tables, widths, items):
-        self.model, self.tables, self.widths, self.items, self.users = (
-            model,
-            tables,
-            widths,
-            items,
-            torch.arange(len(items), device=items.device),
-        )
+    def __init__(self, model: nn.Module, tables: list[str], widths: list[int], items: torch.Tensor) -> None:
+        self.model = model
+        self.weights = [f'{table}.weight' for table in tables]
+        self.widths = widths  # of each table; their sum is d
+        self.items = items
+        self.users = torch.arange(len(items), device=items.device)
 
-    def _of(self, x):
-        return torch.func.functional_call(
-            self.model,
-            dict(
-                zip(
-                    self.tables,
-                    x.expand(len(self.users), -1).split(self.widths, 1) if x.dim() == 1 else x.split(self.widths, 1),
-                )
-            ),
-            (self.users, self.items),
-        )
+    def _of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Scores (n,) for a row each: (n, d)."""
+        weights = dict(zip(self.weights, rows.split(self.widths, 1)))
+        return torch.func.functional_call(self.model, weights, (self.users, self.items))
 
-    def scores(self, x):
-        return self._of(x)
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        return self._of(x.expand(len(self.users), -1))
 
-    def slopes(self, x):
+    def slopes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():
             rows = x.expand(len(self.users), -1).clone().requires_grad_()
             scores = self._of(rows)
-            return scores.detach(), torch.autograd.grad(scores.sum(), rows)[0]
+            (slopes,) = torch.autograd.grad(scores.sum(), rows)
+        return scores.detach(), slopes
 
 
-def fold_tables(scorer, catalog, objective):
-    """A copy of the model that shares all tensors but its tables of users, whose rows are fitted to the new ones."""
-    model, name = scorer.model, type(scorer.model).__name__
-    of_users = lambda at: any(part.startswith('user') for part in at.split('.'))
-    if any(isinstance(m, FeatureLinear) and of_users(at) for at, m in model.named_modules()):
+def _is_of_users(name: str) -> bool:
+    """Does a part of the dotted name of a module begin with 'user'?"""
+    return any(part.startswith('user') for part in name.split('.'))
+
+
+def _user_tables(model: nn.Module, n_users: int) -> list[str]:
+    """Names of the embeddings with a row for each user; `TypeError` if there is none, or if features of users count."""
+    name = type(model).__name__
+    if any(isinstance(m, FeatureLinear) and _is_of_users(at) for at, m in model.named_modules()):
         raise TypeError(f'{name} reads features of users, which new ones have not')
     tables = [
         at
         for at, m in model.named_modules()
-        if isinstance(m, torch.nn.Embedding) and m.num_embeddings == scorer.catalog.n_users and of_users(at)
+        if isinstance(m, nn.Embedding) and m.num_embeddings == n_users and _is_of_users(at)
     ]
     if not tables:
         raise TypeError(
-            f"{name} has no table of users that fold_in could find: an nn.Embedding (or EmbeddingTable) with {scorer.catalog.n_users:,} rows whose name begins with 'user'"
+            f'{name} has no table of users that fold_in could find: an nn.Embedding (or EmbeddingTable) '
+            f"with {n_users:,} rows whose name begins with 'user'"
         )
-    old = [model.get_submodule(at).weight.detach() for at in tables]
-    known = torch.from_numpy(scorer.catalog.known('user')).to(old[0].device)
-    m, precision = _prior(torch.cat(old, 1)[known].double())
-    m, precision, widths = m.float(), precision.float(), [o.shape[1] for o in old]
+    return tables
+
+
+def _with_tables(model: nn.Module, tables: Iterable[str], n_users: int) -> nn.Module:
+    """A copy of the model that shares all tensors but the weights of `tables`: zeros, with `n_users` rows."""
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    res = deepcopy(model, dict(shared))
-    new = torch.zeros(catalog.n_users, len(m), device=m.device)
-    for at, width in zip(tables, widths):
-        table = copy(res.get_submodule(at))
-        table._parameters, table._buffers = dict(table._parameters), dict(table._buffers)
-        table.weight, table.num_embeddings = (
-            torch.nn.Parameter(torch.zeros(catalog.n_users, width, device=m.device)),
-            catalog.n_users,
-        )
+    res = deepcopy(model, shared)  # what this memo has is not copied
+    for at in tables:
+        old = res.get_submodule(at)
+        table = copy(old)
+        table._parameters = dict(old._parameters)
+        table._buffers = dict(old._buffers)
+        table.weight = nn.Parameter(torch.zeros(n_users, old.weight.shape[1], device=old.weight.device))
+        table.num_embeddings = n_users
         if isinstance(table, EmbeddingTable):
-            table.known, table._cold = torch.ones(catalog.n_users, dtype=torch.bool, device=m.device), None
+            table.known = torch.ones(n_users, dtype=torch.bool, device=old.weight.device)
+            table._cold = None
         parent, _, child = at.rpartition('.')
         setattr(res.get_submodule(parent), child, table)
-    res.eval()
-    everything = torch.arange(catalog.n_items, device=m.device)
+    return res
+
+
+def fold_tables(scorer: Any, catalog: Catalog, objective: Objective) -> nn.Module:
+    """A copy of the model whose tables of users have rows fitted to the new ones of `catalog`; it shares the rest."""
+    model = scorer.model
+    tables = _user_tables(model, scorer.catalog.n_users)
+    weights = [model.get_submodule(at).weight.detach() for at in tables]
+    device = weights[0].device
+    known = torch.from_numpy(scorer.catalog.known('user')).to(device)
+    mean, precision = (o.float() for o in _prior(torch.cat(weights, 1)[known].double()))
+    widths = [weight.shape[1] for weight in weights]
+    res = _with_tables(model, tables, catalog.n_users).eval()
+    rows = torch.zeros(catalog.n_users, len(mean), device=device)
+    all_items = torch.arange(catalog.n_items, device=device)
     for user in range(catalog.n_users):
-        at, y, w = (None if o is None else o.to(m.device) for o in objective.rows(catalog, user))
-        new[user] = _newton(
-            objective,
-            _OfTables(res, [f'{o}.weight' for o in tables], widths, everything if at is None else at),
-            y,
-            w,
-            m,
-            precision,
-            None,
-            tol=1e-6,
-        )
+        at, y, w = objective.rows(catalog, user)
+        scores = _OfTables(res, tables, widths, all_items if at is None else at.to(device))
+        rows[user] = _newton(objective, scores, y.to(device), w.to(device), mean, precision, None, tol=1e-6)
     with torch.no_grad():
-        for at, part in zip(tables, new.split(widths, 1)):
-            res.get_submodule(at).weight.copy_(part)
+        for at, weight in zip(tables, rows.split(widths, 1)):
+            res.get_submodule(at).weight.copy_(weight)
     return res

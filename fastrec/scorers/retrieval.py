@@ -242,7 +242,7 @@ class ItemIndex:
         position_of = np.full(self.n_items, -1)
         position_of[self.codes] = np.arange(len(self.codes))
         positions = position_of[seen.indices]
-        first_keys = np.arange(seen.shape[0]) * len(self.codes)  # of each row
+        first_keys: np.ndarray = np.arange(seen.shape[0]) * len(self.codes)  # of each row
         keys = np.repeat(first_keys, np.diff(seen.indptr)) + positions
         return np.unique(keys[positions >= 0])
 
