@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.columns import first_few
-from .evaluate import _default_metrics, evaluate_users
+from .evaluate import default_metrics, evaluate_users
 
 __all__ = ['compare_models', 'plot_gains']
 
@@ -35,7 +35,7 @@ def compare_models(
         raise ValueError(f'against={against!r}: choose one of {first_few(scorers, 20)}')
     dls = dls or next(iter(scorers.values()))
     if metrics is None and any(s.scale == 'rank' for s in scorers.values()):
-        metrics = _default_metrics(
+        metrics = default_metrics(
             dls.catalog, next(s for s in scorers.values() if s.scale == 'rank')
         )  # what all of them have
     per_user = {name: evaluate_users(s, dls, metrics, k, split, **kwargs) for name, s in scorers.items()}

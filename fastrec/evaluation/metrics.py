@@ -168,8 +168,8 @@ def _sorted_within(users: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return by_value[torch.argsort(users[by_value], stable=True)]
 
 
-# Four ways to the same two numbers. A sort serves all pairs of a row at once; for few pairs comparing is cheaper. On the
-# CPU numpy goes row by row, which stays in the cache. Each takes scores (B, n_items), users (n,), ascending rows of
+# Four ways to the same two numbers. A sort serves all pairs of a row at once; for few pairs comparing is cheaper. On
+# the CPU numpy goes row by row, which stays in the cache. Each takes scores (B, n_items), users (n,), ascending rows of
 # scores, and own (n,), and returns how many scores of the row are greater than its own, and how many are equal.
 
 
@@ -391,6 +391,8 @@ class ListMetric(RankingMetric):
 
     With `overall` it gives one value for all lists together, a scalar tensor.
     """
+
+    k: int
 
     def __init__(
         self,
