@@ -50,7 +50,7 @@ def test_valid_keeps_the_order_of_the_table(dls):
 
 def test_chunks_do_not_change_batches(dls, monkeypatch):
     whole = rows(dls.train.new(shuffle=False))
-    monkeypatch.setattr('fastrec.training.batches.CHUNK_ROWS', 100)
+    monkeypatch.setattr('fastrec.training.batches.GATHERED_ROWS', 100)
     assert torch.equal(rows(dls.train.new(shuffle=False)), whole)
 
 

@@ -30,7 +30,7 @@ from .batches import (
     auto_batch_size,
     user_batch_size,
 )
-from .stream_batches import BUFFER, StreamDataset, StreamDL
+from .stream_batches import BUFFER_ROWS, StreamDataset, StreamDL
 
 __all__ = ['RecDataLoaders', 'StreamDataLoaders']
 
@@ -500,7 +500,7 @@ class StreamDataLoaders(RecDataLoaders):
         cls,
         file,
         columns=None,
-        buffer: int = BUFFER,
+        buffer: int = BUFFER_ROWS,
         valid_pct: float = 0.2,
         seed: int = None,
         splitter: str = None,
