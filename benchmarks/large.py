@@ -1,9 +1,14 @@
-"""20 million ratings (138,493 users x 26,744 items, generated): from the table to the first batch, rows that stay in their file, recommending and evaluating for everybody, and the price of the import.
+"""20 million ratings (138,493 users x 26,744 items, generated), each step on its own.
+
+The steps: from the table to the first batch, rows that stay in their file, recommending and evaluating for everybody,
+and the price of the import.
 
     python benchmarks/large.py [--rows 20000000] [--out FILE.md]
 
-Seconds and peak memory (what the process holds above what it held before, the table included; Linux) from a table in memory, parquet, CSV, and parquet that is streamed, each in a process of its own.
-Recommending and evaluating: top 10 of the whole catalogue, against a plain matrix product with topk in blocks and against `implicit.cpu.topk` on the same vectors; the sides take turns.
+Seconds and peak memory (what the process holds above what it held before, the table included; Linux) from a table in
+memory, parquet, CSV, and parquet that is streamed, each in a process of its own. Recommending and evaluating: top 10 of
+the whole catalogue, against a plain matrix product with topk in blocks and against `implicit.cpu.topk` on the same
+vectors; the sides take turns.
 """
 
 import argparse
@@ -15,6 +20,7 @@ import tempfile
 import time
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,9 +38,8 @@ def generated(n_rows):
     per_user = np.clip(share / share.sum() * n_rows, 1, N_ITEMS // 4).astype(np.int64)
     users = np.repeat(np.arange(N_USERS), per_user)
     nth = np.arange(len(users)) - np.repeat(per_user.cumsum() - per_user, per_user)
-    items = (
-        rng.integers(0, N_ITEMS, N_USERS)[users] + nth * 7919
-    ) % N_ITEMS  # 7919 is prime and no factor of the number of items
+    start = rng.integers(0, N_ITEMS, N_USERS)
+    items = (start[users] + nth * 7919) % N_ITEMS  # 7919 is prime and no factor of the number of items
     order = rng.permutation(len(users))
     return pd.DataFrame(
         dict(
@@ -47,18 +52,22 @@ def generated(n_rows):
 
 
 def status(key):
-    return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if line.startswith(key))
+    """Bytes of a figure of this process (VmRSS: memory it holds; VmHWM: the peak of that)."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise KeyError(key)
 
 
 @contextmanager
 def measured(result):
     """Appends to `result` seconds, CPU seconds and the peak of memory in bytes above the start of what is inside."""
     start = status('VmRSS')
-    open('/proc/self/clear_refs', 'w').write('5')  # the peak from here on
-    t = time.perf_counter()
-    c = time.process_time()
+    Path('/proc/self/clear_refs').write_text('5')  # the peak from here on
+    clock = time.perf_counter()
+    cpu = time.process_time()
     yield
-    result += [time.perf_counter() - t, time.process_time() - c, status('VmHWM') - start]
+    result += [time.perf_counter() - clock, time.process_time() - cpu, status('VmHWM') - start]
 
 
 def from_file(kind, path):
@@ -93,10 +102,11 @@ def epochs(kind, path, repeats):
     read = []
     fit = []
     for _ in range(repeats):
-        with measured(one := []):
+        figures = []
+        with measured(figures):
             for _ in dls.train:
                 pass
-        read.append(one)
+        read.append(figures)
     learn = collab_learner(dls, n_factors=DIM, y_range=(0.5, 5.5))
     with learn.no_bar(), learn.no_logging(), measured(fit):
         learn.fit_one_cycle(1, 5e-3)
@@ -116,12 +126,8 @@ def whole(path, n_users, repeats):
 
     from fastrec.all import RecDataLoaders, auc, collab_learner, evaluate, hr, ndcg
 
-    titles = pd.DataFrame(
-        dict(
-            item=np.arange(1, N_ITEMS + 1),
-            title=[f'A film of some title or other, number {i} ({1930 + i % 90})' for i in range(N_ITEMS)],
-        )
-    )
+    titles = [f'A film of some title or other, number {i} ({1930 + i % 90})' for i in range(N_ITEMS)]
+    titles = pd.DataFrame(dict(item=np.arange(1, N_ITEMS + 1), title=titles))
     dls = RecDataLoaders.from_parquet(f'{path}.parquet', valid_pct=0.05, seed=0, item_df=titles)
     learn = collab_learner(dls, n_factors=DIM, y_range=(0.5, 5.5))
     generator = torch.Generator().manual_seed(0)
@@ -141,40 +147,42 @@ def whole(path, n_users, repeats):
         for part in P[:n].split(block):
             (part @ Qt).topk(K)
 
+    def metrics_of_some(metrics):
+        evaluate(learn, dls, metrics, users=some, relevant=0)
+
     metrics = [hr(K), ndcg(K)]
+    recs = f'{path}.recs.parquet'
     sides = {
         'matrix product and topk, blocks of 128': lambda: plain(128),
         'matrix product and topk, blocks of 1024': lambda: plain(1024),
         '`implicit.cpu.topk`, 1 thread': lambda: topk(Q.numpy(), P[:n_users].numpy(), K, num_threads=1),
         '`learn.recommend`, seen items in': lambda: learn.recommend(users, k=K, exclude_seen=False),
         '`learn.recommend`, seen items left out': lambda: learn.recommend(users, k=K),
-        '`learn.recommend(..., to="recs.parquet")`': lambda: learn.recommend(users, k=K, to=f'{path}.recs.parquet'),
+        '`learn.recommend(..., to="recs.parquet")`': lambda: learn.recommend(users, k=K, to=recs),
         '`learn.recommend` among 50 candidates': lambda: learn.recommend(users, k=K, candidates=few),
-        '`evaluate`, hr@10 and ndcg@10': lambda: evaluate(learn, dls, metrics, users=some, relevant=0),
-        '`evaluate`, auc besides (exact ranks)': lambda: evaluate(
-            learn, dls, [*metrics, auc()], users=some, relevant=0
-        ),
+        '`evaluate`, hr@10 and ndcg@10': lambda: metrics_of_some(metrics),
+        '`evaluate`, auc besides (exact ranks)': lambda: metrics_of_some([*metrics, auc()]),
     }
-    dls.catalog.require_history().seen  # made once
+    _ = dls.catalog.require_history().seen  # made once, before any clock runs
     times = {name: [] for name in sides}
     for r in range(repeats + 1):
         for name, f in sides.items():
-            c = time.process_time()
+            start = time.process_time()
             f()
-            if r:
-                times[name].append(time.process_time() - c)
+            if r:  # the first turn warms up
+                times[name].append(time.process_time() - start)
     base = np.array(times['matrix product and topk, blocks of 128'])
     turns = [[name, f'{np.median(t):.2f}', f'{np.median(np.array(t) / base):.2f}'] for name, t in times.items()]
-    once = []
-    for name, f in {
+    for_everybody = {
         'matrix product and topk, blocks of 128': lambda: plain(128, len(P)),
         '`learn.recommend(everybody)`': lambda: learn.recommend(everybody, k=K),
-        '`learn.recommend(everybody, to="recs.parquet")`': lambda: learn.recommend(
-            everybody, k=K, to=f'{path}.recs.parquet'
-        ),
+        '`learn.recommend(everybody, to="recs.parquet")`': lambda: learn.recommend(everybody, k=K, to=recs),
         f'`evaluate`, {len(held):,} users with held-out items': lambda: evaluate(learn, dls, metrics, relevant=0),
-    }.items():
-        with measured(res := []):
+    }
+    once = []
+    for name, f in for_everybody.items():
+        res = []
+        with measured(res):
             f()
         once.append([name, f'{res[1]:.1f}', f'{max(res[2], 0) / 2**20:.0f}'])
     return turns, once
@@ -184,31 +192,26 @@ def imports(repeats):
     """CPU seconds of an import in a process of its own, in turns."""
 
     def seconds(code):
-        out = subprocess.run(
-            [
-                sys.executable,
-                '-W',
-                'ignore',
-                '-c',
-                f'import time; c = time.process_time()\n{code}\nprint(time.process_time() - c)',
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        script = f'import time; c = time.process_time()\n{code}\nprint(time.process_time() - c)'
+        python = [sys.executable, '-W', 'ignore', '-c', script]
+        out = subprocess.run(python, capture_output=True, text=True, check=True)
         return float(out.stdout.split()[-1])
 
+    whole = 'from fastrec.all import *'
+    artifact = 'from fastrec.scorers.artifact import load_recommender'
     codes = {
-        'from fastai.collab import *; from fastai.tabular.all import *': 'from fastai.tabular.all import *\nfrom fastai.collab import *',
-        'from fastrec.all import *': 'from fastrec.all import *',
-        'from fastrec.scorers.artifact import load_recommender': 'from fastrec.scorers.artifact import load_recommender',
+        'from fastai.collab import *; from fastai.tabular.all import *': (
+            'from fastai.tabular.all import *\nfrom fastai.collab import *'
+        ),
+        whole: whole,
+        artifact: artifact,
     }
     times = {name: [] for name in codes}
     for r in range(repeats + 1):
         for name, code in codes.items():
-            t = seconds(code)
-            if r:
-                times[name].append(t)
+            spent = seconds(code)
+            if r:  # the first turn warms up
+                times[name].append(spent)
     base = np.array(next(iter(times.values())))
     return [[f'`{name}`', f'{np.median(t):.2f}', f'{np.median(np.array(t) / base):.2f}'] for name, t in times.items()]
 
@@ -237,22 +240,28 @@ def main():
         del df
 
         def alone(*what):
-            return json.loads(
-                subprocess.run(
-                    [sys.executable, '-W', 'ignore', __file__, '--alone', *map(str, what)],
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                ).stdout.splitlines()[-1]
-            )
+            """What a function of this script returns, run in a process of its own."""
+            command = [sys.executable, '-W', 'ignore', __file__, '--alone', *map(str, what)]
+            out = subprocess.run(command, capture_output=True, text=True, check=True)
+            return json.loads(out.stdout.splitlines()[-1])
 
-        starts = [
-            [kind, f'{seconds:.1f}', f'{cpu:.1f}', f'{peak:.2f}']
-            for kind in ('table', 'parquet', 'csv', 'stream')
-            for seconds, cpu, peak in [alone('load', kind, path)]
-        ]
+        starts = []
+        for kind in ('table', 'parquet', 'csv', 'stream'):
+            seconds, cpu, peak = alone('load', kind, path)
+            starts.append([kind, f'{seconds:.1f}', f'{cpu:.1f}', f'{peak:.2f}'])
         read = {kind: alone('epochs', kind, path, args.repeats) for kind in ('parquet', 'stream')}
         turns, once = alone('whole', path, args.users, args.repeats)
+    batch_size = read['stream'][4]
+    reading = []
+    for name, (cpu, peak, fit_cpu, fit_peak, _) in zip(('in memory', 'in parquet (`stream=True`)'), read.values()):
+        reading.append([name, f'{cpu:.1f}', f'{peak:.0f}', f'{fit_cpu:.0f}', f'{fit_peak:.0f}'])
+    read_columns = [
+        'rows',
+        'CPU s to read an epoch',
+        'peak MiB',
+        'CPU s to train an epoch, with validation',
+        'peak MiB',
+    ]
     emit(
         f"""# Large tables
 
@@ -260,15 +269,16 @@ def main():
 
 ## From the table to the first batch
 
-{n:,} rows, {N_USERS:,} users, {N_ITEMS:,} items; raw columns (two int64, a float32, an int64) {28 * n / 2**20:,.0f} MiB. `table`: a DataFrame that is there before and stays; the others are files.
+{n:,} rows, {N_USERS:,} users, {N_ITEMS:,} items; raw columns (two int64, a float32, an int64)
+{28 * n / 2**20:,.0f} MiB. `table`: a DataFrame that is there before and stays; the others are files.
 
 {table(['from', 'seconds', 'CPU seconds', 'peak memory / raw columns (the table included)'], starts)}
 
 ## Rows in memory and rows in their file
 
-{0.9 * n:,.0f} training rows, batches of {read['stream'][4]:,}, {DIM} factors. Peak: MiB above the loaders.
+{0.9 * n:,.0f} training rows, batches of {batch_size:,}, {DIM} factors. Peak: MiB above the loaders.
 
-{table(['rows', 'CPU s to read an epoch', 'peak MiB', 'CPU s to train an epoch, with validation', 'peak MiB'], [[name, f'{o[0]:.1f}', f'{o[1]:.0f}', f'{o[2]:.0f}', f'{o[3]:.0f}'] for name, o in zip(('in memory', 'in parquet (`stream=True`)'), read.values())])}
+{table(read_columns, reading)}
 
 ## Top {K} of {N_ITEMS:,} items, {DIM} factors, {args.users:,} users, in turns
 
@@ -292,8 +302,7 @@ if __name__ == '__main__':
         torch.set_num_threads(1)
         what, *rest = sys.argv[2:]
         os.environ['FASTREC_PROGRESS'] = '0'
-        print(
-            json.dumps(dict(load=load, epochs=epochs, whole=whole)[what](*(int(o) if o.isdigit() else o for o in rest)))
-        )
+        function = dict(load=load, epochs=epochs, whole=whole)[what]
+        print(json.dumps(function(*(int(o) if o.isdigit() else o for o in rest))))
     else:
         main()
