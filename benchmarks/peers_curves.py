@@ -1,9 +1,13 @@
-"""The peers' side of time_to_accuracy.py, run in their own environments: trains one of them on the rows of a folder and says after how many CPU seconds it was how good.
+"""The peers' side of time_to_accuracy.py, run in their own environments.
+
+It trains one of them on the rows of a folder and says after how many CPU seconds it was how good.
 
     PEERS_PYTHON benchmarks/peers_curves.py FOLDER PEER SEED SETTING...    # SETTING: a JSON object for each run
 
-FOLDER holds train.csv and held.csv (user, item, rating; user and item are codes without gaps, all of which train has). Writes FOLDER/curve.json: a list of runs with their points, and
-versions. Time counts from the tables in memory to the model, imports apart, and stops for the looks at held-out rows; what cannot be looked at on the way is trained anew for each number of epochs.
+FOLDER holds train.csv and held.csv (user, item, rating; user and item are codes without gaps, all of which train has).
+Writes FOLDER/curve.json: a list of runs with their points, and versions. Time counts from the tables in memory to the
+model, imports apart, and stops for the looks at held-out rows; what cannot be looked at on the way is trained anew for
+each number of epochs.
 """
 
 import json
@@ -21,11 +25,11 @@ from curves import Curve, Errors, Ranking
 def surprise(data, seed, model, epochs, **options):
     import surprise as s
 
+    reader = s.Reader(rating_scale=data.errors.range)
     for n in epochs or [None]:
         curve = Curve(data.errors)
-        trainset = s.Dataset.load_from_df(
-            data.train[['user', 'item', 'rating']], s.Reader(rating_scale=data.errors.range)
-        ).build_full_trainset()
+        table = data.train[['user', 'item', 'rating']]
+        trainset = s.Dataset.load_from_df(table, reader).build_full_trainset()
         if model == 'KNNBaseline':
             algo = s.KNNBaseline(sim_options=dict(name='pearson_baseline', user_based=False), verbose=False)
         else:
@@ -53,35 +57,35 @@ def myfm(data, seed, model, epochs, rank=10):
     from myfm import MyFMRegressor, RelationBlock
 
     n, m = data.shape
+
+    def scaled(a):
+        """Each row over the square root of its number of entries."""
+        return sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
+
+    def blocks(df, sides):
+        return [RelationBlock(df[side].to_numpy(), block) for side, block in zip(('user', 'item'), sides)]
+
     for iterations in epochs:
         curve = Curve(data.errors)
-        identities = [sp.identity(n).tocsr(), sp.identity(m).tocsr()]
+        sides = [sp.identity(n).tocsr(), sp.identity(m).tocsr()]
         groups = [n, m]
         if model == 'SVD++ flipped':
             seen = sp.csr_matrix((np.ones(len(data.train)), (data.train.user, data.train.item)), shape=(n, m))
-
-            def scaled(a):
-                return sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
-
-            identities = [
-                sp.hstack([identities[0], scaled(seen)]).tocsr(),
-                sp.hstack([identities[1], scaled(seen.T.tocsr())]).tocsr(),
+            sides = [
+                sp.hstack([sides[0], scaled(seen)]).tocsr(),
+                sp.hstack([sides[1], scaled(seen.T.tocsr())]).tocsr(),
             ]
             groups = [n, m, m, n]
-
-        def blocks(df):
-            return [RelationBlock(df[side].to_numpy(), block) for side, block in zip(('user', 'item'), identities)]
-
         fm = MyFMRegressor(rank=rank, random_seed=seed)
         fm.fit(
             None,
             data.train.rating.to_numpy(),
-            X_rel=blocks(data.train),
+            X_rel=blocks(data.train, sides),
             n_iter=iterations,
             n_kept_samples=max(1, iterations * 4 // 5),
             group_shapes=groups,
         )
-        yield curve.look(fm.predict(None, blocks(data.held)))
+        yield curve.look(fm.predict(None, blocks(data.held, sides)))
 
 
 def implicit(data, seed, model, epochs, **options):
@@ -105,21 +109,25 @@ def implicit(data, seed, model, epochs, **options):
 def cornac_rank(data, seed, model, epochs=None, **options):
     import cornac
 
+    def ease_scores(algo, u, i):
+        return lambda users: np.stack([np.asarray(algo.score(u[o])).ravel() for o in users])[:, i]
+
+    def factor_scores(algo, u, i):
+        return lambda users: (algo.u_factors[u[users]] @ algo.i_factors[i].T) + algo.i_biases[i]
+
     for n in epochs or [None]:
         curve = Curve(data.ranking)
-        rows = cornac.data.Dataset.build(
-            list(zip(data.train.user, data.train.item, np.ones(len(data.train)))), seed=seed
-        )
+        triples = list(zip(data.train.user, data.train.item, np.ones(len(data.train))))
+        rows = cornac.data.Dataset.build(triples, seed=seed)
         if model == 'EASE':
             algo = cornac.models.EASE(**options)
         else:
             algo = getattr(cornac.models, model)(max_iter=n, num_threads=1, seed=seed, **options)
         algo.fit(rows)
-        u, i = (np.array([m[o] for o in range(k)]) for m, k in zip((rows.uid_map, rows.iid_map), data.shape))
-        if model == 'EASE':
-            yield curve.look(lambda users: np.stack([np.asarray(algo.score(u[o])).ravel() for o in users])[:, i])
-        else:
-            yield curve.look(lambda users: (algo.u_factors[u[users]] @ algo.i_factors[i].T) + algo.i_biases[i])
+        # cornac's places of our codes
+        u = np.array([rows.uid_map[o] for o in range(data.shape[0])])
+        i = np.array([rows.iid_map[o] for o in range(data.shape[1])])
+        yield curve.look((ease_scores if model == 'EASE' else factor_scores)(algo, u, i))
 
 
 def lightfm(data, seed, epochs, **options):
@@ -140,13 +148,8 @@ def recbole(data, seed, model, epochs, **options):
     import torch
 
     torch.set_num_threads(1)
-    for name, kind in (
-        ('bool', bool),
-        ('int', int),
-        ('float', float),
-        ('object', object),
-        ('str', str),
-    ):  # recbole 1.2.1 still asks numpy for these
+    old_names = dict(bool=bool, int=int, float=float, object=object, str=str)
+    for name, kind in old_names.items():  # recbole 1.2.1 still asks numpy for these
         if name not in np.__dict__:
             setattr(np, name, kind)
     from recbole.config import Config
@@ -155,9 +158,8 @@ def recbole(data, seed, model, epochs, **options):
 
     (data.folder / 'ds').mkdir(exist_ok=True)
     for part, df in (('train', data.train), ('valid', data.held), ('test', data.held)):
-        df[['user', 'item']].set_axis(['user_id:token', 'item_id:token'], axis=1).to_csv(
-            data.folder / 'ds' / f'ds.{part}.inter', sep='\t', index=False
-        )
+        pairs = df[['user', 'item']].set_axis(['user_id:token', 'item_id:token'], axis=1)
+        pairs.to_csv(data.folder / 'ds' / f'ds.{part}.inter', sep='\t', index=False)
     curve = Curve(data.ranking)
     config = Config(
         model=model,
@@ -184,10 +186,9 @@ def recbole(data, seed, model, epochs, **options):
     train, *_ = data_preparation(config, dataset)
     net = get_model(model)(config, train.dataset)
     trainer = get_trainer(config['MODEL_TYPE'], model)(config, net)
-    u, i = (
-        torch.as_tensor(dataset.token2id(f, np.arange(n).astype(str)))
-        for f, n in zip(('user_id', 'item_id'), data.shape)
-    )
+    # recbole's places of our codes
+    u = torch.as_tensor(dataset.token2id('user_id', np.arange(data.shape[0]).astype(str)))
+    i = torch.as_tensor(dataset.token2id('item_id', np.arange(data.shape[1]).astype(str)))
 
     @torch.no_grad()
     def score(users):
@@ -207,9 +208,12 @@ def recbole(data, seed, model, epochs, **options):
 
 
 class Data:
+    """The rows of a folder, and the measure that goes with them."""
+
     def __init__(self, folder):
         self.folder = folder
-        (self.train, self.held) = (pd.read_csv(folder / f'{o}.csv') for o in ('train', 'held'))
+        self.train = pd.read_csv(folder / 'train.csv')
+        self.held = pd.read_csv(folder / 'held.csv')
         self.shape = self.train.user.max() + 1, self.train.item.max() + 1
         if 'rating' in self.train:
             self.errors = Errors(self.train, self.held)
@@ -234,13 +238,14 @@ if __name__ == '__main__':
     data = Data(Path(sys.argv[1]))
     peer = sys.argv[2]
     seed = int(sys.argv[3])
-    first = json.loads(sys.argv[4])
-    next(
-        globals()[peer](data, seed, **{**first, **({'epochs': [1]} if first.get('epochs') else {})})
-    )  # what is imported and made ready at the first fit is nobody's time
-    runs = [
-        [p for c in globals()[peer](data, seed, **json.loads(setting)) for p in c.points] for setting in sys.argv[4:]
-    ]
-    (data.folder / 'curve.json').write_text(
-        json.dumps(dict(runs=runs, version=f'{PACKAGES[peer]} {version(PACKAGES[peer])}'))
-    )
+    settings = [json.loads(o) for o in sys.argv[4:]]
+    train = globals()[peer]
+    first = dict(settings[0])
+    if first.get('epochs'):
+        first['epochs'] = [1]
+    next(train(data, seed, **first))  # what is imported and made ready at the first fit is nobody's time
+    runs = []
+    for setting in settings:
+        runs.append([point for curve in train(data, seed, **setting) for point in curve.points])
+    used = f'{PACKAGES[peer]} {version(PACKAGES[peer])}'
+    (data.folder / 'curve.json').write_text(json.dumps(dict(runs=runs, version=used)))
