@@ -1,10 +1,14 @@
-"""myFM's side of ratings.py, run in the peers' own environment: fit on train.csv, predict test.csv, of the folder given.
+"""myFM's side of ratings.py, run in the peers' own environment.
+
+It fits on train.csv and predicts test.csv, of the folder given.
 
     PEERS_PYTHON benchmarks/peers_myfm.py FOLDER SEED
 
-Writes FOLDER/predictions.csv (a column per model, rows as in test.csv) and FOLDER/run.json (CPU seconds of each fit, versions). Both models are Bayesian, ids only, rank 10, 512 Gibbs iterations of which
-all are kept, with a prior per group of features, as myFM's examples have them: matrix factorisation (one-hot users and items), and 'SVD++ flipped' (the user's block adds the items rated / sqrt n, the
-item's block the users who rated it / sqrt n, of training rows). Predictions are clipped to the range of the training ratings.
+Writes FOLDER/predictions.csv (a column per model, rows as in test.csv) and FOLDER/run.json (CPU seconds of each fit,
+versions). Both models are Bayesian, ids only, rank 10, 512 Gibbs iterations of which all are kept, with a prior per
+group of features, as myFM's examples have them: matrix factorisation (one-hot users and items), and 'SVD++ flipped'
+(the user's block adds the items rated / sqrt n, the item's block the users who rated it / sqrt n, of training rows).
+Predictions are clipped to the range of the training ratings.
 """
 
 import json
@@ -20,35 +24,35 @@ from myfm import MyFMRegressor, RelationBlock
 
 
 def main(folder, seed):
-    train, test = (pd.read_csv(folder / f'{o}.csv') for o in ('train', 'test'))
+    train = pd.read_csv(folder / 'train.csv')
+    test = pd.read_csv(folder / 'test.csv')
     codes = {side: pd.Index(pd.concat([train[side], test[side]]).unique()) for side in ('user', 'item')}
-    rows = {
-        part: {side: codes[side].get_indexer(df[side]) for side in codes}
-        for part, df in (('train', train), ('test', test))
-    }
-    n, m = (len(codes[o]) for o in ('user', 'item'))
+    rows = {}
+    for part, df in (('train', train), ('test', test)):
+        rows[part] = {side: codes[side].get_indexer(df[side]) for side in codes}
+    n = len(codes['user'])
+    m = len(codes['item'])
     seen = sp.csr_matrix((np.ones(len(train)), (rows['train']['user'], rows['train']['item'])), shape=(n, m))
 
     def scaled(a):
+        """Each row over the square root of its number of entries."""
         return sp.diags(1 / np.sqrt(np.maximum(np.diff(a.indptr), 1))) @ a
 
-    blocks = {
-        'Bayesian MF': ((sp.identity(n).tocsr(), sp.identity(m).tocsr()), [n, m]),
-        'Bayesian SVD++ flipped': (
-            (
-                sp.hstack([sp.identity(n), scaled(seen)]).tocsr(),
-                sp.hstack([sp.identity(m), scaled(seen.T.tocsr())]).tocsr(),
-            ),
-            [n, m, m, n],
-        ),
+    plain = (sp.identity(n).tocsr(), sp.identity(m).tocsr())
+    flipped = (
+        sp.hstack([sp.identity(n), scaled(seen)]).tocsr(),
+        sp.hstack([sp.identity(m), scaled(seen.T.tocsr())]).tocsr(),
+    )
+    blocks = {  # name -> (blocks of user and item, sizes of the groups that have a prior each)
+        'Bayesian MF': (plain, [n, m]),
+        'Bayesian SVD++ flipped': (flipped, [n, m, m, n]),
     }
     predictions = {}
     seconds = {}
     for name, (sides, groups) in blocks.items():
-        relations = {
-            part: [RelationBlock(rows[part][side], block) for side, block in zip(('user', 'item'), sides)]
-            for part in rows
-        }
+        relations = {}
+        for part, of_part in rows.items():
+            relations[part] = [RelationBlock(of_part[side], block) for side, block in zip(('user', 'item'), sides)]
         start = time.process_time()
         model = MyFMRegressor(rank=10, random_seed=seed)
         model.fit(
