@@ -1,6 +1,8 @@
-"""RecBole's NeuMF on the rows that implicit_speed.py hands over; runs in an environment with recbole 1.2.1. Writes CPU seconds to times.json.
+"""RecBole's NeuMF on the rows that implicit_speed.py hands over; runs in an environment with recbole 1.2.1.
 
-python peers_recbole.py FOLDER REPEATS BATCH_SIZE LAYER [LAYER ...]
+CPU seconds go to times.json.
+
+    python peers_recbole.py FOLDER REPEATS BATCH_SIZE LAYER [LAYER ...]
 """
 
 import json
@@ -18,13 +20,8 @@ torch.set_num_threads(1)
 
 import numpy as np
 
-for name, kind in (
-    ('bool', bool),
-    ('int', int),
-    ('float', float),
-    ('object', object),
-    ('str', str),
-):  # recbole 1.2.1 still asks numpy for these
+old_names = dict(bool=bool, int=int, float=float, object=object, str=str)
+for name, kind in old_names.items():  # recbole 1.2.1 still asks numpy for these
     if name not in np.__dict__:
         setattr(np, name, kind)
 import recbole
@@ -35,9 +32,8 @@ from recbole.utils import get_model, get_trainer, init_seed
 for part, source in (('train', 'train'), ('valid', 'valid'), ('test', 'valid')):
     lines = (folder / f'{source}.csv').read_text().splitlines()[1:]
     (folder / 'ds').mkdir(exist_ok=True)
-    (folder / 'ds' / f'ds.{part}.inter').write_text(
-        'user_id:token\titem_id:token\n' + '\n'.join(o.replace(',', '\t') for o in lines) + '\n'
-    )
+    pairs = '\n'.join(o.replace(',', '\t') for o in lines)
+    (folder / 'ds' / f'ds.{part}.inter').write_text(f'user_id:token\titem_id:token\n{pairs}\n')
 config = Config(
     model='NeuMF',
     dataset='ds',
@@ -78,6 +74,7 @@ for i in range(repeats + 1):
     trained = time.process_time()
     trainer._valid_epoch(valid, show_progress=False)
     done = time.process_time()
-    if i:
-        times['epoch'].append(trained - start), times['evaluate'].append(done - trained)
+    if i:  # the first epoch warms up
+        times['epoch'].append(trained - start)
+        times['evaluate'].append(done - trained)
 (folder / 'times.json').write_text(json.dumps({**times, 'version': recbole.__version__, 'torch': torch.__version__}))
