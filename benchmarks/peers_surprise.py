@@ -1,9 +1,12 @@
-"""Surprise's side of accuracy.py, run in the peers' own environment: fit on train.csv, predict test.csv, of the folder given.
+"""Surprise's side of accuracy.py, run in the peers' own environment.
+
+It fits on train.csv and predicts test.csv, of the folder given.
 
     PEERS_PYTHON benchmarks/peers_surprise.py FOLDER SEED
 
-Writes FOLDER/predictions.csv (a column per model, rows as in test.csv) and FOLDER/run.json (CPU seconds of each fit, versions). Models have
-Surprise's defaults; SVD++ keeps its ratings in a cache, which changes its speed only. Predictions are clipped to 1..5, Surprise's default.
+Writes FOLDER/predictions.csv (a column per model, rows as in test.csv) and FOLDER/run.json (CPU seconds of each fit,
+versions). Models have Surprise's defaults; SVD++ keeps its ratings in a cache, which changes its speed only.
+Predictions are clipped to 1..5, Surprise's default.
 """
 
 import json
@@ -18,10 +21,10 @@ from surprise import SVD, Dataset, KNNBaseline, Reader, SVDpp
 
 
 def main(folder, seed):
-    train, test = (pd.read_csv(folder / f'{o}.csv') for o in ('train', 'test'))
-    trainset = Dataset.load_from_df(
-        train[['user', 'item', 'rating']], Reader(rating_scale=(1, 5))
-    ).build_full_trainset()
+    train = pd.read_csv(folder / 'train.csv')
+    test = pd.read_csv(folder / 'test.csv')
+    reader = Reader(rating_scale=(1, 5))
+    trainset = Dataset.load_from_df(train[['user', 'item', 'rating']], reader).build_full_trainset()
     models = {
         'SVD': SVD(random_state=seed),
         'SVD++': SVDpp(random_state=seed, cache_ratings=True),
