@@ -213,9 +213,9 @@ def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
 
 @pytest.mark.parametrize('n', [None, 1])  # rows known or not
 def test_rows_that_come_in_parts(n, monkeypatch):
-    from fastrec.data.files import Rows
+    from fastrec.data.files import GrowingArray
 
-    monkeypatch.setattr('fastrec.data.files.BLOCK', 7)
+    monkeypatch.setattr('fastrec.data.files.BLOCK_ROWS', 7)
     rng = np.random.default_rng(0)
     for lengths, kinds in (
         ([3, 4, 9, 20, 1], [np.int32] * 5),
@@ -225,7 +225,7 @@ def test_rows_that_come_in_parts(n, monkeypatch):
         ([], []),
     ):
         parts = [rng.integers(0, 9, m).astype(kind) for m, kind in zip(lengths, kinds)]
-        rows = Rows(n and sum(lengths))
+        rows = GrowingArray(n and sum(lengths))
         for o in parts:
             rows.add(o)
         got = rows.joined()
@@ -262,7 +262,7 @@ def _same(dls, want):
     ids=['whole numbers', 'int16', 'floats', 'categories', 'datetimes', 'before 1970', 'float64', 'missing times'],
 )
 def test_files_read_in_parts_give_what_the_table_gives(change, synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr('fastrec.data.files.BATCH', 700)
+    monkeypatch.setattr('fastrec.data.files.BATCH_ROWS', 700)
     ratings = synthetic[0].assign(time=np.arange(len(synthetic[0])) + 10**9).assign(**change)
     ratings.to_parquet(tmp_path / 'r.parquet', row_group_size=1000)
     for at, part in enumerate(np.array_split(np.arange(len(ratings)), 3)):

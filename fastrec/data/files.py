@@ -1,63 +1,103 @@
-"""Tables in files, a part at a time: parquet and CSV through pyarrow, converted as they are read, so that the table is never there as a whole."""
+"""Tables in files, a part at a time: parquet and CSV through pyarrow.
+
+Rows are converted as they are read, so that the table is never there as a whole."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..progress import Progress
 from .columns import find_columns
-from .interactions import Interactions, Vocab
+from .interactions import LARGEST_RATING, Interactions, Vocab
 
 __all__ = ['FileTable']
 
-BATCH = 2**19  # rows read at a time
-BLOCK = 2**24  # rows that an array grows by where their number is not known
-_MISSING = "reading {} needs pyarrow: pip install 'fastrec-learn[parquet]'"
+BATCH_ROWS = 2**19  # rows read at a time
+BLOCK_ROWS = 2**24  # rows that an array grows by where their number is not known
+CSV_BYTES = 2**24  # bytes of a CSV file that are parsed at a time
 
 
 class Irregular(Exception):
-    """The values are not what can be converted part by part: the whole table has to be looked at, to say what is wrong with it or to be patient."""
+    """The values are not what can be converted part by part.
+
+    The whole table has to be looked at, to say what is wrong with it or to be patient.
+    """
 
 
-def parquet_files(path) -> list:
-    """The files that `path` stands for: a file, a folder (all .parquet in it, by name), or a list of those."""
+# --- what there is to read
+
+
+def is_open_file(path: Any) -> bool:
+    """Is it something to read from, rather than a path or a list of paths?"""
+    return hasattr(path, 'read')
+
+
+def parquet_files(
+    path: Any,  # a file, a folder (all .parquet in it, by name), or a list of those
+) -> list:
+    """The files that `path` stands for; `FileNotFoundError` for a folder without any."""
     if isinstance(path, (list, tuple)):
-        return [o for p in path for o in parquet_files(p)]
-    if hasattr(path, 'read') or not Path(path).is_dir():
+        return [file for p in path for file in parquet_files(p)]
+    if is_open_file(path) or not Path(path).is_dir():
         return [path]
-    if not (files := sorted(Path(path).rglob('*.parquet'))):
+    files = sorted(Path(path).rglob('*.parquet'))
+    if not files:
         raise FileNotFoundError(f'there is no .parquet file in {path}')
     return files
+
+
+def pyarrow_parquet() -> ModuleType:
+    """`pyarrow.parquet`, imported when it is needed; `ImportError` with the way out."""
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as e:
+        raise ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'") from e
+    return pq
+
+
+def pyarrow_csv() -> ModuleType | None:
+    """`pyarrow.csv`, imported when it is needed; None where pyarrow is not installed."""
+    try:
+        from pyarrow import csv
+    except ImportError:
+        return None
+    return csv
 
 
 class FileTable:
     """A table in a file that is read in parts: parquet (a file, a folder of files, a list of them) or CSV.
 
-    `interactions` converts each part as it comes: what is held is two int32 codes, a float32 rating and the time of a row, and one part. Where that cannot be done (missing ids, mixed types, words for
-    numbers, ...) it hands over the whole table, whose checks say what is wrong.
+    `interactions` converts each part as it comes: what is held is two int32 codes, a float32 rating and the time of a
+    row, and one part. Where that cannot be done (missing ids, mixed types, words for numbers, ...) it hands over the
+    whole table, whose checks say what is wrong.
     """
 
     def __init__(
-        self, path, kind: str = 'parquet', columns: list = None, sep: str = ',', encoding: str = None, parse_dates=None
-    ):
-        self.path, self.kind, self.wanted, self.sep, self.encoding, self.parse_dates = (
-            path,
-            kind,
-            columns,
-            sep,
-            encoding,
-            parse_dates,
-        )
+        self,
+        path: Any,  # a path or an open file; of parquet also a folder or a list
+        kind: str = 'parquet',  # or 'csv'
+        columns: Sequence | None = None,  # of parquet: those to read; None: all
+        sep: str = ',',  # of CSV: what stands between columns
+        encoding: str | None = None,  # of CSV; None: UTF-8
+        parse_dates: Any = None,  # of CSV: as of `pandas.read_csv`, which then reads it
+    ) -> None:
+        self.path = path
+        self.kind = kind
+        self.wanted = columns
+        self.sep = sep
+        self.encoding = encoding
+        self.parse_dates = parse_dates
+        self.files: list = []  # of parquet
         if kind == 'parquet':
-            try:
-                import pyarrow.parquet
-            except ImportError as e:
-                raise ImportError(_MISSING.format('parquet')) from e
+            pyarrow_parquet()
             self.files = parquet_files(path)
 
     # --- reading
@@ -68,45 +108,56 @@ class FileTable:
             return list(self.wanted)
         if self.kind == 'csv':
             return self._open_csv().schema.names
-        import pyarrow.parquet as pq
+        names = pyarrow_parquet().read_schema(self.files[0]).names
+        return [name for name in names if not name.startswith('__index_level_')]
 
-        return [o for o in pq.read_schema(self.files[0]).names if not o.startswith('__index_level_')]
-
-    def parts(self, names, floats=()):
-        """Arrow record batches of the columns `names`; those of `floats` are read as floats, whatever they start with."""
+    def parts(
+        self,
+        names: Iterable,  # columns to read
+        floats: Iterable = (),  # those of them that are read as floats in CSV, whatever they start with
+    ) -> Iterator[Any]:
+        """Arrow record batches of the columns `names`."""
         if self.kind == 'csv':
-            yield from self._open_csv(names, floats)
+            yield from self._open_csv(list(names), floats)
             return
-        import pyarrow.parquet as pq
+        pq = pyarrow_parquet()
+        for path in self.files:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False)
 
-        for file in self.files:
-            with pq.ParquetFile(file) as f:
-                yield from f.iter_batches(BATCH, columns=list(names), use_threads=False)
-
-    def n_rows(self):
+    def n_rows(self) -> int | None:
         """Rows; None where only reading them would tell."""
         if self.kind == 'csv':
             return None
-        import pyarrow.parquet as pq
+        pq = pyarrow_parquet()
+        return sum(pq.read_metadata(path).num_rows for path in self.files)
 
-        return sum(pq.read_metadata(f).num_rows for f in self.files)
-
-    def _options(self, names=None, floats=()):
+    def _csv_options(self, names: list | None = None, floats: Iterable = ()) -> dict:
+        """Options of arrow's readers of CSV."""
         import pyarrow as pa
         from pyarrow import csv
 
         return dict(
-            read_options=csv.ReadOptions(encoding=self.encoding or 'utf8', use_threads=False, block_size=2**24),
+            read_options=csv.ReadOptions(encoding=self.encoding or 'utf8', use_threads=False, block_size=CSV_BYTES),
             parse_options=csv.ParseOptions(delimiter=self.sep),
             convert_options=csv.ConvertOptions(
-                strings_can_be_null=True, include_columns=names, column_types={o: pa.float64() for o in floats}
+                strings_can_be_null=True,
+                include_columns=names,
+                column_types={name: pa.float64() for name in floats},
             ),
         )
 
-    def _open_csv(self, names=None, floats=()):
+    def _open_csv(self, names: list | None = None, floats: Iterable = ()) -> Any:
+        """Arrow's reader of the CSV file: iterates over record batches."""
         from pyarrow import csv
 
-        return csv.open_csv(self.path, **self._options(names, floats))
+        return csv.open_csv(self.path, **self._csv_options(names, floats))
+
+    def _is_csv_for_arrow(self) -> bool:
+        """Is it CSV that arrow reads? Dates to parse, longer separators and the network are for pandas."""
+        if self.parse_dates is not None or len(self.sep) != 1 or '://' in str(self.path):
+            return False
+        return pyarrow_csv() is not None
 
     def whole(self) -> pd.DataFrame:
         """The table, of which nobody else has a copy: `Interactions.from_df` may take it apart."""
@@ -115,59 +166,67 @@ class FileTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        def read(name):
-            return pa.chunked_array([c for f in self.files for c in pq.read_table(f, columns=[name]).column(0).chunks])
+        def read(name: str) -> Any:
+            columns = [pq.read_table(path, columns=[name]).column(0) for path in self.files]
+            return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
 
         return _frame(self.names(), read)
 
-    def _whole_csv(self):
-        try:
-            from pyarrow import ArrowException, csv as arrow
-        except ImportError:
-            arrow = None
-        if arrow is not None and self.parse_dates is None and len(self.sep) == 1 and '://' not in str(self.path):
-            if hasattr(self.path, 'seek'):
-                self.path.seek(0)
+    def _whole_csv(self) -> pd.DataFrame:
+        """The table of a CSV file: by arrow, else by pandas, which is more patient, or says what is wrong."""
+        if self._is_csv_for_arrow():
+            from pyarrow import ArrowException
+
+            self._rewind()
             try:
-                table = [arrow.read_csv(self.path, **self._options())]
-
-                def read(name):
-                    column = table[0].column(name)
-                    table[0] = table[0].drop_columns([name])
-                    return column
-
-                return _frame(table[0].column_names, read)
-            except (ArrowException, KeyError):
-                pass  # a column that changes its type half-way and the like: pandas is more patient, or says what is wrong
-            if hasattr(self.path, 'seek'):
-                self.path.seek(0)
+                return self._whole_csv_by_arrow()
+            except (ArrowException, KeyError):  # a column that changes its type half-way, and the like
+                self._rewind()
         return pd.read_csv(self.path, sep=self.sep, encoding=self.encoding, parse_dates=self.parse_dates)
+
+    def _rewind(self) -> None:
+        """Go back to the start of an open file."""
+        if hasattr(self.path, 'seek'):
+            self.path.seek(0)
+
+    def _whole_csv_by_arrow(self) -> pd.DataFrame:
+        from pyarrow import csv
+
+        table = csv.read_csv(self.path, **self._csv_options())
+
+        def read(name: str) -> Any:
+            """A column, which leaves the table: its memory is free when it has been converted."""
+            nonlocal table
+            column = table.column(name)
+            table = table.drop_columns([name])
+            return column
+
+        return _frame(table.column_names, read)
 
     # --- converting
 
     def interactions(
         self,
-        user_name=None,
-        item_name=None,
-        rating_name=None,
-        time_name=None,
-        duplicates='error',
-        whole=False,
-        context=None,
-        weight_name=None,
-    ):
-        """-> `Interactions`, and the table if it had to be read as a whole (or with `whole`), else None; arguments as in `Interactions.from_df`."""
+        user_name: str | None = None,  # this and what follows: as in `Interactions.from_df`
+        item_name: str | None = None,
+        rating_name: str | bool | None = None,
+        time_name: str | bool | None = None,
+        duplicates: str = 'error',
+        whole: bool = False,  # read the table as a whole, and return it too
+        context: Any = None,
+        weight_name: str | None = None,
+    ) -> tuple[Interactions, pd.DataFrame | None]:
+        """The `Interactions`, and the table if it had to be read as a whole (else None)."""
         if not (whole or context or weight_name) and self._can_be_read_in_parts():
             from pyarrow import ArrowException
 
+            given = dict(user=user_name, item=item_name, rating=rating_name, time=time_name)
             try:
-                return self._in_parts(
-                    dict(user=user_name, item=item_name, rating=rating_name, time=time_name), duplicates
-                ), None
+                return self._in_parts(given, duplicates), None
             except (Irregular, ArrowException, KeyError, UnicodeDecodeError):
                 pass
         df = self.whole()
-        return Interactions.from_df(
+        inter = Interactions.from_df(
             df,
             user_name,
             item_name,
@@ -177,125 +236,166 @@ class FileTable:
             own=df.attrs.get('own', False),
             context=context,
             weight_name=weight_name,
-        ), df
+        )
+        return inter, df
 
-    def _can_be_read_in_parts(self):
-        if self.kind == 'parquet':
-            return not hasattr(self.path, 'read')
-        if self.parse_dates is not None or len(self.sep) != 1 or hasattr(self.path, 'read') or '://' in str(self.path):
-            return False  # pandas reads from the network
-        try:
-            import pyarrow.csv
-        except ImportError:
+    def _can_be_read_in_parts(self) -> bool:
+        """An open file is read once, so it is read as a whole."""
+        if is_open_file(self.path):
             return False
-        return True
+        return self.kind == 'parquet' or self._is_csv_for_arrow()
 
-    def roles(self, given) -> dict:
+    def roles(
+        self,
+        given: dict[str, Any],  # as of `find_columns`
+    ) -> dict[str, Any]:
         """Column of each role, as `Interactions.from_df` finds them; `Irregular` where it would complain."""
         try:
             names = find_columns(pd.DataFrame(columns=self.names()), given)
         except ValueError as e:
             raise Irregular from e
-        used = [o for o in names.values() if o is not None]
+        used = [name for name in names.values() if name is not None]
         if len(set(used)) < len(used):
             raise Irregular
         return names
 
-    def _in_parts(self, given, duplicates):
+    def _in_parts(self, given: dict[str, Any], duplicates: str) -> Interactions:
+        """The `Interactions`, converted part by part; `Irregular` where that cannot be done."""
         names = self.roles(given)
-        n = self.n_rows()
-        sides, ratings, times = {side: LocalCodes(n) for side in ('user', 'item')}, Rows(n), Rows(n)
-        with Progress(n, 'reading', 'rows') as progress:
-            for part in self.parts(
-                [o for o in names.values() if o is not None],
-                [names['rating']] if names['rating'] is not None and self.kind == 'csv' else (),
-            ):
-                if not len(part):
-                    continue
-                for side, codes in sides.items():
-                    codes.add(part.column(names[side]))
-                if names['rating'] is not None:
-                    ratings.add(ratings_of(part.column(names['rating'])))
-                if names['time'] is not None:
-                    times.add(times_of(part.column(names['time'])))
-                progress.update(len(part))
-        if not sides['user'].ids:
+        sides, ratings, times = self._converted(names)
+        if not sides['user'].distinct:
             raise Irregular
         vocab = {side: codes.vocab(side) for side, codes in sides.items()}
         if min(map(len, vocab.values())) < 2:
             raise Irregular
-        arrays = [sides.pop(side).codes(vocab[side]) for side in ('user', 'item')]
-        ratings, times = ratings.joined(), times.joined()
-        if ratings is not None and ratings.max() > 1e8:
+        users = sides.pop('user').codes(vocab['user'])  # popped: what it holds is given up before the next
+        items = sides.pop('item').codes(vocab['item'])
+        if ratings is not None and ratings.max() > LARGEST_RATING:
             raise Irregular
-        res = Interactions(*arrays, ratings, times, vocab, names)
+        res = Interactions(users, items, ratings, times, vocab, names)
         return res if duplicates == 'keep' else res.merge_duplicates(duplicates)
 
+    def _converted(self, names: dict[str, Any]) -> tuple[dict[str, LocalCodes], np.ndarray | None, np.ndarray | None]:
+        """All parts: codes of users and items within each part, ratings and times (those there are)."""
+        n = self.n_rows()
+        sides = {side: LocalCodes(n) for side in ('user', 'item')}
+        ratings = GrowingArray(n)
+        times = GrowingArray(n)
+        columns = [name for name in names.values() if name is not None]
+        floats = [] if names['rating'] is None else [names['rating']]
+        with Progress(n, 'reading', 'rows') as progress:
+            for batch in self.parts(columns, floats):
+                if not len(batch):
+                    continue
+                for side, codes in sides.items():
+                    codes.add(batch.column(names[side]))
+                if names['rating'] is not None:
+                    ratings.add(ratings_of(batch.column(names['rating'])))
+                if names['time'] is not None:
+                    times.add(times_of(batch.column(names['time'])))
+                progress.update(len(batch))
+        return sides, ratings.joined(), times.joined()
 
-def _frame(names, read):
-    """A table of the columns `names`, of which `read(name)` gives an arrow array: one at a time, so that no more than one is there twice."""
+
+def _frame(
+    names: Iterable,  # columns
+    read: Callable[[Any], Any],  # name -> arrow array of the column
+) -> pd.DataFrame:
+    """A table whose columns are read one at a time, so that no more than one is there twice."""
     import pyarrow as pa
 
-    res = {}
+    columns: dict[Any, Any] = {}
     for name in names:
         column = read(name)
-        res[name] = column.to_pandas()
-        if isinstance(res[name].dtype, np.dtype) and res[name].dtype != object:
-            res[name] = res[name].to_numpy(copy=column.num_chunks == 1)  # a view would hold on to arrow's memory
-        del column
+        values = column.to_pandas()
+        if isinstance(values.dtype, np.dtype) and values.dtype != object:
+            values = values.to_numpy(copy=column.num_chunks == 1)  # a view would hold on to arrow's memory
+        columns[name] = values
+        del column, values
         pa.default_memory_pool().release_unused()
-    df = pd.DataFrame(res, copy=False)
+    df = pd.DataFrame(columns, copy=False)
     df.attrs['own'] = True  # nobody else has it: `Interactions.from_df` may take it apart
     return df
 
 
-class Rows:
-    """An array that is filled part by part: at once of its length where that is known, else in blocks, which are large enough to go back to the system when they are given up."""
+class GrowingArray:
+    """An array that is filled part by part: at once of its length where that is known, else in blocks.
 
-    def __init__(self, n: int = None):
-        self.n, self.blocks, self.free = n, [], 0
+    Blocks are large enough to go back to the system when they are given up.
+    """
 
-    def add(self, values):
+    def __init__(
+        self,
+        n: int | None = None,  # its length; None: not known
+    ) -> None:
+        self.n = n
+        self.blocks: list[np.ndarray] = []
+        self.free = 0  # rows of the last block that are not filled yet
+
+    def add(self, values: np.ndarray) -> None:
         """The next part; a wider dtype widens what is there."""
-        if self.blocks and (kind := np.result_type(values, self.blocks[0])) != self.blocks[0].dtype:
-            for i, block in enumerate(self.blocks):
-                self.blocks[i] = block.astype(kind)
+        self._widen(values)
         while len(values):
             if not self.free:
-                self.blocks.append(
-                    np.empty(
-                        BLOCK if self.n is None else self.n, values.dtype if not self.blocks else self.blocks[0].dtype
-                    )
-                )
-                self.free = len(self.blocks[-1])
-            part = values[: self.free]
-            at = len(self.blocks[-1]) - self.free
-            self.blocks[-1][at : at + len(part)] = part
-            self.free, values = self.free - len(part), values[len(part) :]
+                self._add_block(values.dtype)
+            block = self.blocks[-1]
+            start = len(block) - self.free
+            fitting = values[: self.free]
+            block[start : start + len(fitting)] = fitting
+            self.free -= len(fitting)
+            values = values[len(fitting) :]
 
-    def joined(self):
+    def _widen(self, values: np.ndarray) -> None:
+        """Give the blocks a dtype that holds `values` too."""
+        if not self.blocks:
+            return
+        dtype = np.result_type(values, self.blocks[0])
+        if dtype == self.blocks[0].dtype:
+            return
+        for i, block in enumerate(self.blocks):  # one by one, so that no more than one is there twice
+            self.blocks[i] = block.astype(dtype)
+
+    def _add_block(self, dtype: np.dtype) -> None:
+        """A further block, of the dtype of those before it."""
+        if self.blocks:
+            dtype = self.blocks[0].dtype
+        block: np.ndarray = np.empty(BLOCK_ROWS if self.n is None else self.n, dtype)
+        self.blocks.append(block)
+        self.free = len(block)
+
+    def joined(self) -> np.ndarray | None:
         """One array (None: nothing was added); the blocks are given up."""
-        if len(self.blocks) < 2:
-            return self.blocks.pop()[: BLOCK - self.free if self.n is None else None] if self.blocks else None
-        res, at = np.empty(len(self.blocks) * BLOCK - self.free, self.blocks[0].dtype), 0
+        if not self.blocks:
+            return None
+        if len(self.blocks) == 1:
+            block = self.blocks.pop()
+            return block[: len(block) - self.free]
+        res: np.ndarray = np.empty(sum(map(len, self.blocks)) - self.free, self.blocks[0].dtype)
+        start = 0
         self.blocks.reverse()
         while self.blocks:
             block = self.blocks.pop()
-            part = res[at : at + len(block)]
-            part[:] = block[: len(part)]
-            at += len(part)
+            place = res[start : start + len(block)]
+            place[:] = block[: len(place)]  # the last one is not full
+            start += len(place)
         return res
 
 
-def ids_of(column):
-    """Ids of an arrow array: integers as a numpy array, texts as an arrow array."""
+# --- from arrow's arrays
+
+
+def ids_of(
+    column: Any,  # arrow array
+) -> Any:
+    """Ids of a column: integers as a numpy array, texts as an arrow array; `Irregular` if they are neither."""
     import pyarrow as pa
 
     if column.null_count:
         raise Irregular
     kind = column.type
     if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
+        kind = kind.value_type
+        column = column.cast(kind)
     if pa.types.is_integer(kind):
         return column.to_numpy(zero_copy_only=False)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -303,16 +403,20 @@ def ids_of(column):
     if not pa.types.is_floating(kind):
         raise Irregular
     values = column.to_numpy(zero_copy_only=False)
-    if not (np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**63)).all():
+    is_int64 = np.isfinite(values) & (values == np.round(values)) & (np.abs(values) < 2**63)
+    if not is_int64.all():
         raise Irregular
     return values.astype(np.int64)
 
 
-def ratings_of(column):
-    """float32 ratings of an arrow array."""
+def ratings_of(
+    column: Any,  # arrow array
+) -> np.ndarray:
+    """float32 ratings of a column; `Irregular` if any is missing, infinite or not a number."""
     import pyarrow as pa
 
-    if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if column.null_count or not is_number:
         raise Irregular
     ratings = column.to_numpy(zero_copy_only=False).astype(np.float32)
     if not np.isfinite(ratings).all():
@@ -320,8 +424,13 @@ def ratings_of(column):
     return ratings
 
 
-def times_of(column):
-    """Times of an arrow array: int32 where they are seconds since 1970 until 2038, else integers, floats or datetime64."""
+def times_of(
+    column: Any,  # arrow array
+) -> np.ndarray:
+    """Times of a column: int32 where they are seconds since 1970 until 2038, else integers, floats or datetime64.
+
+    `Irregular` if any is missing, or they are something else.
+    """
     import pyarrow as pa
 
     if column.null_count:
@@ -334,83 +443,137 @@ def times_of(column):
     values = column.to_numpy(zero_copy_only=False)
     if values.dtype.kind == 'f':
         return values.copy()
-    return values.astype(np.int32) if values.min() >= 0 and values.max() < 2**31 else values.astype(np.int64)
+    fits_int32 = values.min() >= 0 and values.max() < 2**31
+    return values.astype(np.int32 if fits_int32 else np.int64)
+
+
+def distinct_ids(
+    parts: list,  # ids of each part: arrays of integers, or Series of texts
+) -> np.ndarray | pd.Series:
+    """The distinct ids of all parts: integers sorted, texts in the order in which they come."""
+    if isinstance(parts[0], np.ndarray):
+        return np.unique(np.concatenate(parts))
+    return pd.Series(pd.unique(pd.concat(parts)))
+
+
+def vocab_of(
+    parts: list,  # as of `distinct_ids`
+    side: str,  # 'user' or 'item'
+) -> Vocab:
+    """The `Vocab` of the ids of all parts."""
+    ids = distinct_ids(parts)
+    return Vocab(ids if isinstance(ids, np.ndarray) else pd.Index(ids).sort_values(), side)
 
 
 class LocalCodes:
-    """Codes of ids that come in parts: int32 codes within each part, and the part's distinct ids, until all ids are known."""
+    """Codes of ids that come in parts: int32 within each part, with the part's distinct ids, until all are known."""
 
-    def __init__(self, n: int = None):
-        self.rows, self.ids, self.lengths = Rows(n), [], []
+    def __init__(
+        self,
+        n: int | None = None,  # how many there will be; None: not known
+    ) -> None:
+        self.local = GrowingArray(n)  # codes within each part
+        self.lengths: list[int] = []  # of each part
+        self.distinct: list = []  # ids of each part, in the order of its codes
 
-    def add(self, column):
-        """The next part, an arrow array."""
+    def add(
+        self,
+        column: Any,  # arrow array
+    ) -> None:
+        """The next part."""
         ids = ids_of(column)
         if isinstance(ids, np.ndarray):
             codes, distinct = pd.factorize(ids)
         else:
             ids = ids.dictionary_encode()
-            codes, distinct = ids.indices.to_numpy(zero_copy_only=False), ids.dictionary.to_pandas()
-        self.rows.add(codes.astype(np.int32))
-        self.ids.append(distinct)
+            codes = ids.indices.to_numpy(zero_copy_only=False)
+            distinct = ids.dictionary.to_pandas()
+        self.local.add(codes.astype(np.int32))
         self.lengths.append(len(codes))
+        self.distinct.append(distinct)
 
-    def vocab(self, side):
+    def vocab(self, side: str) -> Vocab:
         """The `Vocab` of all parts."""
-        return Vocab(
-            np.unique(np.concatenate(self.ids))
-            if isinstance(self.ids[0], np.ndarray)
-            else pd.Index(pd.unique(pd.concat(self.ids))).sort_values(),
-            side,
-        )
+        return vocab_of(self.distinct, side)
 
-    def codes(self, vocab) -> np.ndarray:
-        """int32 codes of all rows."""
-        res, at = self.rows.joined(), 0
-        for n, distinct in zip(self.lengths, self.ids):
-            res[at : at + n] = vocab.ids.get_indexer(distinct).astype(np.int32)[res[at : at + n]]
-            at += n
-        return res
+    def codes(self, vocab: Vocab) -> np.ndarray:
+        """int32 codes of all rows; the codes within the parts are given up."""
+        codes = self.local.joined()
+        assert codes is not None, 'there is a part'
+        start = 0
+        for n, distinct in zip(self.lengths, self.distinct):
+            code_of = vocab.ids.get_indexer(distinct).astype(np.int32)
+            codes[start : start + n] = code_of[codes[start : start + n]]
+            start += n
+        return codes
+
+
+# --- writing
 
 
 class TableWriter:
-    """Tables to one file (.parquet, else CSV) or '-', a part at a time. It has its name once it is whole; an error leaves nothing."""
+    """Tables to one file (.parquet, else CSV) or '-' (standard output), a part at a time; a context manager.
 
-    def __init__(self, out):
-        self.out, self.file, self.schema = str(out), None, None
+    The file has its name once it is whole; an error leaves nothing. `ValueError` for other names, `FileNotFoundError`
+    where there is no such folder.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,  # name of the file
+    ) -> None:
+        self.out = str(out)
+        self.file: Any = None  # open once there is something to write
+        self.schema: Any = None  # of parquet: that of the first table
+        self.aside: Path | None = None  # where it is written until it is whole; None: to standard output
         self.parquet = self.out.lower().endswith('.parquet')
-        if not self.parquet and self.out != '-' and not self.out.lower().endswith('.csv'):
+        if self.out == '-':
+            return
+        if not self.parquet and not self.out.lower().endswith('.csv'):
             raise ValueError(f'{self.out}: a name that ends in .parquet or .csv')
-        if self.out != '-' and not Path(self.out).absolute().parent.is_dir():
-            raise FileNotFoundError(
-                f'there is no folder {Path(self.out).absolute().parent} to write {Path(self.out).name} to'
-            )
-        self.aside = None if self.out == '-' else Path(out).with_name(f'.{Path(out).name}.{os.getpid()}')
+        path = Path(out)
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f'there is no folder {folder} to write {path.name} to')
+        self.aside = path.with_name(f'.{path.name}.{os.getpid()}')
 
-    def __enter__(self):
+    def __enter__(self) -> TableWriter:
         return self
 
-    def write(self, df):
-        """The rows of `df`, whose columns are those of the first table."""
-        if not self.parquet:
-            header = self.file is None
-            if header:
-                self.file = sys.stdout if self.aside is None else open(self.aside, 'w', encoding='utf-8', newline='')
-            df.to_csv(self.file, index=False, header=header)
-            return
+    def write(
+        self,
+        df: pd.DataFrame,  # with the columns of the first table
+    ) -> None:
+        """Further rows."""
+        if self.parquet:
+            self._write_parquet(df)
+        else:
+            self._write_csv(df)
+
+    def _write_csv(self, df: pd.DataFrame) -> None:
+        is_first = self.file is None
+        if is_first:
+            self.file = sys.stdout
+        if is_first and self.aside is not None:
+            self.file = open(self.aside, 'w', encoding='utf-8', newline='')  # noqa: SIM115  __exit__ closes it
+        df.to_csv(self.file, index=False, header=is_first)
+
+    def _write_parquet(self, df: pd.DataFrame) -> None:
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError as e:
             raise ImportError(
-                "writing parquet needs pyarrow: pip install 'fastrec-learn[parquet]'; or write CSV: a name that ends in .csv"
+                "writing parquet needs pyarrow: pip install 'fastrec-learn[parquet]'; "
+                'or write CSV: a name that ends in .csv'
             ) from e
         table = pa.Table.from_pandas(df, preserve_index=False, schema=self.schema)
         if self.file is None:
-            self.schema, self.file = table.schema, pq.ParquetWriter(self.aside, table.schema)
+            self.schema = table.schema
+            self.file = pq.ParquetWriter(self.aside, table.schema)
         self.file.write_table(table)
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if self.aside is None:
             return
         if self.file is not None:

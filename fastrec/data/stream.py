@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 
 from ..progress import Progress
 from .columns import find_columns
-from .files import BATCH, FileTable, Irregular, ids_of, ratings_of
+from .files import BATCH_ROWS, FileTable, Irregular, ids_of, ratings_of
 from .history import History
 from .interactions import Interactions, Vocab
 from .splits import Split
@@ -98,7 +98,7 @@ class ParquetStream:
 
     def _parts(self, group, columns):
         i, g, _ = self.groups[group]
-        for part in self._file(i).iter_batches(BATCH, row_groups=[g], columns=columns, use_threads=False):
+        for part in self._file(i).iter_batches(BATCH_ROWS, row_groups=[g], columns=columns, use_threads=False):
             yield part
 
     def _complain(self, part, group):
