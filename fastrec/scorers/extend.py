@@ -1,227 +1,318 @@
-"""A table that grows under a trained model: new rows, users and items join, what was learned stays; and vectors that come from another model.
+"""A table that grows under a trained model: new rows, users and items join, what was learned stays.
 
-Codes of old ids stay what they are and new ids come after them, so that an old row of a table is the same row of the larger one."""
+And vectors that come from another model. Codes of old ids stay what they are and new ids come after them, so that an
+old row of a table is the same row of the larger one."""
 
 from __future__ import annotations
 
+from typing import Any
 from warnings import warn
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from ..data.block import Block
+from ..data.catalog import Catalog
 from ..data.columns import column_of, first_few
-from ..data.interactions import Interactions
+from ..data.interactions import Interactions, Vocab
 from ..data.splits import Split
 from ..models.base import as_rec_model
 from ..models.embedding import EmbeddingTable
 from .given import GIVEN, PERSONAL, arguments
+from .scorer import Scorer
 
 __all__ = ['copy_vectors', 'extend_interactions', 'extend_model']
 
 
-def extend_interactions(
-    inter: Interactions,
-    split: Split,  # what there is
-    df,  # table of new rows, with the columns of the first one
-    valid_pct: float = 0.0,  # share of the new rows for valid
-    seed: int = None,  # of that choice
-):
-    """-> (Interactions, Split) with the rows of `df` after those there are, in train but for `valid_pct`.
+# --- the table
 
-    A pair that train has already gets its new rating (implicit feedback: weights add up); one that is held out stays held out as it was and its new row is left out, with a warning.
+
+def extend_interactions(
+    inter: Interactions,  # what there is
+    split: Split,  # of it
+    df: pd.DataFrame,  # new rows, with the columns of the first table
+    valid_pct: float = 0.0,  # share of the new rows for valid
+    seed: int | None = None,  # of that choice
+) -> tuple[Interactions, Split]:
+    """Interactions and split with the rows of `df` after those there are, in train but for `valid_pct`.
+
+    A pair that train has already gets its new rating (implicit feedback: weights add up); one that is held out stays
+    held out as it was and its new row is left out, with a warning.
     """
     if not 0 <= valid_pct < 1:
         raise ValueError(f'valid_pct={valid_pct}: a share from 0 up to 1')
-    there = dict(user=True, item=True, rating=inter.ratings is not None, time=inter.times is not None)
-    columns = {role: column_of(df, role, inter.names) if has else False for role, has in there.items()}
-    vocab = {side: v.extended(df[columns[side]]) for side, v in inter.vocab.items()}
-    implicit = inter.weights is not None
+    vocab, new = _new_rows(inter, df)
+    n_items = len(vocab['item'])
+    old_pairs, new_pairs = _pairs(inter, n_items), _pairs(new, n_items)
+    is_held_out: np.ndarray = np.zeros(len(inter), dtype=bool)
+    for rows in split[1:]:
+        if rows is not None:
+            is_held_out[rows] = True
+    clashes = np.isin(new_pairs, old_pairs[is_held_out])
+    if clashes.any():
+        warn(
+            f'{clashes.sum():,} of {len(new):,} new rows are about pairs that are held out for validation or test: '
+            'those rows stay as they were, and the new ones are left out',
+            stacklevel=4,
+        )
+    joins = np.flatnonzero(~clashes)  # rows of the new ones
+    if not len(joins):
+        raise ValueError('no new row is left to learn from')
+    weights = new.weights
+    if inter.weights is not None:
+        weights = weights + _earlier_weights(old_pairs, new_pairs, inter.weights)
+    stays = is_held_out | ~np.isin(old_pairs, new_pairs[joins])  # of the old rows
+
+    def both(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return np.concatenate([old[stays], new[joins]])
+
+    def joined(old: np.ndarray | None, new: np.ndarray | None) -> np.ndarray | None:
+        return None if old is None or new is None else both(old, new)
+
+    res = Interactions(
+        both(inter.users, new.users),
+        both(inter.items, new.items),
+        joined(inter.ratings, new.ratings),
+        joined(inter.times, new.times),
+        vocab,
+        inter.names,
+        weights=joined(inter.weights, weights),
+        no_times=inter.no_times,
+        options=inter.options,
+        context=joined(inter.context, new.context),
+        context_of=inter.context_of,
+        row_weights=joined(inter.row_weights, new.row_weights),
+    )
+    return res, _joined_split(split, stays, len(joins), valid_pct, seed)
+
+
+def _new_rows(inter: Interactions, df: pd.DataFrame) -> tuple[dict[str, Vocab], Interactions]:
+    """The vocabularies with the new ids, and the rows of `df` under them, read as those of `inter` were."""
+    roles = dict(user=True, item=True, rating=inter.ratings is not None, time=inter.times is not None)
+    columns: dict[str, Any] = {role: column_of(df, role, inter.names) if has else False for role, has in roles.items()}
+    vocab = {side: old.extended(df[columns[side]]) for side, old in inter.vocab.items()}
     new = Interactions.from_df(
         df,
-        **{f'{role}_name': name for role, name in columns.items()},
-        duplicates='keep' if implicit else 'last',
+        user_name=columns['user'],
+        item_name=columns['item'],
+        rating_name=columns['rating'],
+        time_name=columns['time'],
+        duplicates='last' if inter.weights is None else 'keep',
         user_vocab=vocab['user'],
         item_vocab=vocab['item'],
         context=inter.context_of,
         weight_name=None if inter.row_weights is None else inter.names['weight'],
     )
-    if implicit:
+    if inter.weights is not None:
+        assert inter.options is not None  # `implicit` keeps them with the weights
         new = new.implicit(**inter.options)
-    pair = lambda o: o.users.astype(np.int64) * len(vocab['item']) + o.items
-    old_pairs, new_pairs = pair(inter), pair(new)
-    held = np.zeros(len(inter), bool)
-    held[np.concatenate([o for o in split[1:] if o is not None])] = True
-    clash = np.isin(new_pairs, old_pairs[held])
-    if clash.any():
-        warn(
-            f'{clash.sum():,} of {len(new):,} new rows are about pairs that are held out for validation or test: those rows stay as they were, and the new ones are left out',
-            stacklevel=4,
-        )
-    keep = np.flatnonzero(~clash)
-    if not len(keep):
-        raise ValueError('no new row is left to learn from')
-    weights = new.weights
-    if implicit:  # repeats add up
-        order = np.argsort(old_pairs)
-        at = order[np.searchsorted(old_pairs, new_pairs, sorter=order).clip(max=len(order) - 1)]
-        weights = weights + np.where(old_pairs[at] == new_pairs, inter.weights[at], 0).astype(np.float32)
-    stays = held | ~np.isin(old_pairs, new_pairs[keep])
-    both = lambda a, b: None if a is None else np.concatenate([a[stays], b[keep]])
-    res = Interactions(
-        both(inter.users, new.users),
-        both(inter.items, new.items),
-        both(inter.ratings, new.ratings),
-        both(inter.times, new.times),
-        vocab,
-        inter.names,
-        weights=both(inter.weights, weights),
-        no_times=inter.no_times,
-        options=inter.options,
-        context=both(inter.context, new.context),
-        context_of=inter.context_of,
-        row_weights=both(inter.row_weights, new.row_weights),
-    )
-    moved = np.cumsum(stays) - 1  # where a row that stays is now
-    fresh = int(stays.sum()) + np.random.default_rng(seed).permutation(len(keep))
-    n = int(round(valid_pct * len(keep)))
-    parts = [None if o is None else moved[o[stays[o]]] for o in split]
-    return res, Split(
-        np.sort(np.concatenate([parts[0], fresh[n:]])), np.sort(np.concatenate([parts[1], fresh[:n]])), parts[2]
-    )
+    return vocab, new
 
 
-def extend_model(model: nn.Module, catalog):
-    """-> (model for the users and items of `catalog`, {parameter name: bool (rows,)} of the rows that are new).
+def _pairs(inter: Interactions, n_items: int) -> np.ndarray:
+    """A number for the pair of each row, int64 (rows,)."""
+    return inter.users.astype(np.int64) * n_items + inter.items
 
-    The first rows and all other weights are those of `model`, to the bit. New rows, and rows that had no training data before and now have, start at the mean of the known ones.
-    The new model is made from `model.config()`; a `history` in it becomes the training positives of `catalog` (and `times` their times), feature blocks get rows that are absent.
-    What it knows of the data (which rows are known, how many training rows items have) is as `catalog` says.
+
+def _earlier_weights(old_pairs: np.ndarray, new_pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32 (new rows,): the weight that each new pair has among the old ones, 0 where it is not there."""
+    order = np.argsort(old_pairs)
+    place = np.searchsorted(old_pairs, new_pairs, sorter=order).clip(max=len(order) - 1)
+    at = order[place]
+    return np.where(old_pairs[at] == new_pairs, weights[at], 0).astype(np.float32)
+
+
+def _joined_split(split: Split, stays: np.ndarray, n_new: int, valid_pct: float, seed: int | None) -> Split:
+    """The split of the old rows that stay (bool (old rows,)) and of `n_new` rows after them."""
+    moved_to = np.cumsum(stays) - 1  # where an old row that stays is now
+    train, valid, test = (None if rows is None else moved_to[rows[stays[rows]]] for rows in split)
+    new = int(stays.sum()) + np.random.default_rng(seed).permutation(n_new)
+    n_valid = round(valid_pct * n_new)
+    train = np.concatenate([train, new[n_valid:]])
+    valid = np.concatenate([valid, new[:n_valid]])
+    return Split(np.sort(train), np.sort(valid), test)
+
+
+# --- the model
+
+
+def extend_model(model: nn.Module, catalog: Catalog) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A model for the users and items of `catalog`, and {parameter name: bool (rows,)} of the rows that are new.
+
+    The first rows and all other weights are those of `model`, to the bit. New rows, and rows that had no training data
+    before and now have, start at the mean of the known ones. The new model is made from `model.config()`; a `history`
+    in it becomes the training positives of `catalog` (and `times` their times), feature blocks get rows that are
+    absent. What it knows of the data (which rows are known, how many training rows items have) is as `catalog` says.
     """
-    cls = type(model)
-    takes = arguments(cls)
-    sizes = dict(user=catalog.n_users, item=catalog.n_items)
-    before = as_rec_model(model).config()
-    config = {k: _padded(v, sizes['user' if k.startswith('user') else 'item']) for k, v in before.items()}
-    config.update(n_users=catalog.n_users, n_items=catalog.n_items)
-    # what it was given of the data it is given again; of training data and context what it had
-    had = {
-        k
-        for k in (*PERSONAL, 'context_sizes')
-        if before.get(k) is not None and not (k == 'context_sizes' and not before[k])
-    }
-    config.update(
-        {
-            k: of(catalog)
-            for k, of in GIVEN.items()
-            if k in takes and (k in had or k not in (*PERSONAL, 'context_sizes'))
-        }
-    )
     with torch.random.fork_rng(devices=[]):
-        res = cls(**config)
+        res = type(model)(**_larger_config(model, catalog))
     res.to(next(model.parameters()).device)
-    old, state, new_rows = model.state_dict(), res.state_dict(), {}
-    tables = {name: m for name, m in model.named_modules() if isinstance(m, EmbeddingTable)}
-    grown, learned = dict(res.named_modules()), dict(res.named_parameters())
+    new_rows = {}
+    old_state = model.state_dict()
     with torch.no_grad():
-        for name, value in state.items():
-            table = tables.get(name.rpartition('.')[0])
-            if name not in old:
-                raise ValueError(f'{cls.__name__}: a larger one has {name}, which this one has not')
-            before = old[name]
-            if before.shape[1:] != value.shape[1:] or (len(before.shape) and len(before) > len(value)):
-                raise ValueError(
-                    f'{cls.__name__}: {name} has the shape {tuple(before.shape)}, and in a larger model {tuple(value.shape)}'
-                )
-            if table is not None and name.endswith('.known'):
-                continue
-            if name not in learned and 'item_counts' in takes and value.shape == (catalog.n_items,):
-                continue  # counts of the rows that there are now
-            if not before.dim() or (len(before) == len(value) and table is None):
-                value.copy_(before)
-                continue
-            n = len(before)
-            value[:n] = before
-            if table is not None:
-                fresh = grown[name.rpartition('.')[0]].known.clone()
-                fresh[:n] &= ~table.known
-                value[fresh] = before[table.known].mean(0) if table.known.any() else 0.0
-            elif name in learned:
-                fresh = torch.arange(len(value), device=value.device) >= n
-                value[fresh] = before.mean(0).to(value.dtype)
-            else:
-                continue  # data, as it was made
-            new_rows[name] = fresh
+        for name, value in res.state_dict().items():
+            _check_fits(type(model).__name__, name, old_state.get(name), value)
+            is_new = _copy_rows(model, res, catalog, name, old_state[name], value)
+            if is_new is not None:
+                new_rows[name] = is_new
     return res.train(model.training), new_rows
 
 
-def _padded(value, n):
+def _larger_config(model: nn.Module, catalog: Catalog) -> dict[str, Any]:
+    """Arguments of the model's constructor for the users and items of `catalog`."""
+    before = as_rec_model(model).config()
+    n_of = dict(user=catalog.n_users, item=catalog.n_items)
+    config = {}
+    for name, value in before.items():
+        side = 'user' if name.startswith('user') else 'item'
+        config[name] = _padded(value, n_of[side])
+    config.update(n_users=catalog.n_users, n_items=catalog.n_items)
+    # What it was given of the data it is given again; training data and levels of context only if it had them.
+    takes = arguments(type(model))
+    for name, given in GIVEN.items():
+        if name not in takes:
+            continue
+        if name in PERSONAL and before.get(name) is None:
+            continue
+        if name == 'context_sizes' and not before.get(name):
+            continue
+        config[name] = given(catalog)
+    return config
+
+
+def _padded(value: Any, n: int) -> Any:
     """Feature blocks, also in dicts, with absent rows up to `n`; other values as they are."""
     if isinstance(value, dict):
-        return {k: _padded(v, n) for k, v in value.items()}
-    return (
-        value.rows(np.append(np.arange(len(value)), np.full(n - len(value), -1)))
-        if isinstance(value, Block) and len(value) < n
-        else value
-    )
+        return {name: _padded(o, n) for name, o in value.items()}
+    if isinstance(value, Block) and len(value) < n:
+        absent = np.full(n - len(value), -1)
+        return value.rows(np.append(np.arange(len(value)), absent))
+    return value
 
 
-def copy_vectors(model: nn.Module, catalog, other, side: str) -> int:
-    """Copy rows of the tables of `side` ('user' or 'item') from `other`, a scorer, by id; -> the number of ids that were found.
-
-    Tables are matched by name and width; a scorer without such tables gives its `vectors(side)` to the factors. Rows that were copied count as known.
-    """
-    mine, theirs = catalog.vocab[side], other.vocab[side]
-    codes = theirs.encode(mine.ids, unknown='mark')
-    codes[codes >= 0] = np.where(
-        other.catalog.known(side)[codes[codes >= 0]], codes[codes >= 0], -1
-    )  # an untrained vector is never used
-    rows = torch.from_numpy(np.flatnonzero(codes >= 0))
-    if not len(rows):
+def _check_fits(model_name: str, name: str, old: torch.Tensor | None, new: torch.Tensor) -> None:
+    """`ValueError` unless the tensor `name` of a larger model can take in the rows of the old one."""
+    if old is None:
+        raise ValueError(f'{model_name}: a larger one has {name}, which this one has not')
+    if old.shape[1:] != new.shape[1:] or (old.dim() and len(old) > len(new)):
         raise ValueError(
-            f'no {side} of this model is a trained {side} of the other: ids here look like {first_few(mine.ids, 3)}, there like {first_few(theirs.ids, 3)}'
+            f'{model_name}: {name} has the shape {tuple(old.shape)}, and in a larger model {tuple(new.shape)}'
         )
-    source = torch.from_numpy(codes[codes >= 0])
+
+
+def _copy_rows(
+    model: nn.Module, larger: nn.Module, catalog: Catalog, name: str, old: torch.Tensor, new: torch.Tensor
+) -> torch.Tensor | None:
+    """Fill the tensor `name` of the larger model from that of the old one, in place.
+
+    bool (rows,): which rows are new and start at the mean; None if that does not apply to it.
+    """
+    at, _, attribute = name.rpartition('.')
+    table = dict(model.named_modules()).get(at)
+    is_table = isinstance(table, EmbeddingTable)
+    is_parameter = name in dict(larger.named_parameters())
+    if is_table and attribute == 'known':
+        return None  # as `catalog` says
+    if not is_parameter and 'item_counts' in arguments(type(model)) and new.shape == (catalog.n_items,):
+        return None  # counts, as `catalog` says
+    if not old.dim() or (len(old) == len(new) and not is_table):
+        new.copy_(old)
+        return None
+    n = len(old)
+    new[:n] = old
+    if isinstance(table, EmbeddingTable):
+        is_new = larger.get_submodule(at).known.clone()
+        is_new[:n] &= ~table.known
+        new[is_new] = old[table.known].mean(0) if table.known.any() else 0.0
+        return is_new
+    if is_parameter:
+        is_new = torch.arange(len(new), device=new.device) >= n
+        new[is_new] = old.mean(0).to(new.dtype)
+        return is_new
+    return None  # data: its further rows are as they were made
+
+
+# --- vectors of another model
+
+
+def copy_vectors(model: nn.Module, catalog: Catalog, other: Scorer, side: str) -> int:
+    """Copy rows of the tables of `side` ('user' or 'item') from `other` by id; the number of ids that were found.
+
+    Tables are matched by name and width; a scorer without such tables gives its `vectors(side)` to the factors. Rows
+    that were copied count as known. `ValueError` where no id or no table fits.
+    """
+    rows, their_rows = _shared_ids(catalog, other, side)
     tables = _tables_of(model, catalog, side)
-    given = {} if other.model is None else _tables_of(other.model, other.catalog, side)
-    pairs = {
-        name: given[name].weight
-        for name, t in tables.items()
-        if name in given and given[name].weight.shape[1] == t.weight.shape[1]
+    their_tables = {}
+    if other.model is not None:
+        their_tables = _tables_of(other.model, other.require_fitted(), side)
+    values = {
+        name: their_tables[name].weight
+        for name, table in tables.items()
+        if name in their_tables and their_tables[name].embedding_dim == table.embedding_dim
     }
-    if not pairs:
-        try:
-            vectors = other.vectors(side)
-        except TypeError:
-            vectors = None
-        if vectors is not None:
-            pairs = {
-                name: vectors
-                for name, t in tables.items()
-                if name.endswith(f'{side}_factors') and t.weight.shape[1] == vectors.shape[1]
-            }
-    if not pairs:
-        shapes = lambda ts: ', '.join(f'{n} {t.weight.shape[1]} wide' for n, t in ts.items()) or 'none'
+    if not values:
+        values = _vectors_for(tables, other, side)
+    if not values:
+        theirs = _widths(their_tables) if their_tables else type(other).__name__
         raise ValueError(
-            f'no table of {side}s fits: here there are {shapes(tables)}; in the other {shapes(given) if given else type(other).__name__}. Make this model with the n_factors of the other'
+            f'no table of {side}s fits: here there are {_widths(tables)}; in the other {theirs}. '
+            'Make this model with the n_factors of the other'
         )
     with torch.no_grad():
-        for name, values in pairs.items():
+        for name, vectors in values.items():
             table = tables[name]
-            table.weight[rows.to(table.weight.device)] = values.detach()[source.to(values.device)].to(table.weight)
+            copied = vectors.detach()[their_rows.to(vectors.device)]
+            table.weight[rows.to(table.weight.device)] = copied.to(table.weight)
             table.known[rows.to(table.known.device)] = True
     return len(rows)
 
 
-def _tables_of(model, catalog, side):
-    """Embedding tables of a side, by name: those with a row for each user or item; where there are as many of both, the name decides."""
-    n = catalog.n_users if side == 'user' else catalog.n_items
-    of_users = lambda name: 'user' in name or 'rater' in name
+def _shared_ids(catalog: Catalog, other: Scorer, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of the ids that `other` was trained on, here and there; `ValueError` if there are none."""
+    mine, theirs = catalog.vocab[side].ids, other.vocab[side].ids
+    codes = other.vocab[side].encode(mine, unknown='mark')
+    is_there = codes >= 0
+    is_there[is_there] = other.require_fitted().known(side)[codes[is_there]]  # an untrained vector is never used
+    if not is_there.any():
+        raise ValueError(
+            f'no {side} of this model is a trained {side} of the other: '
+            f'ids here look like {first_few(mine, 3)}, there like {first_few(theirs, 3)}'
+        )
+    return torch.from_numpy(np.flatnonzero(is_there)), torch.from_numpy(codes[is_there])
+
+
+def _vectors_for(tables: dict[str, EmbeddingTable], other: Scorer, side: str) -> dict[str, torch.Tensor]:
+    """The vectors of `other` for the tables of factors that are as wide; {} if it has none, or none is as wide."""
+    try:
+        vectors = other.vectors(side)
+    except TypeError:
+        return {}
     return {
-        name: m
-        for name, m in model.named_modules()
-        if isinstance(m, EmbeddingTable)
-        and len(m.weight) == n
-        and (catalog.n_users != catalog.n_items or of_users(name) == (side == 'user'))
+        name: vectors
+        for name, table in tables.items()
+        if name.endswith(f'{side}_factors') and table.embedding_dim == vectors.shape[1]
     }
+
+
+def _tables_of(model: nn.Module, catalog: Catalog, side: str) -> dict[str, EmbeddingTable]:
+    """Embedding tables of a side, by name: those with a row for each user or item.
+
+    Where there are as many of both, the name decides.
+    """
+    n = catalog.n_users if side == 'user' else catalog.n_items
+    res = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, EmbeddingTable) or len(module.weight) != n:
+            continue
+        is_of_users = 'user' in name or 'rater' in name
+        if catalog.n_users != catalog.n_items or is_of_users == (side == 'user'):
+            res[name] = module
+    return res
+
+
+def _widths(tables: dict[str, EmbeddingTable]) -> str:
+    """Names and widths of tables, for a message."""
+    return ', '.join(f'{name} {table.embedding_dim} wide' for name, table in tables.items()) or 'none'
