@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ COMMON = 2**24  # counts of common users that are held at a time, at most
 DOUBLE_UP_TO = 8192  # items up to which EASE inverts in float64
 
 
+@runtime_checkable
 class HasCatalog(Protocol):
     """Loaders, as far as a baseline reads them."""
 
