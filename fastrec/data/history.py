@@ -23,8 +23,8 @@ class History:
     """
 
     def __init__(self, interactions: Interactions, split: Split) -> None:
-        self.interactions: Interactions | None = interactions
-        self.split: Split | None = split
+        self.interactions = interactions
+        self.split = split
 
     # --- what a catalog is made from
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..data.features import Features, ItemFeatures, UserFeatures
 from ..data.interactions import check_y_range
+from ..models.base import RecModel
 from ..models.content import Content
 from ..models.dot import DotBias
 from ..models.gated import ConcatHybrid, GatedHybrid, SumHybrid
@@ -19,7 +21,7 @@ from ..models.neumf import GMF, MLP, NeuMF
 from ..models.svdpp import SVDpp
 from ..models.two_tower import TwoTower
 from ..scorers.blend import Ensemble
-from ..scorers.given import GIVEN, given_to
+from ..scorers.given import given_to
 from .batches import InBatchDL
 from .callbacks import GateCallback
 from .checks import check_loaders, takes_logits
@@ -98,7 +100,7 @@ def collab_learner(
             "for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`"
         )
     check_loaders(dls)
-    sizes = GIVEN['context_sizes'](dls.catalog)
+    sizes = [] if dls.catalog.context_of is None else dls.catalog.context_of.sizes
     if sizes and not any(sizes):
         raise ValueError(
             'the context of these loaders is the time alone, which collab_learner does not read: take svdpp_learner, '
@@ -176,8 +178,7 @@ def svdpp_learner(
             y_range = (lo - margin, hi + margin)
         opt_func = _default(opt_func, FusedAdam)  # sums touch every row at every step
         history = dls.catalog.require_history()
-        ratings = history.interactions.ratings[history.split.train]
-        wds['rating'] = 0.02 * ratings.var().item()
+        wds['rating'] = 0.02 * history.interactions.ratings[history.split.train].var().item()
     learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs)
     return _with_item_features(learn, item_features)
 
@@ -363,8 +364,8 @@ def gated_learner(
     if pathways is None:
         pathways = {name: [name] for name in features}
     groups = {name: [of] if isinstance(of, str) else list(of) for name, of in pathways.items()}
-    options = dict(shrinkage=shrinkage) if fusion == 'gate' else {}
-    make = partial(
+    options: dict[str, Any] = dict(shrinkage=shrinkage) if fusion == 'gate' else {}
+    make: partial[RecModel] = partial(
         models[fusion],
         pathways={name: features[names].blocks for name, names in groups.items()},
         n_factors=n_factors,
@@ -412,7 +413,7 @@ def ensemble_learner(
 
 def _build(
     dls: RecDataLoaders,
-    make: partial,  # the model's class with the options that were asked for
+    make: partial[RecModel],  # the model's class with the options that were asked for
     y_range: tuple[float, float] | None,
     loss_func: Callable | None,
     opt_func: Callable | None,
@@ -430,7 +431,8 @@ def _build(
         )
     options = _rating_options(dls, y_range, loss_func)
     wanted = {name: value for name, value in options.items() if value is not None}
-    model = make(dls.n_users, dls.n_items, **given_to(make.func, dls.catalog, **wanted))
+    cls = cast('type[RecModel]', make.func)
+    model = make(dls.n_users, dls.n_items, **given_to(cls, dls.catalog, **wanted))
     return rec_learner(dls, model, loss_func, opt_func, metrics, wd=_default(wd, wds[goal_of(dls)]), **kwargs)
 
 
@@ -467,7 +469,7 @@ def _start(dls: RecDataLoaders, loss_func: Callable | None) -> float | None:
     """The score of the average training row: the mean rating, or the share of liked rows, as a logit if need be."""
     if dls.target != 'liked':
         return dls.catalog.mean_rating
-    liked = dls.catalog.liked(dls.catalog.split.train)
+    liked = dls.catalog.liked(dls.catalog.require_history().split.train)
     share = float(np.clip(liked.mean(), 1e-3, 1 - 1e-3))
     if loss_func is None or takes_logits(loss_func):
         return float(np.log(share / (1 - share)))

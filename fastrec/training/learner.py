@@ -59,6 +59,10 @@ class RecLearner(FastLearner, ModelScorer):
     the optimiser decays the tables, too. `WeightDecay` is where that is decided.
     """
 
+    dls: RecDataLoaders
+    model: nn.Module
+    opt: Any  # fastai's optimiser; None until it is needed
+
     @delegates(Learner.__init__)
     def __init__(
         self,
@@ -214,12 +218,12 @@ class RecLearner(FastLearner, ModelScorer):
         """Plain values: epochs, rate, schedule, decay, batch size, seconds, and the last row of the training table."""
         schedules = [cb.scheds['lr'] for cb in self.cbs if isinstance(cb, ParamScheduler) and 'lr' in cb.scheds]
         if schedules:
-            rate = float(np.max([schedules[0](o) for o in np.linspace(0, 1, 101)]))
+            rate: float | str = float(np.max([schedules[0](o) for o in np.linspace(0, 1, 101)]))
         else:
-            rate = float(lr) if np.isscalar(lr) else str(lr)
+            rate = float(lr) if isinstance(lr, (int, float)) else str(lr)
         recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)
         table = [] if recorder is None else vars(recorder).get('values', [])  # none where the fit did not begin
-        last = dict(zip(recorder.metric_names[1:], table[-1])) if table else {}
+        last = dict(zip(recorder.metric_names[1:], table[-1])) if recorder is not None and table else {}
         return dict(
             epochs=self.n_epoch,
             lr=rate,
@@ -271,8 +275,8 @@ class RecLearner(FastLearner, ModelScorer):
         learned stays to the bit. See `extend_interactions` for pairs that were there already.
         """
         old = self.catalog
-        interactions = old.require_history().interactions
-        inter, split = extend_interactions(interactions, old.split, new_ratings, valid_pct, seed)
+        history = old.require_history()
+        inter, split = extend_interactions(history.interactions, history.split, new_ratings, valid_pct, seed)
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
         model = self._with_features(inter.vocab['item'].ids[old.n_items :], item_df)
         self.model, params = extend_model(model, dls.catalog)
@@ -398,17 +402,17 @@ class RecLearner(FastLearner, ModelScorer):
     predict = Scorer.predict  # of one pair; fastai's is for an item of a dataset
 
     @property
-    def shows_progress(self) -> bool:
+    def shows_progress(self) -> bool:  # type: ignore[override]  # a plain attribute of most scorers
         """Has it fastai's ProgressCallback, which `no_bar` takes out?"""
         return 'progress' in self.__dict__
 
     @property
-    def n_negatives(self) -> int:
+    def n_negatives(self) -> int:  # type: ignore[override]
         """Negatives that each positive is trained with; 4, as loaders draw by default, where it is trained on none."""
         return self.dls.train.n_neg if isinstance(self.dls.train, (NegativesDL, InBatchDL)) else 4
 
     @property
-    def catalog(self) -> Catalog:
+    def catalog(self) -> Catalog:  # type: ignore[override]
         """That of the loaders."""
         return self.dls.catalog
 
@@ -418,7 +422,7 @@ class RecLearner(FastLearner, ModelScorer):
         return self.catalog.vocab
 
     @property
-    def scale(self) -> str:
+    def scale(self) -> str:  # type: ignore[override]
         """What a score is: 'rating', 'logit' or 'probability' (to choose or to like), or 'rank' (only the order)."""
         if self.dls.target == 'rating':
             return 'rating'
