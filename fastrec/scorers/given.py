@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def arguments(cls: type) -> set[str]:
     for c in cls.__mro__:
         if '__init__' not in vars(c):
             continue
-        parameters = inspect.signature(c.__init__).parameters.values()
+        parameters = inspect.signature(vars(c)['__init__']).parameters.values()
         names |= {p.name for p in parameters}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
@@ -56,7 +57,7 @@ def training_data_in(config: dict, catalog: Catalog) -> list[str]:
     """Names in a model's `config()` that hold who has what: `history`, `times`, or a sparse matrix of users x items."""
     shape = (catalog.n_users, catalog.n_items)
 
-    def is_matrix(value: object) -> bool:
+    def is_matrix(value: Any) -> bool:
         if isinstance(value, torch.Tensor):
             return value.layout != torch.strided and tuple(value.shape) in (shape, shape[::-1])
         return (isinstance(value, np.ndarray) or hasattr(value, 'tocsr')) and value.shape in (shape, shape[::-1])

@@ -31,6 +31,7 @@ class ModelScorer(Scorer):
     It scores in eval mode and without gradients, on the device the model is on.
     """
 
+    model: nn.Module
     context: torch.Tensor | None = None
     item_features: ItemFeatures | None = None
     saved_attributes: ClassVar[tuple] = ('model', 'catalog', 'scale', 'item_features', 'context')
@@ -57,7 +58,7 @@ class ModelScorer(Scorer):
     # --- context
 
     @property
-    def reads_context(self) -> bool:
+    def reads_context(self) -> bool:  # type: ignore[override]  # a plain attribute of most scorers
         """Has the model a third input, the context of an interaction?"""
         return bool(self.rec_model.context_sizes) and self.catalog.context_of is not None
 
@@ -74,6 +75,7 @@ class ModelScorer(Scorer):
                 f'{type(self.model).__name__} reads no context. Make the loaders with context=[columns], '
                 'and the learner by svdpp_learner or collab_learner'
             )
+        assert self.catalog.context_of is not None
         context = torch.from_numpy(self.catalog.context_of.of(values))
         return ModelScorer(self.model, self.catalog, self.scale, self.item_features, context)
 
@@ -86,7 +88,7 @@ class ModelScorer(Scorer):
     # --- what it knows
 
     @property
-    def knows_cold(self) -> bool:
+    def knows_cold(self) -> bool:  # type: ignore[override]
         """Does the model handle rows without training data?
 
         A module with plain embeddings does not: cold items are not recommended from it.
@@ -110,6 +112,7 @@ class ModelScorer(Scorer):
         """
         if self.item_features is None:
             RecModel.add_items(self.rec_model, {})  # says that it reads none
+        assert self.item_features is not None
         id_name = self.catalog.names['item']
         new = self.item_features.transform(items, vectors, id_name if id_name in items else None)
         catalog = self.catalog.with_items(new.ids, items)

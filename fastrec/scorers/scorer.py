@@ -31,7 +31,7 @@ class Scorer:
     A subclass has `catalog`, `scale`, `score` and `score_items`. Everything else has a default here.
     """
 
-    catalog: Catalog | None = None  # who and what there is; None: not fitted yet
+    catalog: Catalog = None  # type: ignore[assignment]  # who and what there is; None until fitted: `require_fitted`
     scale: str = 'rating'  # what a score means: 'rating', 'logit', 'probability', or 'rank' (only the order counts)
     model: torch.nn.Module | None = None  # the module behind it, if there is one
     knows_cold: bool = True  # do scores of those without training rows mean something?

@@ -82,9 +82,9 @@ def _try_out(model: nn.Module, dls: RecDataLoaders, device: torch.device) -> Non
     catalog = dls.catalog
     users = _known_codes(catalog, 'user').to(device)
     items = _known_codes(catalog, 'item').to(device)
-    context = ()
+    context: tuple = ()
     if dls.n_inp == 3:
-        context = (torch.from_numpy(catalog.interactions.context[: len(users)]).to(device),)
+        context = (torch.from_numpy(catalog.require_history().interactions.context[: len(users)]).to(device),)
     if dls.n_inp == 1:
         _try_catalogue(model, users, catalog.n_items)
     else:

@@ -61,7 +61,7 @@ class WeightDecay:
         has_decay = 'wd' in optimizer.hypers[0]
         if any(groups) and not has_decay:
             raise ValueError(f'wd={wd}, but the optimiser has no weight decay; choose another opt_func or wd=0')
-        self.of_groups: list[float] | None = groups if has_decay and wd is not None else None
+        self.of_groups = groups if has_decay and wd is not None else None
         decayed = {id(p) for w, group in zip(groups, optimizer.param_lists) if w for p in group}  # not twice
         tables = [m for m in model.modules() if isinstance(m, EmbeddingTable)]
         self.tables = [table for table in tables if id(table.weight) not in decayed]

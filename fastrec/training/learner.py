@@ -91,8 +91,8 @@ class RecLearner(FastLearner, ModelScorer):
         if splitter is None:
             splitter = partial(decay_groups, by_rows=self.decays_by_rows)
         columns, ranking = _metric_columns(dls, model, as_metrics(metrics), L(cbs))
-        super().__init__(
-            dls, model, loss_func, opt_func, splitter=splitter, metrics=columns, cbs=L(cbs) + L(ranking), **kwargs
+        Learner.__init__(
+            self, dls, model, loss_func, opt_func, splitter=splitter, metrics=columns, cbs=L(cbs) + L(ranking), **kwargs
         )
 
     # --- training
