@@ -103,7 +103,7 @@ class ModelScorer(Scorer):
     def add_items(
         self,
         items: pd.DataFrame,  # table of new items: a row each, with the columns that the features were made of
-        vectors=None,  # of blocks of vectors that came by id: their source for the new ids, as in `ItemFeatures.from_df`
+        vectors=None,  # of blocks of vectors that came by id: their source for the new ids
     ) -> ModelScorer:
         """Take in further items, known by their features alone; returns the scorer.
 
@@ -262,7 +262,7 @@ class ModelScorer(Scorer):
 
 
 class Ranker:
-    """Products of users' rows with items (d, n_items), into one buffer: fresh memory for each call would cost as much."""
+    """Products of users' rows with items (d, n_items), into one buffer: fresh memory at each call would cost as much."""
 
     def __init__(self, scorer: ModelScorer, items: torch.Tensor) -> None:
         self.scorer, self.items, self.device = scorer, items, items.device

@@ -58,7 +58,7 @@ class Scorer:
     # --- what it may give
 
     def score_rows(self, interactions: Interactions, rows: np.ndarray) -> torch.Tensor:
-        """Scores of rows of `interactions`, int (n,) -> (n,): of their pairs, and by scorers that read it in context."""
+        """Scores of rows of `interactions`, int (n,) -> (n,): of their pairs, by scorers that read it in context."""
         users, items = (torch.from_numpy(o[rows].astype(np.int64)) for o in (interactions.users, interactions.items))
         return self.score(users, items)
 
@@ -212,7 +212,7 @@ class Scorer:
         return (score.sigmoid() if self.scale == 'logit' else score).item()
 
     def history(self, user) -> pd.DataFrame:
-        """What a user has in the table, best rated first: user, item, title, rating, time, part (train, valid, test)."""
+        """What a user has in the table, best rated first: user, item, title, rating, time, part of the split."""
         return self.require_fitted().history_of(user)
 
     def similar_items(self, item, k: int = 10) -> pd.DataFrame:
