@@ -302,7 +302,7 @@ def test_flipped_by_hand():
 @pytest.mark.parametrize('few', [0, 10**9])
 def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
     """By one product with the whole history, or (few) by picking the entries of the rows asked for."""
-    monkeypatch.setattr('fastrec.models.svdpp.FEW', few)
+    monkeypatch.setattr('fastrec.models.svdpp.PICK_COST', few)
     model = randomised(MODELS['flipped']()).train()
     users, items = (
         torch.tensor([0, 0, 5, 3]),
@@ -310,7 +310,9 @@ def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
     )
     picked = []
     monkeypatch.setattr(
-        type(model), '_some_sums', lambda self, *args, of=type(model)._some_sums: picked.append(1) or of(self, *args)
+        type(model),
+        '_picked_sums',
+        lambda self, *args, of=type(model)._picked_sums: picked.append(1) or of(self, *args),
     )
     model(users, items).square().sum().backward()
     assert bool(picked) == (few == 0)

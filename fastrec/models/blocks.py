@@ -62,14 +62,14 @@ class FeatureLinear(nn.Module):
         self.weight = None if self.indptr is None else nn.Parameter(self._first_weight(known, std))
         self.dense_weight = None if self.dense is None else nn.Parameter(self._first_dense_weight(known, std))
 
-    def _buffers_of(self, blocks: dict[str, Block]) -> dict[str, torch.Tensor | None]:
+    def _buffers_of(self, blocks: dict[str, Block]) -> dict[str, Any]:
         """The features as tensors; see the annotations of the class."""
         sparse = [b.unit() for b in blocks.values() if b.sparse]
         dense = [b.unit() for b in blocks.values() if not b.sparse]
         present = np.column_stack([b.present for b in blocks.values()])
         if self.absent:
             sparse.append(csr_matrix((~present).astype(np.float32)))
-        res = dict.fromkeys(('indptr', 'indices', 'values', 'dense'))
+        res: dict[str, Any] = dict.fromkeys(('indptr', 'indices', 'values', 'dense'))
         if sparse:
             x = hstack(sparse, format='csr', dtype=np.float32)
             res['indptr'] = torch.from_numpy(x.indptr.astype(np.int64))
@@ -103,7 +103,7 @@ class FeatureLinear(nn.Module):
 
     def blocks(self) -> dict[str, Block]:
         """The features as they were given: name -> `Block`, rows of length 1."""
-        sparse_values = None if self.indptr is None else self._csr()
+        sparse_values: Any = None if self.indptr is None else self._csr()
         start = {True: 0, False: 0}  # of the next sparse or dense block: its first column
         res = {}
         for i, (name, (kind, width, sparse)) in enumerate(zip(self.names, self.kinds)):
