@@ -262,7 +262,7 @@ class ModelScorer(Scorer):
 
 
 class Ranker:
-    """Products of users' rows with items (d, n_items), into one buffer: fresh memory at each call would cost as much."""
+    """Products of users' rows with items (d, n_items), into one buffer: fresh memory would cost as much."""
 
     def __init__(self, scorer: ModelScorer, items: torch.Tensor) -> None:
         self.scorer, self.items, self.device = scorer, items, items.device
