@@ -1,12 +1,18 @@
-"""Rating accuracy at the state of the art: `svdpp_learner` on ids alone, with side features, with times; its steps one by one, its ensemble, and Bayesian peers, on the same rows.
+"""Rating accuracy at the state of the art: `svdpp_learner` on ids alone, with side features, with times.
 
-    python benchmarks/ratings.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small --peers-python .venv-peers/bin/python --cache runs.jsonl --out FILE.md
+Beside it: its steps one by one, its ensemble, and Bayesian peers, on the same rows.
 
-Splits: the official folds u1..u5, random 90/10 with seeds 0, 1, 2, and 5 folds of ml-latest-small (numpy's default_rng(0).permutation, every fifth). Settings are the builder's defaults, which were chosen on
-folds 0, 1 and 2 of ml-latest-small and on its items with 20 ratings or more: there the figures of fastrec are optimistic by what the choice gained. On ML-100K no setting was chosen by test errors; u1.test had been looked at
-once with earlier defaults (0.8977), and all folds were scored with those of before times and features (0.8874 on average). Random rows lie between others of the same sitting, which is what the mood of a user at a time is
-made of: 'by time' holds out the last tenth of ml-latest-small and shows what is left of each step where the future is to be predicted. `--cache` keeps finished fits, a line each, so that a run that was cut off goes on;
-delete it for a fresh run.
+    python benchmarks/ratings.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small \\
+        --peers-python .venv-peers/bin/python --cache runs.jsonl --out FILE.md
+
+Splits: the official folds u1..u5, random 90/10 with seeds 0, 1, 2, and 5 folds of ml-latest-small (numpy's
+default_rng(0).permutation, every fifth). Settings are the builder's defaults, which were chosen on folds 0, 1 and 2 of
+ml-latest-small and on its items with 20 ratings or more: there the figures of fastrec are optimistic by what the choice
+gained. On ML-100K no setting was chosen by test errors; u1.test had been looked at once with earlier defaults (0.8977),
+and all folds were scored with those of before times and features (0.8874 on average). Random rows lie between others of
+the same sitting, which is what the mood of a user at a time is made of: 'by time' holds out the last tenth of
+ml-latest-small and shows what is left of each step where the future is to be predicted. `--cache` keeps finished fits,
+a line each, so that a run that was cut off goes on; delete it for a fresh run.
 """
 
 import argparse
@@ -23,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import about, emit, need, table
+from common import about, emit, need, quiet, table
 from fastai.torch_core import set_seed
 
 from fastrec.all import (
@@ -41,14 +47,16 @@ FOLDS = (1, 2, 3, 4, 5)
 EPOCHS = 15
 LR = 5e-3
 BS = 2048
-ONE, FEATURES, TIME, BOTH, ENSEMBLE = (
-    f'svdpp_learner{o}'
-    for o in ('', ' + features', ' + time', ' + features + time', ' + features + time, ensemble of 4')
-)
+ONE = 'svdpp_learner'
+FEATURES = 'svdpp_learner + features'
+TIME = 'svdpp_learner + time'
+BOTH = 'svdpp_learner + features + time'
+ENSEMBLE = 'svdpp_learner + features + time, ensemble of 4'
 OURS = (ONE, BOTH, FEATURES, TIME, ENSEMBLE)
 ABLATED = ('small 0',)
-ABLATION = {
-    'plain dot product (user sums, item sums and histories left out): collab_learner': None,
+PLAIN = 'plain dot product (user sums, item sums and histories left out): collab_learner'
+ABLATION = {  # name -> options of svdpp_learner
+    PLAIN: None,
     'SVD++ (Koren): user side only, nothing left out': dict(
         item_side=False, leave_one_out=False, residuals=False, own_decay=1.0, history_decay=0.0, wd=0.08
     ),
@@ -76,68 +84,56 @@ def splits(ml100k, ls):
     """name -> (table, (train, valid) rows, seed of the training, features)."""
     if ml100k:
         ratings, items = movielens('100k', ml100k)
-        known = known_of(
-            items, pd.read_csv(ml100k / 'u.user', sep='|', names=['user', 'age', 'gender', 'occupation', 'zip'])
-        )
+        users = pd.read_csv(ml100k / 'u.user', sep='|', names=['user', 'age', 'gender', 'occupation', 'zip'])
+        known = known_of(items, users)
         for k in FOLDS:
             parts = [
                 pd.read_csv(ml100k / f'u{k}.{o}', sep='\t', names=['user', 'item', 'rating', 'time'])
                 for o in ('base', 'test')
             ]
             n = len(parts[0])
-            yield (
-                f'u{k}',
-                pd.concat(parts, ignore_index=True),
-                (np.arange(n), np.arange(n, n + len(parts[1]))),
-                k,
-                known,
-            )
+            split = (np.arange(n), np.arange(n, n + len(parts[1])))
+            yield f'u{k}', pd.concat(parts, ignore_index=True), split, k, known
         for s in SEEDS:
-            yield (
-                f'random {s}',
-                ratings,
-                RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=s).catalog.split[:2],
-                s,
-                known,
-            )
+            split = RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=s).catalog.split[:2]
+            yield f'random {s}', ratings, split, s, known
     if ls:
         ratings, items = movielens('latest-small', ls)
         known = known_of(items)
         order = np.random.default_rng(0).permutation(len(ratings))
         for k in range(5):
-            yield (
-                f'small {k}',
-                ratings,
-                (np.sort(np.concatenate([order[j::5] for j in range(5) if j != k])), np.sort(order[k::5])),
-                k,
-                known,
-            )
+            train = np.concatenate([order[j::5] for j in range(5) if j != k])
+            yield f'small {k}', ratings, (np.sort(train), np.sort(order[k::5])), k, known
         late = ratings.time.to_numpy().argsort(kind='stable')
         n = len(late) // 10
-        there = ratings.iloc[late[-n:]].user.isin(ratings.iloc[late[:-n]].user).to_numpy()  # users with a past
-        yield 'by time', ratings, (np.sort(late[:-n]), np.sort(late[-n:][there])), 0, known
+        past = late[:-n]
+        future = late[-n:]
+        has_past = ratings.iloc[future].user.isin(ratings.iloc[past].user).to_numpy()
+        yield 'by time', ratings, (np.sort(past), np.sort(future[has_past])), 0, known
 
 
 def run_fastrec(df, split, seed, known, name):
     dls = RecDataLoaders.from_df(df, splitter=split, bs=BS, context='time' if 'time' in name else None)
     set_seed(seed)
     start = time.process_time()
-    options = {**(known if 'features' in name else {}), **(ABLATION.get(name) or {})}
+    options = dict(ABLATION.get(name) or {})
+    if 'features' in name:
+        options.update(known)
+    epochs = EPOCHS
+    lr = LR
     if name == ENSEMBLE:
-        learn = ensemble_learner(
-            dls,
-            [partial(svdpp_learner, **options), partial(svdpp_learner, residuals=False, **options)],
-            4,
-            seed=100 * seed,
-        )
-    elif ABLATION.get(name, {}) is not None:
-        learn = svdpp_learner(dls, **options)
-    else:  # its own recipe, as in accuracy.py
+        members = [partial(svdpp_learner, **options), partial(svdpp_learner, residuals=False, **options)]
+        learn = ensemble_learner(dls, members, 4, seed=100 * seed)
+    elif name == PLAIN:  # its own recipe, as in accuracy.py
         dls = RecDataLoaders.from_df(df, splitter=split)
         lo, hi = dls.y_bounds
         learn = collab_learner(dls, n_factors=50, y_range=(lo - 0.5, hi + 0.5))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(*((10, 3e-3) if ABLATION.get(name, {}) is None else (EPOCHS, LR)))
+        epochs = 10
+        lr = 3e-3
+    else:
+        learn = svdpp_learner(dls, **options)
+    with quiet(learn):
+        learn.fit_one_cycle(epochs, lr)
     seconds = time.process_time() - start
     yield name, seconds, learn.score_rows(dls.catalog.interactions, split[1]).cpu().numpy()
 
@@ -159,8 +155,10 @@ def run_myfm(df, split, seed, known, python):
 
 
 def fits(args, cache):
-    """-> rows (model, split, rmse, mae, seconds) of everything that was asked for; those in the cache are taken from there."""
-    done = [json.loads(o) for o in cache.read_text().splitlines()] if cache and cache.exists() else []
+    """-> rows (model, split, rmse, mae, seconds) of everything that was asked for; those in the cache from there."""
+    done = []
+    if cache and cache.exists():
+        done = [json.loads(o) for o in cache.read_text().splitlines()]
     for name, df, split, seed, known in splits(args.ml100k, args.ls):
         if args.splits and name not in args.splits:
             continue
@@ -170,18 +168,17 @@ def fits(args, cache):
         if 'ensemble' in args.sides and name != 'by time':
             jobs.append((ENSEMBLE, run_fastrec))
         if 'ablation' in args.sides and name in ABLATED:
-            jobs += [(o, run_fastrec) for o in ABLATION if not (o.endswith('= svdpp_learner'))]
+            jobs += [(o, run_fastrec) for o in ABLATION if not o.endswith('= svdpp_learner')]
         if 'myfm' in args.sides and args.peers_python:
             jobs.append(('myFM Bayesian MF', run_myfm))
         target = df.rating.to_numpy(np.float64)[split[1]]
-        for model, run in jobs:
-            if any(o['model'] == model and o['split'] == name for o in done):
+        for job, run in jobs:
+            if any(o['model'] == job and o['split'] == name for o in done):
                 continue
-            for model, seconds, preds in run(df, split, seed, known, args.peers_python if run is run_myfm else model):
+            for model, seconds, preds in run(df, split, seed, known, args.peers_python if run is run_myfm else job):
                 error = np.asarray(preds, np.float64) - target
-                row = dict(
-                    model=model, split=name, rmse=(error**2).mean() ** 0.5, mae=abs(error).mean(), seconds=seconds
-                )
+                rmse = (error**2).mean() ** 0.5
+                row = dict(model=model, split=name, rmse=rmse, mae=abs(error).mean(), seconds=seconds)
                 done.append(row)
                 if cache:
                     with open(cache, 'a') as f:
@@ -192,43 +189,32 @@ def fits(args, cache):
 
 def errors(results, names, column='rmse'):
     """A row per model: the mean over `names`, each of them, CPU seconds; best in bold. Only models that have all."""
-    wide = (
-        results[results.split.isin(names)]
-        .pivot(index='model', columns='split', values=column)
-        .reindex(columns=names)
-        .dropna()
-    )
+    asked = results[results.split.isin(names)]
+    wide = asked.pivot(index='model', columns='split', values=column).reindex(columns=names).dropna()
     if wide.empty:
         return '(none run)'
     wide.insert(0, 'mean', wide.mean(axis=1))
     wide = wide.sort_values('mean')
-    cells = wide.map(lambda o: f'{o:.4f}').where(
-        wide.round(4) != wide.round(4).min(), wide.map(lambda o: f'**{o:.4f}**')
-    )
-    cells['CPU s per fit'] = results[results.split.isin(names)].groupby('model').seconds.mean().map('{:.0f}'.format)
+    rounded = wide.round(4)
+    cells = wide.map('{:.4f}'.format).where(rounded != rounded.min(), wide.map('**{:.4f}**'.format))
+    cells['CPU s per fit'] = asked.groupby('model').seconds.mean().map('{:.0f}'.format)
     return table(['model', *cells.columns], cells.reset_index().to_numpy())
 
 
 def paired(results):
     """Ours minus the peer's RMSE on the same split."""
     wide = results.pivot(index='model', columns='split', values='rmse')
+    groups = {'u1..u5': 'u', 'random': 'r', 'ml-latest-small': 's', 'by time': 'b'}  # title -> start of the names
+    peers = [o for o in wide.index if o.startswith('myFM')]
     rows = []
-    for ours in (ONE, BOTH, ENSEMBLE):
-        for peer in (o for o in wide.index if o.startswith('myFM')):
-            for group, start in (('u1..u5', 'u'), ('random', 'r'), ('ml-latest-small', 's'), ('by time', 'b')):
-                d = (wide.loc[ours] - wide.loc[peer]).dropna() if ours in wide.index else pd.Series(dtype=float)
-                d = d[[o for o in d.index if o.startswith(start)]]
+    for ours in [o for o in (ONE, BOTH, ENSEMBLE) if o in wide.index]:
+        for peer in peers:
+            differences = (wide.loc[ours] - wide.loc[peer]).dropna()
+            for group, start in groups.items():
+                d = differences[[o for o in differences.index if o.startswith(start)]]
                 if len(d):
-                    rows.append(
-                        [
-                            ours,
-                            peer,
-                            group,
-                            f'{d.mean():+.4f}',
-                            f'{d.min():+.4f} to {d.max():+.4f}',
-                            f'{(d < 0).sum()} of {len(d)}',
-                        ]
-                    )
+                    ends = f'{d.min():+.4f} to {d.max():+.4f}'
+                    rows.append([ours, peer, group, f'{d.mean():+.4f}', ends, f'{(d < 0).sum()} of {len(d)}'])
     return table(['ours', 'peer', 'splits', 'mean difference of RMSE', 'smallest to largest', 'ours ahead'], rows)
 
 
@@ -262,26 +248,25 @@ if __name__ == '__main__':
         warnings.filterwarnings('ignore', o)
     results = fits(args, args.cache)
     main = results[~results.model.isin(ABLATION)]
-    tables = {
-        title: errors(main, names)
-        for title, names in (
-            ('ML-100K, official folds', [f'u{k}' for k in FOLDS]),
-            ('ML-100K, random 90/10', [f'random {s}' for s in SEEDS]),
-            ('ml-latest-small, 5 folds', [f'small {k}' for k in range(5)]),
-            ('ml-latest-small, the last tenth in time', ['by time']),
-        )
+    groups = {
+        'ML-100K, official folds': [f'u{k}' for k in FOLDS],
+        'ML-100K, random 90/10': [f'random {s}' for s in SEEDS],
+        'ml-latest-small, 5 folds': [f'small {k}' for k in range(5)],
+        'ml-latest-small, the last tenth in time': ['by time'],
     }
     small = [o for o in ABLATED if o in set(results.split)]
     ablated = results[results.model.isin([*ABLATION, *OURS])]
-    text = '\n\n'.join(f'## {title}: RMSE\n\n{t}' for title, t in tables.items())
+    text = '\n\n'.join(f'## {title}: RMSE\n\n{errors(main, names)}' for title, names in groups.items())
     emit(
         f"""# Rating accuracy: SVD++ of both sides, its ensemble, and Bayesian peers
 
 {about()}
 
-fastrec: `dls = RecDataLoaders.from_df(ratings, splitter=..., bs={BS})`, `learn = svdpp_learner(dls)`, `learn.fit_one_cycle({EPOCHS}, {LR:g})`.
-'features': `item_features=` genres and year, on ML-100K also `user_features=` age, gender, occupation. 'time': the loaders have `context='time'`. The ensemble: `ensemble_learner(dls, [svdpp_learner, partial(svdpp_learner, residuals=False)], 4)`
-with both. CPU seconds are of the fit alone, with a validation each epoch. myFM, ids only: see peers_myfm.py.
+fastrec: `dls = RecDataLoaders.from_df(ratings, splitter=..., bs={BS})`, `learn = svdpp_learner(dls)`,
+`learn.fit_one_cycle({EPOCHS}, {LR:g})`. 'features': `item_features=` genres and year, on ML-100K also
+`user_features=` age, gender, occupation. 'time': the loaders have `context='time'`. The ensemble:
+`ensemble_learner(dls, [svdpp_learner, partial(svdpp_learner, residuals=False)], 4)` with both. CPU seconds are of the
+fit alone, with a validation each epoch. myFM, ids only: see peers_myfm.py.
 
 {text}
 
