@@ -2,11 +2,12 @@
 
     python benchmarks/rerank.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small --out FILE.md
 
-Ratings from 4 on are positives. The curves are drawn over the strengths of the table, on one held-out fifth: they show a trade-off, nothing is chosen on them.
-Intervals: 1.96 standard errors over users.
+Ratings from 4 on are positives. The curves are drawn over the strengths of the table, on one held-out fifth: they show
+a trade-off, nothing is chosen on them. Intervals: 1.96 standard errors over users.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,29 +58,35 @@ def figures(scorer, genres):
 
 
 def curves(learn, genres):
-    """name -> (what is varied, [(strength, function)])."""
-    one = genres.idxmax(axis=1)
+    """name -> [(strength, function of the recommendations)]."""
+    main_genre = genres.idxmax(axis=1)
+
+    def both(recs):
+        return recs.pipe(correct_popularity, learn, 0.5).pipe(mmr, learn, diversity=0.3)
+
+    greedy = dict(k=10, seed=0)
+    diversities = (0.1, 0.3, 0.6, 0.9)
+    epsilons = (0.1, 0.2, 0.4, 0.8)
     return {
-        'mmr, learned vectors': [(d, lambda r, d=d: mmr(r, learn, diversity=d)) for d in (0.1, 0.3, 0.6, 0.9)],
-        'mmr, genres': [(d, lambda r, d=d: mmr(r, genres, diversity=d)) for d in (0.1, 0.3, 0.6, 0.9)],
-        'correct_popularity': [(s, lambda r, s=s: correct_popularity(r, learn, s)) for s in (0.25, 0.5, 1.0, 2.0)],
+        'mmr, learned vectors': [(d, partial(mmr, vectors=learn, diversity=d)) for d in diversities],
+        'mmr, genres': [(d, partial(mmr, vectors=genres, diversity=d)) for d in diversities],
+        'correct_popularity': [
+            (s, partial(correct_popularity, popularity=learn, strength=s)) for s in (0.25, 0.5, 1.0, 2.0)
+        ],
         'thompson_sampling': [
-            (s, lambda r, s=s: thompson_sampling(r, learn, scale=s, seed=0)) for s in (0.5, 1.0, 2.0, 4.0)
+            (s, partial(thompson_sampling, popularity=learn, scale=s, seed=0)) for s in (0.5, 1.0, 2.0, 4.0)
         ],
-        'epsilon_greedy, in the list': [
-            (e, lambda r, e=e: epsilon_greedy(r, e, k=10, seed=0)) for e in (0.1, 0.2, 0.4, 0.8)
+        'epsilon_greedy, in the list': [(e, partial(epsilon_greedy, epsilon=e, **greedy)) for e in epsilons],
+        'epsilon_greedy, catalogue': [(e, partial(epsilon_greedy, epsilon=e, items=learn, **greedy)) for e in epsilons],
+        'quota, at most n of a main genre': [
+            (n, partial(quota, categories=main_genre, at_most=n)) for n in (5, 3, 2, 1)
         ],
-        'epsilon_greedy, catalogue': [
-            (e, lambda r, e=e: epsilon_greedy(r, e, k=10, items=learn, seed=0)) for e in (0.1, 0.2, 0.4, 0.8)
-        ],
-        'quota, at most n of a main genre': [(n, lambda r, n=n: quota(r, one, at_most=n)) for n in (5, 3, 2, 1)],
-        'mmr .3 after correct_popularity .5': [
-            ('', lambda r: r.pipe(correct_popularity, learn, 0.5).pipe(mmr, learn, diversity=0.3))
-        ],
+        'mmr .3 after correct_popularity .5': [('', both)],
     }
 
 
 def measure(learn, movies_genres, genres):
+    """(name, strength) -> `figures` of what comes out."""
     rows = {('none', ''): figures(learn, genres)}
     for name, points in curves(learn, movies_genres).items():
         for strength, f in points:
@@ -89,31 +96,21 @@ def measure(learn, movies_genres, genres):
 
 
 def draw(results, path):
+    """A line of panels per data set: ndcg against each other metric, a curve per function."""
     import matplotlib.pyplot as plt
 
     shown = {'diversity@10': 'diversity@10 (genres)', 'novelty@10': 'novelty@10 (bits)', 'coverage@10': 'coverage@10'}
-    fig, axes = plt.subplots(
-        len(results),
-        len(shown),
-        figsize=(4 * len(shown), 3.6 * len(results)),
-        layout='constrained',
-        squeeze=False,
-        sharey='row',
-    )
+    size = (4 * len(shown), 3.6 * len(results))
+    fig, axes = plt.subplots(len(results), len(shown), figsize=size, layout='constrained', squeeze=False, sharey='row')
     for row, (data, rows) in zip(axes, results.items()):
         base = rows['none', ''][0]
         for ax, (metric, label) in zip(row, shown.items()):
             for i, name in enumerate(dict.fromkeys(n for n, _ in rows if n != 'none')):
                 points = [base] + [v for (n, _), (v, _) in rows.items() if n == name]
-                ax.plot(
-                    [p[metric] for p in points],
-                    [p['ndcg@10'] for p in points],
-                    'o-' if len(points) > 2 else '*',
-                    ms=4 if len(points) > 2 else 11,
-                    lw=1.2,
-                    color=f'C{i}',
-                    label=name,
-                )
+                x = [p[metric] for p in points]
+                y = [p['ndcg@10'] for p in points]
+                look = dict(marker='o', ms=4) if len(points) > 2 else dict(marker='*', ms=11, ls='')
+                ax.plot(x, y, lw=1.2, color=f'C{i}', label=name, **look)
             ax.plot(base[metric], base['ndcg@10'], 'ks', ms=8, label='not re-ranked', zorder=5)
             ax.set(xlabel=label)
             ax.grid(alpha=0.25)
@@ -131,45 +128,34 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     results = {}
     texts = []
-    for label, name, path in (
+    header = ['re-ranking', 'strength', 'ndcg@10', 'change']
+    header += ['diversity@10 (genres)', 'novelty@10, bits', 'popularity lift@10', 'coverage@10']
+    others = ('diversity@10', 'novelty@10', 'popularity_lift@10', 'coverage@10')
+    data = (
         ('MovieLens 100K', '100k', need(args.ml100k, '--ml100k', "GroupLens' folder ml-100k")),
         ('MovieLens latest-small', 'latest-small', need(args.ls, '--ls', "GroupLens' folder ml-latest-small")),
-    ):
+    )
+    for label, name, path in data:
         learn, movies_genres, genres = fitted(name, path)
-        rows = results[label] = measure(learn, movies_genres, genres)
-        base = rows['none', ''][0]
-        cells = [
-            [
-                n,
-                s,
-                f'{v["ndcg@10"]:.4f} ± {1.96 * e:.4f}',
-                f'{v["ndcg@10"] / base["ndcg@10"] - 1:+.1%}',
-                *(f'{v[m]:.3f}' for m in ('diversity@10', 'novelty@10', 'popularity_lift@10', 'coverage@10')),
-            ]
-            for (n, s), (v, e) in rows.items()
-        ]
-        texts.append(
-            f'## {label}\n\n'
-            + table(
-                [
-                    're-ranking',
-                    'strength',
-                    'ndcg@10',
-                    'change',
-                    'diversity@10 (genres)',
-                    'novelty@10, bits',
-                    'popularity lift@10',
-                    'coverage@10',
-                ],
-                cells,
-            )
-        )
+        rows = measure(learn, movies_genres, genres)
+        results[label] = rows
+        base = rows['none', ''][0]['ndcg@10']
+        cells = []
+        for (function, strength), (means, error) in rows.items():
+            ours = means['ndcg@10']
+            figure = f'{ours:.4f} ± {1.96 * error:.4f}'
+            cells.append([function, strength, figure, f'{ours / base - 1:+.1%}', *(f'{means[m]:.3f}' for m in others)])
+        texts.append(f'## {label}\n\n' + table(header, cells))
     picture = ''
     if args.out:
-        draw(results, file := Path(args.out).with_suffix('.png'))
+        file = Path(args.out).with_suffix('.png')
+        draw(results, file)
         picture = f'![ndcg@10 against diversity, novelty and coverage, a curve per function]({file.name})\n\n'
     emit(
-        f'# Re-ranking: accuracy against diversity\n\n{about()}\n\n`svdpp_learner`, softmax over the catalogue, 64 factors, 15 epochs, seed 0; ratings from 4 on are positives, a random fifth held out; '
+        '# Re-ranking: accuracy against diversity\n\n'
+        f'{about()}\n\n'
+        '`svdpp_learner`, softmax over the catalogue, 64 factors, 15 epochs, seed 0; ratings from 4 on are '
+        'positives, a random fifth held out; '
         f'the first {N} recommendations of each user go in, 10 come out.\n\n' + picture + '\n\n'.join(texts),
         args.out,
     )
