@@ -2,11 +2,12 @@
 
     python benchmarks/run.py --data FOLDER            # everything: hours on one core
     python benchmarks/run.py --only speed growth      # some of them
-    python benchmarks/run.py --quick --data FOLDER    # does each one run? Minutes; figures go to a temporary folder and mean nothing
+    python benchmarks/run.py --quick --data FOLDER    # does each one run? Minutes; figures are not kept
     python benchmarks/run.py --assemble               # run nothing, only put RESULTS.md together
 
-Each script here that takes `--out` is a benchmark. It is run alone, in a process of its own, with those of the options below that it takes, and writes
-results/<name>.md (pictures beside it, results/<name>*.png); notes/<name>.md, written by hand, follows it. A benchmark that fails keeps its old result and is named at the end.
+Each script here that takes `--out` is a benchmark. It is run alone, in a process of its own, with those of the options
+below that it takes, and writes results/<name>.md (pictures beside it, results/<name>*.png); notes/<name>.md, written by
+hand, follows it. A benchmark that fails keeps its old result and is named at the end.
 """
 
 import argparse
@@ -45,57 +46,62 @@ PEERS = {'--peers-python': '.venv-peers', '--recbole-python': '.venv-recbole'}  
 
 def benchmarks():
     """-> name -> the options that its script takes, in the order of README.md's table."""
-    scripts = {
-        p.stem: set(re.findall(r"add_argument\('(--[\w-]+)'", p.read_text()))
-        for p in sorted(HERE.glob('*.py'))
-        if p.name != Path(__file__).name
-    }
+    scripts = {}
+    for path in sorted(HERE.glob('*.py')):
+        options = set(re.findall(r"add_argument\(\s*'(--[\w-]+)'", path.read_text()))
+        if path.name != Path(__file__).name and '--out' in options:
+            scripts[path.stem] = options
     readme = (HERE / 'README.md').read_text()
 
-    def at(name):
-        return p if (p := readme.find(f'`{name}.py`')) >= 0 else len(readme)
+    def place(name):
+        at = readme.find(f'`{name}.py`')
+        return at if at >= 0 else len(readme)
 
-    return {name: options for name, options in sorted(scripts.items(), key=lambda o: at(o[0])) if '--out' in options}
+    return {name: scripts[name] for name in sorted(scripts, key=place)}
 
 
 def command(name, options, data, out, quick=False):
     """The command line, or None and what is missing."""
-    given = {o: Path(data) / folder for o, folder in FOLDERS.items() if data} | {
-        o: HERE.parent / venv / 'bin/python' for o, venv in PEERS.items()
-    }
+    given = {o: HERE.parent / venv / 'bin/python' for o, venv in PEERS.items()}
+    if data:
+        given.update({o: Path(data) / folder for o, folder in FOLDERS.items()})
     missing = [o for o in FOLDERS if o in options and not (o in given and given[o].exists())]
     if missing:
         return None, f'{", ".join(missing)}: give --data, a folder with {", ".join(FOLDERS[o] for o in missing)}'
-    more = QUICK.get(name, '').split() if quick else []
-    return [
-        sys.executable,
-        '-W',
-        'ignore',
-        HERE / f'{name}.py',
-        '--out',
-        out / f'{name}.md',
-        *(a for o, p in given.items() if o in options and p.exists() for a in (o, p)),
-        *more,
-    ], None
+    res = [sys.executable, '-W', 'ignore', HERE / f'{name}.py', '--out', out / f'{name}.md']
+    for option, path in given.items():
+        if option in options and path.exists():
+            res += [option, path]
+    if quick:
+        res += QUICK.get(name, '').split()
+    return res, None
 
 
 def assemble():
     """RESULTS.md from results/ and notes/: headings one level down, links to pictures from here."""
     parts = []
     titles = []
-    for name in [*benchmarks()]:
-        if not (path := HERE / 'results' / f'{name}.md').exists():
+    for name in benchmarks():
+        path = HERE / 'results' / f'{name}.md'
+        notes = HERE / 'notes' / f'{name}.md'
+        if not path.exists():
             continue
         text = path.read_text().strip()
-        if (notes := HERE / 'notes' / f'{name}.md').exists():
+        if notes.exists():
             text += '\n\n' + notes.read_text().strip()
-        text = re.sub(r'\]\((?!https?:|/)([^)]+\.png)\)', r'](results/\1)', re.sub(r'(?m)^(#+ )', r'#\1', text))
+        text = re.sub(r'(?m)^(#+ )', r'#\1', text)
+        text = re.sub(r'\]\((?!https?:|/)([^)]+\.png)\)', r'](results/\1)', text)
         title = re.search(r'(?m)^## (.+)$', text).group(1)
-        titles.append(f'- [{title}](#{re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")}), `{name}.py`')
+        anchor = re.sub(r'[^a-z0-9 -]', '', title.lower()).replace(' ', '-')
+        titles.append(f'- [{title}](#{anchor}), `{name}.py`')
         parts.append(text)
     head = (
-        '# Results\n\nWhat the commands of [README.md](README.md) printed, put together by `run.py` from `results/` and the hand-written `notes/`; each part names its date, versions and machine. '
-        'Ratios and paired differences are what to trust: the machine was shared with other work. All of it is of a CPU, one thread a side: no GPU was at hand, so nothing here says how fast or how well any of this runs on one.'
+        '# Results\n\n'
+        'What the commands of [README.md](README.md) printed, put together by `run.py` from `results/` and the '
+        'hand-written `notes/`; each part names its date, versions and machine. '
+        'Ratios and paired differences are what to trust: the machine was shared with other work. All of it is of a '
+        'CPU, one thread a side: no GPU was at hand, so nothing here says how fast or how well any of this runs on '
+        'one.'
     )
     (HERE / 'RESULTS.md').write_text('\n\n'.join([head, '\n'.join(titles), *parts]) + '\n')
 
@@ -118,21 +124,17 @@ def main():
     args = parser.parse_args()
     failed = {}
     out = Path(tempfile.mkdtemp()) if args.quick else HERE / 'results'
-    for name in [] if args.assemble else args.only or known:
+    names = args.only or known
+    for name in [] if args.assemble else names:
         cmd, why = command(name, known[name], args.data, out, args.quick)
         if cmd is None:
             failed[name] = why
             continue
         print(f'== {name}', flush=True)
         start = time.monotonic()
-        rc = subprocess.run(
-            list(map(str, cmd)),
-            env={
-                **os.environ,
-                'OMP_NUM_THREADS': '1',
-                'PYTHONPATH': os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')])),
-            },
-        ).returncode
+        python_path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get('PYTHONPATH')]))
+        env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': python_path}
+        rc = subprocess.run(list(map(str, cmd)), env=env).returncode
         if rc:
             failed[name] = f'exit status {rc}'
         print(f'== {name}: {time.monotonic() - start:.0f} s', flush=True)
