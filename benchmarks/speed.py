@@ -1,10 +1,13 @@
-"""Training throughput of whole epochs on one thread: fastrec, fastai.collab, and two hand-written torch loops, with fastrec's model and optimiser and with torch's.
+"""Training throughput of whole epochs on one thread.
+
+Sides are fastrec, fastai.collab, and two hand-written torch loops, with fastrec's model and optimiser and with torch's.
 
     python benchmarks/speed.py --out FILE.md
 
-The table is generated in the shape of ML-100K (943 users, 1,682 items, 100,000 training rows; more rows: more users), so it runs anywhere.
-The four take turns (A B C D A B C D ...), and each is compared with the others of its own turn. CPU seconds are counted, which other
-work on the machine disturbs less than it does the clock; still, trust the ratios and not the rows per second.
+The table is generated in the shape of ML-100K (943 users, 1,682 items, 100,000 training rows; more rows: more users),
+so it runs anywhere. The four take turns (A B C D A B C D ...), and each is compared with the others of its own turn.
+CPU seconds are counted, which other work on the machine disturbs less than it does the clock; still, trust the ratios
+and not the rows per second.
 """
 
 import argparse
@@ -40,9 +43,8 @@ def generated(n_rows):
     rng = np.random.default_rng(0)
     n_users = max(2, round(943 * n_rows / 100_000))
     pairs = rng.choice(n_users * N_ITEMS, n_rows + N_VALID, replace=False)
-    return pd.DataFrame(
-        dict(user=pairs // N_ITEMS, item=pairs % N_ITEMS, rating=rng.integers(1, 6, len(pairs)).astype(np.float32))
-    )
+    stars = rng.integers(1, 6, len(pairs)).astype(np.float32)
+    return pd.DataFrame(dict(user=pairs // N_ITEMS, item=pairs % N_ITEMS, rating=stars))
 
 
 class Loop:
@@ -78,7 +80,8 @@ class Loop:
         self.model.train()
         batches = zip(self.lrs, self.moms, *(o[idx].split(self.bs) for o in (self.users, self.items, self.y)))
         for lr, mom, users, items, y in batches:
-            group['lr'], group['betas'] = lr, (mom, 0.99)
+            group['lr'] = lr
+            group['betas'] = (mom, 0.99)
             self.loss(users, items, y).backward()
             opt.step()
             opt.zero_grad()
@@ -102,7 +105,10 @@ class Plain(nn.Module):
 
 
 class PlainLoop(Loop):
-    """The same with nothing of fastrec in it: four `nn.Embedding`, autograd, the L2 of the rows, `AdamW(fused=True)`."""
+    """The same with nothing of fastrec in it.
+
+    It has four `nn.Embedding`, autograd, the L2 of the rows, `AdamW(fused=True)`.
+    """
 
     def prepare(self):
         self.model = Plain(self.model)
@@ -141,23 +147,18 @@ def sides(df, split, bs):
     }
 
     def difference():
+        """Largest difference of a weight of the loops to ours, in rows that have been trained."""
         for o in (ours, twin):
             o.model.eval()  # which also sets the rows of cold items
         warm = [torch.from_numpy(dls.catalog.known(side)) for side in ('user', 'item')]
-        states = [
-            [m.mean.detach()[None], *(t[w] for t, w in zip(tables, warm * 2))]
-            for m, tables in ((o.model, [t.weight.detach() for t in o.model.tables]) for o in (ours, twin))
-        ]
-        states.append(
-            [
-                plain.model.mean.detach()[None],
-                *(
-                    t.weight.detach()[w]
-                    for t, w in zip((plain.model.p, plain.model.q, plain.model.b, plain.model.c), warm * 2)
-                ),
-            ]
-        )
-        return max((a - b).abs().max().item() for other in states[1:] for a, b in zip(states[0], other))
+
+        def state(model, tables):  # tables: user and item vectors, user and item biases
+            return [model.mean.detach()[None], *(t.weight.detach()[w] for t, w in zip(tables, warm * 2))]
+
+        start = state(ours.model, ours.model.tables)
+        of_loop = state(twin.model, twin.model.tables)
+        of_plain = state(plain.model, (plain.model.p, plain.model.q, plain.model.b, plain.model.c))
+        return max((a - b).abs().max().item() for other in (of_loop, of_plain) for a, b in zip(start, other))
 
     return res, difference
 
@@ -174,7 +175,7 @@ def ratio(a, b):
 
 
 def measure(df, split, bs, repeats):
-    """A row of the table."""
+    """A row of the table, of one batch size."""
     epochs, difference = sides(df, split, bs)
     n = len(split[0])
     apart = None
@@ -228,10 +229,12 @@ if __name__ == '__main__':
 
 {about()}.
 
-One epoch of {args.rows:,} rows ({df.user.nunique():,} users, {df.item.nunique():,} items), `fit_one_cycle(1, {LR:g})`, {N_VALID} validation rows, no progress bar unless said;
-50 factors. Times are compared: *loop* is hand-written around fastrec's model and optimiser, *plain loop* has nothing of fastrec in it (four `nn.Embedding`, autograd, the same L2, torch's fused AdamW), both with the one-cycle
-schedule computed ahead. Median of {args.repeats} turns (smallest to largest); with the bar: once.
-fastai.collab has its defaults (its own Adam, its tabular loader).
+One epoch of {args.rows:,} rows ({df.user.nunique():,} users, {df.item.nunique():,} items),
+`fit_one_cycle(1, {LR:g})`, {N_VALID} validation rows, no progress bar unless said; 50 factors. Times are compared:
+*loop* is hand-written around fastrec's model and optimiser, *plain loop* has nothing of fastrec in it (four
+`nn.Embedding`, autograd, the same L2, torch's fused AdamW), both with the one-cycle schedule computed ahead. Median of
+{args.repeats} turns (smallest to largest); with the bar: once. fastai.collab has its defaults (its own Adam, its
+tabular loader).
 
 {table(header, rows)}""",
         args.out,
