@@ -1,10 +1,14 @@
-"""Two towers beside a matrix factorisation, EASE and popularity: the NCF paper's protocol on MovieLens 1M, the whole catalogue of MovieLens 100K, and items without a training row.
+"""Two towers beside a matrix factorisation, EASE and popularity.
+
+Protocols are the NCF paper's on MovieLens 1M, the whole catalogue of MovieLens 100K, and items without a training row.
 
     python benchmarks/two_tower.py --ml1m PATH/TO/ml-1m-ncf --ml100k PATH/TO/ml-100k --out FILE.md
 
-As in ncf.py, settings were chosen on one further training item per user (`--select` prints those figures; MovieLens 1M: drawn at random, since its pairs have no times; 100K: the last but one) and the
-test items are used once. Intervals are percentile bootstraps over users, of the first seed. Cold items: a tenth of the items of MovieLens 100K (seed 0), with all their ratings, are held out; a user's are ranked among all items that
-are held out, and there is no training row to rank them by but genres, year and title.
+As in ncf.py, settings were chosen on one further training item per user (`--select` prints those figures; MovieLens 1M:
+drawn at random, since its pairs have no times; 100K: the last but one) and the test items are used once. Intervals are
+percentile bootstraps over users, of the first seed. Cold items: a tenth of the items of MovieLens 100K (seed 0), with
+all their ratings, are held out; a user's are ranked among all items that are held out, and there is no training row to
+rank them by but genres, year and title.
 """
 
 import argparse
@@ -29,7 +33,7 @@ from fastrec.all import (
     two_tower_learner,
 )
 
-# of two_tower_learner, all else by default
+# settings of two_tower_learner, all else by default
 ML1M = dict(bs=1024, epochs=5, lr=5e-3)
 ML100K = dict(bs=1024, epochs=10, lr=1e-2)
 
@@ -48,6 +52,8 @@ def towers(bs, epochs, lr, **kwargs):
 
 
 def factors(epochs, lr, **kwargs):
+    """-> function of the two kinds of loaders that trains a matrix factorisation."""
+
     def fit(dls, users, seed):
         set_seed(seed)
         learn = collab_learner(dls, **kwargs)
@@ -63,6 +69,7 @@ def baseline(make):
 
 
 def models(which, n_seeds):
+    """name -> (fit, seeds)."""
     one = range(1)
     if which == '1m':
         return {
@@ -83,10 +90,10 @@ def models(which, n_seeds):
 
 def dls_100k(path, select):
     ratings, _ = movielens('100k', path)
-    if select:
-        ratings = ratings.sort_values(['user', 'time'], kind='stable')[
-            lambda d: d.groupby('user').cumcount(ascending=False) > 0
-        ].reset_index(drop=True)
+    if select:  # without the last item of each user
+        ordered = ratings.sort_values(['user', 'time'], kind='stable')
+        to_come = ordered.groupby('user').cumcount(ascending=False)
+        ratings = ordered[to_come > 0].reset_index(drop=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return RecDataLoaders.from_df(ratings, target='implicit', splitter=LeaveLastSplitter(1))
@@ -97,23 +104,22 @@ def cold(path):
     ratings, movies = movielens('100k', path)
     out = np.random.default_rng(0).choice(movies.item, len(movies) // 10, replace=False)
     held = ratings.item.isin(out).to_numpy()
-    dls = RecDataLoaders.from_df(
-        ratings, item_df=movies, target='implicit', splitter=(np.flatnonzero(~held), np.flatnonzero(held))
-    )
+    split = (np.flatnonzero(~held), np.flatnonzero(held))
+    dls = RecDataLoaders.from_df(ratings, item_df=movies, target='implicit', splitter=split)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         feats = ItemFeatures.from_df(movies, text='title', multilabel='genres', numeric='year')
-    pairs = pd.MultiIndex.from_product(
-        [dls.vocab['user'].ids, np.intersect1d(out, ratings.item)], names=['user', 'item']
-    ).to_frame(index=False)
+    sides = [dls.vocab['user'].ids, np.intersect1d(out, ratings.item)]
+    pairs = pd.MultiIndex.from_product(sides, names=['user', 'item']).to_frame(index=False)
+    models = {
+        'by chance (constant scores)': baseline(Popularity),
+        'two_tower_learner, ids': towers(**ML100K),
+        'two_tower_learner, title, genres and year': towers(**ML100K, item_features=feats),
+        'the same, id_dropout=0.5': towers(**ML100K, item_features=feats, id_dropout=0.5),
+    }
     rows = []
-    for name, fit in {
-        'by chance (constant scores)': lambda: Popularity().fit(dls),
-        'two_tower_learner, ids': lambda: towers(**ML100K)(dls, None, 0),
-        'two_tower_learner, title, genres and year': lambda: towers(**ML100K, item_features=feats)(dls, None, 0),
-        'the same, id_dropout=0.5': lambda: towers(**ML100K, item_features=feats, id_dropout=0.5)(dls, None, 0),
-    }.items():
-        per_user = evaluate_users(fit(), dls, METRICS, candidates=pairs)
+    for name, fit in models.items():
+        per_user = evaluate_users(fit(dls, None, 0), dls, METRICS, candidates=pairs)
         rows.append([name, *(f'{per_user[c].mean():.4f} ± {1.96 * per_user[c].sem():.4f}' for c in per_user)])
         print(*rows[-1], flush=True)
     return table(['model', *per_user.columns], rows), int(held.sum())
@@ -134,14 +140,14 @@ if __name__ == '__main__':
         dls = dls_100k(need(args.ml100k, '--ml100k', "GroupLens' folder ml-100k"), args.select)
         protocols = [{}, dict(n_candidates=99)]
         parts.append(
-            '## MovieLens 100K, leave the last one out: the whole catalogue, and among 99 unseen items drawn at random\n\n'
-            + rows_of(models('100k', args.seeds), dls, None, protocols, 'valid', args.only)
+            '## MovieLens 100K, leave the last one out: the whole catalogue, and among 99 unseen items drawn at '
+            'random\n\n' + rows_of(models('100k', args.seeds), dls, None, protocols, 'valid', args.only)
         )
         if not args.select and not args.only:
             text, n = cold(args.ml100k)
             parts.append(
-                f'## Items without a training row, MovieLens 100K ({n:,} held-out rows)\n\n± is 1.96 standard errors over users.\n\n'
-                + text
+                f'## Items without a training row, MovieLens 100K ({n:,} held-out rows)\n\n'
+                '± is 1.96 standard errors over users.\n\n' + text
             )
     if args.ml1m:
         dls, _, candidates, part = ncf_1m(need(args.ml1m, '--ml1m', 'the folder ml-1m-ncf'), args.select)
@@ -151,7 +157,8 @@ if __name__ == '__main__':
             + rows_of(models('1m', 1), dls, None, protocols, part, args.only)
         )
     emit(
-        f'# Two towers\n\n{about()}\n\nMean over users; ± is the standard deviation over seeds, the brackets are the 95% bootstrap interval over users of the first seed.\n\n'
-        + '\n\n'.join(parts),
+        f'# Two towers\n\n{about()}\n\n'
+        'Mean over users; ± is the standard deviation over seeds, the brackets are the 95% bootstrap interval over '
+        'users of the first seed.\n\n' + '\n\n'.join(parts),
         args.out,
     )
