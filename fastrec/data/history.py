@@ -17,7 +17,7 @@ __all__ = ['History']
 
 
 class History:
-    """The checked rows of a table and how they are split: training data, which travels with a saved model only if asked.
+    """The checked rows of a table and how they are split: training data, which travels with a model only if asked.
 
     `interactions` and `split` are None where the rows stay in their files (`StreamHistory`).
     """
@@ -117,7 +117,7 @@ class History:
     @cached_property
     def part_of(self) -> np.ndarray:
         """int8 (rows,): 1 for a training row, 2 valid, 3 test, 0 for a row that is in no part."""
-        res = np.zeros(len(self.interactions), np.int8)
+        res: np.ndarray = np.zeros(len(self.interactions), np.int8)
         for i, rows in enumerate(self.split, 1):
             if rows is not None:
                 res[rows] = i

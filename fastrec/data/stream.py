@@ -1,209 +1,255 @@
-"""Ratings in parquet files that are larger than memory: two passes for ids and counts, then rows again, row group by row group."""
+"""Ratings in parquet files that are larger than memory.
+
+Two passes for ids and counts, then rows again whenever they are asked for, row group by row group."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
 from ..progress import Progress
-from .columns import find_columns
-from .files import BATCH_ROWS, FileTable, Irregular, ids_of, ratings_of
+from .columns import KNOWN_NAMES, find_columns
+from .files import BATCH_ROWS, FileTable, Irregular, distinct_ids, ids_of, pyarrow_parquet, ratings_of, vocab_of
 from .history import History
-from .interactions import Interactions, Vocab
+from .interactions import LARGEST_RATING, Interactions, Vocab
 from .splits import Split
 
 __all__ = ['ParquetStream']
 
-PARTS = Split._fields
-OPEN_FILES = 32
+PARTS = Split._fields  # 'train', 'valid', 'test'; which one a row is in is told by its position here
+OPEN_FILES = 32  # at a time
 SEEN_ROWS = 2**25  # of users whose training rows are looked up at a time: 160 MiB
+SPARE_IDS = 2**21  # ids that may come twice before they are made distinct
 
 
 class ParquetStream:
-    """Ratings in parquet files that are larger than memory: vocab, counts and range of the ratings, after two passes, and the rows again whenever they are asked for, row group by row group.
+    """Vocab, counts and range of the ratings in parquet files, after two passes; the rows whenever they are asked for.
 
-    What is held is the ids, some numbers for each, and one part of a row group. A row is held out by `valid_pct` and `seed` alone, or as the column `splitter` says, so it is in the same part at each pass. That no pair of user and item repeats is not
-    looked at: it would take all rows at once.
+    What is held is the ids, some numbers for each, and one part of a row group. A row is held out by `valid_pct` and
+    `seed` alone, or as the column `splitter` says, so it is in the same part at each pass. That no pair of user and
+    item repeats is not looked at: it would take all rows at once. `ValueError` says what is wrong with the files.
+
+    `files`; `names` the column of each role; `groups` [(position of the file, row group in it, rows)]; `n` rows;
+    `vocab`; `counts` of each part of the split {'user': int64 (n_users,), 'item': int64 (n_items,)}; `sizes`, the rows
+    of each part; `low`, `high` of all ratings; `mean` of the training ratings.
     """
 
     def __init__(
         self,
-        path,
-        given: dict = None,
-        valid_pct: float = 0.2,
-        seed: int = None,
-        splitter: str = None,
-        progress: bool = True,
-    ):
-        import pyarrow.parquet as pq
-
+        path: Any,  # a file, a folder (all .parquet in it), or a list of those
+        given: dict | None = None,  # column of each role, as of `find_columns`; None: found by their names
+        valid_pct: float = 0.2,  # share of rows, drawn at random, that is held out; 0: none
+        seed: int | None = None,  # of that draw
+        splitter: str | None = None,  # column that says the part of each row instead
+        progress: bool = True,  # show a bar
+    ) -> None:
         table = FileTable(path)
         self.files = table.files
-        try:
-            self.names = find_columns(
-                pd.DataFrame(columns=table.names()), given or dict(user=None, item=None, rating=None, time=None)
-            )
-        except ValueError as e:
-            raise ValueError(f'{self.files[0]}: {e}') from e
-        if self.names['rating'] is None:
-            raise ValueError(
-                f"{self.files[0]} has no rating column to learn from. Name it with rating_name=; rows without ratings are implicit feedback, which is not streamed: read it, from_parquet(..., target='implicit')"
-            )
+        self.names = self._roles(table, given)
         if splitter is None and not 0 <= valid_pct < 1:
             raise ValueError(f'valid_pct={valid_pct}: a share between 0 and 1, or 0 to train on every row')
         if splitter is not None and splitter not in table.names():
             raise ValueError(f'no column {splitter!r} to split by')
-        self.valid_pct, self.splitter, self.seed = (
-            valid_pct,
-            splitter,
-            int(np.random.default_rng(seed).integers(2**31)) if seed is None else seed,
-        )
-        self.columns = [self.names[o] for o in ('user', 'item', 'rating')] + ([] if splitter is None else [splitter])
-        self.groups, self._open = [], {}  # (file, row group, rows)
-        types = None
-        for i, file in enumerate(self.files):
-            meta, schema = pq.read_metadata(file), pq.read_schema(file)
-            if missing := [o for o in self.columns if o not in schema.names]:
-                raise ValueError(f'{file} has no column {missing[0]!r}, which {self.files[0]} has')
-            mine = [str(schema.field(o).type).removeprefix('large_') for o in self.columns[:2]]
-            if types is None:
-                types = mine
-            elif mine != types:
-                raise ValueError(
-                    f"ids are of one type in {self.files[0]} ({', '.join(types)}) and of another in {file} ({', '.join(mine)}): 1 and '1' would be two. Make them one"
-                )
-            self.groups += [
-                (i, g, meta.row_group(g).num_rows) for g in range(meta.num_row_groups) if meta.row_group(g).num_rows
-            ]
+        self.valid_pct = valid_pct
+        self.splitter = splitter
+        self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        self.columns = [self.names[role] for role in ('user', 'item', 'rating')]
+        if splitter is not None:
+            self.columns.append(splitter)
+        self._open: dict[int, Any] = {}  # position -> open file
+        self.groups = self._row_groups()
         self.n = sum(rows for *_, rows in self.groups)
         if not self.n:
             raise ValueError('the table is empty: it needs one row per interaction')
-        self.vocab = self._ids(progress)
+        self.vocab = self._read_ids(progress)
         self._count(progress)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return {**self.__dict__, '_open': {}}
 
-    def _file(self, i):
-        import pyarrow.parquet as pq
+    # --- what the files say of themselves
 
+    def _roles(self, table: FileTable, given: dict | None) -> dict:
+        """Column of each role, in the first file."""
+        try:
+            names = find_columns(pd.DataFrame(columns=table.names()), given or dict.fromkeys(KNOWN_NAMES))
+        except ValueError as e:
+            raise ValueError(f'{self.files[0]}: {e}') from e
+        if names['rating'] is None:
+            raise ValueError(
+                f'{self.files[0]} has no rating column to learn from. Name it with rating_name=; rows without ratings '
+                "are implicit feedback, which is not streamed: read it, from_parquet(..., target='implicit')"
+            )
+        return names
+
+    def _row_groups(self) -> list[tuple[int, int, int]]:
+        """(position of the file, row group, rows) of each that is not empty; all files must have the same columns.
+
+        Plain tuples: their text is part of the fingerprint of the data.
+        """
+        pq = pyarrow_parquet()
+        groups = []
+        types = None
+        for i, file in enumerate(self.files):
+            meta = pq.read_metadata(file)
+            schema = pq.read_schema(file)
+            if missing := [name for name in self.columns if name not in schema.names]:
+                raise ValueError(f'{file} has no column {missing[0]!r}, which {self.files[0]} has')
+            types_here = [str(schema.field(name).type).removeprefix('large_') for name in self.columns[:2]]
+            if types is None:
+                types = types_here
+            elif types_here != types:
+                raise ValueError(
+                    f'ids are of one type in {self.files[0]} ({", ".join(types)}) and of another in {file} '
+                    f"({', '.join(types_here)}): 1 and '1' would be two. Make them one"
+                )
+            for group in range(meta.num_row_groups):
+                if rows := meta.row_group(group).num_rows:
+                    groups.append((i, group, rows))
+        return groups
+
+    def _file(self, i: int) -> Any:
+        """The open file at position `i`."""
         if i not in self._open:
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open)))  # closed when nobody reads it any more
-            self._open[i] = pq.ParquetFile(self.files[i])
+            self._open[i] = pyarrow_parquet().ParquetFile(self.files[i])
         return self._open[i]
 
-    def _parts(self, group, columns):
-        i, g, _ = self.groups[group]
-        for part in self._file(i).iter_batches(BATCH_ROWS, row_groups=[g], columns=columns, use_threads=False):
-            yield part
+    def _batches(self, group: int, columns: list) -> Iterator[Any]:
+        """Arrow record batches of a row group (its position in `groups`)."""
+        i, group_in_file, _ = self.groups[group]
+        yield from self._file(i).iter_batches(
+            BATCH_ROWS, row_groups=[group_in_file], columns=columns, use_threads=False
+        )
 
-    def _complain(self, part, group):
-        """Say what is wrong with a part, as of a table."""
-        i, g, _ = self.groups[group]
-        where = f'{self.files[i]}, row group {g}'
+    def _complain(self, batch: Any, group: int) -> NoReturn:
+        """Say what is wrong with a batch, as of a table."""
+        i, group_in_file, _ = self.groups[group]
+        where = f'{self.files[i]}, row group {group_in_file}'
+        user, item, rating = self.columns[:3]
         try:
-            Interactions.from_df(
-                part.to_pandas(),
-                *(self.names[o] for o in ('user', 'item', 'rating')),
-                time_name=False,
-                duplicates='keep',
-            )
+            Interactions.from_df(batch.to_pandas(), user, item, rating, time_name=False, duplicates='keep')
         except ValueError as e:
             if 'single' not in str(e):
                 raise ValueError(f'{where}: {e}') from None
+        types = [str(batch.schema.field(name).type) for name in self.columns[:3]]
         raise ValueError(
-            f'{where}: columns {self.columns[:3]} of types {[str(part.schema.field(o).type) for o in self.columns[:3]]} cannot be streamed. Make ids integers or texts and ratings numbers, or read the file as a whole, without stream=True'
+            f'{where}: columns {self.columns[:3]} of types {types} cannot be streamed. '
+            'Make ids integers or texts and ratings numbers, or read the file as a whole, without stream=True'
         )
 
-    def _ids(self, progress):
-        known = {side: [] for side in ('user', 'item')}
-        together = lambda ids: (
-            np.unique(np.concatenate(ids)) if isinstance(ids[0], np.ndarray) else pd.Series(pd.unique(pd.concat(ids)))
-        )
+    # --- the two passes
+
+    def _read_ids(self, progress: bool) -> dict[str, Vocab]:
+        """The first pass: {'user': Vocab, 'item': Vocab}."""
+        found: dict[str, list] = {'user': [], 'item': []}  # distinct ids of each batch, from time to time of all
         with Progress(self.n, 'ids', 'rows', progress) as bar:
             for group in range(len(self.groups)):
-                for part in self._parts(group, self.columns[:2]):
-                    for side, ids in known.items():
-                        try:
-                            values = ids_of(part.column(self.names[side]))
-                        except Irregular:
-                            self._complain(next(self._parts(group, self.columns[:3])), group)
-                        ids.append(pd.unique(values) if isinstance(values, np.ndarray) else values.unique().to_pandas())
-                        if sum(map(len, ids)) > 2 * len(ids[0]) + 2**21:
-                            ids[:] = [together(ids)]
-                    bar.update(len(part))
-        vocab = {
-            side: Vocab(
-                together(ids) if isinstance(ids[0], np.ndarray) else pd.Index(together(ids)).sort_values(), side
-            )
-            for side, ids in known.items()
-        }
-        for side, o in vocab.items():
-            if len(o) == 1:
+                for batch in self._batches(group, self.columns[:2]):
+                    for side, parts in found.items():
+                        parts.append(self._distinct(batch, side, group))
+                        if sum(map(len, parts)) > 2 * len(parts[0]) + SPARE_IDS:
+                            parts[:] = [distinct_ids(parts)]
+                    bar.update(len(batch))
+        vocab = {side: vocab_of(parts, side) for side, parts in found.items()}
+        for side, ids in vocab.items():
+            if len(ids) == 1:
                 raise ValueError(
-                    f'the files have a single {side} ({o.ids[0]!r}, column {self.names[side]!r}): collaborative filtering learns from what several {side}s share. Is {side}_name right?'
+                    f'the files have a single {side} ({ids.ids[0]!r}, column {self.names[side]!r}): '
+                    f'collaborative filtering learns from what several {side}s share. Is {side}_name right?'
                 )
         return vocab
 
-    def _count(self, progress):
-        self.counts = [{side: np.zeros(len(o), np.int64) for side, o in self.vocab.items()} for _ in PARTS]
-        self.sizes, total, self.low, self.high = [0] * len(PARTS), 0.0, np.inf, -np.inf
+    def _distinct(self, batch: Any, side: str, group: int) -> np.ndarray | pd.Series:
+        """Distinct ids of a batch: an array of integers or a Series of texts."""
+        try:
+            ids = ids_of(batch.column(self.names[side]))
+        except Irregular:
+            self._complain(next(self._batches(group, self.columns[:3])), group)
+        return pd.unique(ids) if isinstance(ids, np.ndarray) else ids.unique().to_pandas()
+
+    def _count(self, progress: bool) -> None:
+        """The second pass: `counts`, `sizes`, `low`, `high` and `mean`."""
+        self.counts: list[dict[str, np.ndarray]] = [
+            {side: np.zeros(len(ids), np.int64) for side, ids in self.vocab.items()} for _ in PARTS
+        ]
+        self.sizes = [0] * len(PARTS)
+        self.low = np.inf
+        self.high = -np.inf
+        total = 0.0  # of the training ratings
         with Progress(self.n, 'counts', 'rows', progress) as bar:
             for group in range(len(self.groups)):
                 for users, items, ratings, parts in self.read(group):
-                    self.low, self.high = min(self.low, float(ratings.min())), max(self.high, float(ratings.max()))
+                    self.low = min(self.low, float(ratings.min()))
+                    self.high = max(self.high, float(ratings.max()))
                     for p in range(len(PARTS)):
-                        mask = parts == p
-                        self.sizes[p] += int(mask.sum())
-                        for side, codes in (('user', users), ('item', items)):
-                            _add_counts(self.counts[p][side], codes[mask])
-                        if not p:
-                            total += ratings[mask].sum(dtype=np.float64)
+                        in_part = parts == p
+                        self.sizes[p] += int(in_part.sum())
+                        _add_counts(self.counts[p]['user'], users[in_part])
+                        _add_counts(self.counts[p]['item'], items[in_part])
+                    total += ratings[parts == 0].sum(dtype=np.float64)
                     bar.update(len(users))
-        for name, size in zip(PARTS[:2], self.sizes):
-            if not size and (name == 'train' or self.splitter is not None or self.valid_pct):
-                raise ValueError(f'the {name} part of the split is empty ({self.n:,} rows in all)')
-        if self.high > 1e8:
-            raise ValueError(
-                f'column {self.names["rating"]!r} looks like a timestamp (values from {self.low:.0f} to {self.high:.0f}), not a rating. Pass rating_name='
-            )
+        self._check_counted()
         self.mean = total / self.sizes[0]
 
-    def read(self, group: int):
-        """Parts of a row group: int32 users and items, float32 ratings, and which part of the split each row is in (int8: 0 train, 1 valid, 2 test)."""
-        rng = np.random.default_rng([self.seed, group])
-        for part in self._parts(group, self.columns):
-            try:
-                users, items, ratings = (
-                    ids_of(part.column(self.columns[0])),
-                    ids_of(part.column(self.columns[1])),
-                    ratings_of(part.column(self.columns[2])),
-                )
-            except Irregular:
-                self._complain(part, group)
-            codes = [
-                self.vocab[side]
-                .ids.get_indexer(ids if isinstance(ids, np.ndarray) else ids.to_pandas().array)
-                .astype(np.int32)
-                for side, ids in (('user', users), ('item', items))
-            ]
-            if min(o.min() for o in codes) < 0:
-                raise ValueError(
-                    f'{self.files[self.groups[group][0]]} has other ids than when it was read first: files of a stream must stay as they are. Make the loaders again'
-                )
-            yield (
-                *codes,
-                ratings,
-                (rng.random(len(ratings)) < self.valid_pct).astype(np.int8)
-                if self.splitter is None
-                else self._told(part.column(self.splitter), group),
+    def _check_counted(self) -> None:
+        """`ValueError` if there is nothing to train on, nothing held out that should be, or times for ratings."""
+        needed = ['train', 'valid'] if self.splitter is not None or self.valid_pct else ['train']
+        for name, size in zip(needed, self.sizes):
+            if not size:
+                raise ValueError(f'the {name} part of the split is empty ({self.n:,} rows in all)')
+        if self.high > LARGEST_RATING:
+            raise ValueError(
+                f'column {self.names["rating"]!r} looks like a timestamp (values from {self.low:.0f} to '
+                f'{self.high:.0f}), not a rating. Pass rating_name='
             )
 
-    def _told(self, column, group):
+    # --- rows
+
+    def read(
+        self,
+        group: int,  # position in `groups`
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Parts of a row group: int32 users and items, float32 ratings, and where each row is in the split.
+
+        The last as int8: 0 train, 1 valid, 2 test. All (rows,). `ValueError` if the file has changed.
+        """
+        rng = np.random.default_rng([self.seed, group])
+        user, item, rating = self.columns[:3]
+        for batch in self._batches(group, self.columns):
+            try:
+                user_ids = ids_of(batch.column(user))
+                item_ids = ids_of(batch.column(item))
+                ratings = ratings_of(batch.column(rating))
+            except Irregular:
+                self._complain(batch, group)
+            users = self._encoded(user_ids, 'user', group)
+            items = self._encoded(item_ids, 'item', group)
+            if self.splitter is None:
+                parts = (rng.random(len(ratings)) < self.valid_pct).astype(np.int8)
+            else:
+                parts = self._given_parts(batch.column(self.splitter), group)
+            yield users, items, ratings, parts
+
+    def _encoded(self, ids: Any, side: str, group: int) -> np.ndarray:
+        """int32 codes of the ids of a batch."""
+        values = ids if isinstance(ids, np.ndarray) else ids.to_pandas().array
+        codes = self.vocab[side].ids.get_indexer(values).astype(np.int32)
+        if codes.min() < 0:
+            raise ValueError(
+                f'{self.files[self.groups[group][0]]} has other ids than when it was read first: '
+                'files of a stream must stay as they are. Make the loaders again'
+            )
+        return codes
+
+    def _given_parts(self, column: Any, group: int) -> np.ndarray:
+        """int8 (rows,): the part of each row, as the column `splitter` says it."""
         values = column.to_pandas()
         if not values.isna().any():
             if pd.api.types.is_bool_dtype(values.dtype):
@@ -212,38 +258,45 @@ class ParquetStream:
             if codes.min() >= 0:
                 return codes.astype(np.int8)
         raise ValueError(
-            f"{self.files[self.groups[group][0]]}: column {self.splitter!r} says the split: booleans (True for valid) or the words 'train', 'valid', 'test', none missing"
+            f'{self.files[self.groups[group][0]]}: column {self.splitter!r} says the split: '
+            "booleans (True for valid) or the words 'train', 'valid', 'test', none missing"
         )
 
-    def rows_of(self, users):
-        """Rows of the users of a bool mask (n_users,), of all row groups that may have any: users, items, ratings, parts."""
+    def rows_of(
+        self,
+        users: np.ndarray,  # bool (n_users,)
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows of some users, as those of `read`, of all row groups that may have any."""
         ids = self.vocab['user'].ids[users]
         for group in range(len(self.groups)):
             if not self._may_have(group, ids):
                 continue
-            for codes, *columns in self.read(group):
-                mask = users[codes]
-                if mask.any():
-                    yield codes[mask], *(o[mask] for o in columns)
+            for codes, items, ratings, parts in self.read(group):
+                chosen = users[codes]
+                if chosen.any():
+                    yield codes[chosen], items[chosen], ratings[chosen], parts[chosen]
 
-    def _may_have(self, group, ids):
-        """Can a row group hold any of the (ascending) ids, by the bounds in the file? In a file in the order of users few can."""
-        i, g, _ = self.groups[group]
-        meta = self._file(i).metadata
-        at = next(
-            (j for j in range(meta.num_columns) if meta.row_group(g).column(j).path_in_schema == self.columns[0]), None
-        )
-        bounds = None if at is None else meta.row_group(g).column(at).statistics
+    def _may_have(self, group: int, ids: pd.Index) -> bool:
+        """Can a row group hold any of the (ascending) ids, by the bounds in the file?
+
+        In a file in the order of users few can.
+        """
+        i, group_in_file, _ = self.groups[group]
+        meta = self._file(i).metadata.row_group(group_in_file)
+        columns = [meta.column(j) for j in range(meta.num_columns)]
+        of_users = [column for column in columns if column.path_in_schema == self.columns[0]]
+        bounds = of_users[0].statistics if of_users else None
         if bounds is None or not bounds.has_min_max:
             return True
         try:
-            a, b = np.searchsorted(ids, bounds.min, 'left'), np.searchsorted(ids, bounds.max, 'right')
-        except TypeError:
+            first = np.searchsorted(ids, bounds.min, 'left')
+            end = np.searchsorted(ids, bounds.max, 'right')
+        except TypeError:  # bounds of another type than the ids
             return True
-        return b > a
+        return bool(end > first)
 
 
-def _add_counts(counts, codes):
+def _add_counts(counts: np.ndarray, codes: np.ndarray) -> None:
     """Add how often each code comes, in place: not by a pass over all counts where they are many."""
     if len(counts) < 4 * len(codes):
         counts += np.bincount(codes, minlength=len(counts))
@@ -252,29 +305,49 @@ def _add_counts(counts, codes):
 
 
 class StreamedSeen:
-    """What users have in the training rows of a stream, by code as in a CSR matrix: read for as many users at a time as the budget allows, in the order in which `recommend` asks."""
+    """What users have in the training rows of a stream, by code as in a CSR matrix.
 
-    def __init__(self, stream, users, shape):
-        self.stream, self.users, self.shape, self.matrix, self.there = (
-            stream,
-            users,
-            shape,
-            None,
-            np.zeros(shape[0], bool),
-        )
+    It is read for as many users at a time as the budget allows, in the order in which `recommend` asks.
+    """
 
-    def __getitem__(self, codes):
-        if not self.there[codes].all():
-            at = np.flatnonzero(self.users == codes[0])[0]
-            n = np.cumsum(self.stream.counts[0]['user'][self.users[at:]])
-            self.there[:] = False
-            self.there[codes] = self.there[self.users[at : at + np.searchsorted(n, SEEN_ROWS)]] = True
-            found = [
-                (users[parts == 0], items[parts == 0]) for users, items, _, parts in self.stream.rows_of(self.there)
-            ]
-            users, items = (np.concatenate(o) for o in zip(*found)) if found else (np.zeros(0, np.int32),) * 2
-            self.matrix = csr_matrix((np.ones(len(users), np.int8), (users, items)), shape=self.shape)
+    def __init__(
+        self,
+        stream: ParquetStream,
+        users: np.ndarray,  # codes, in the order in which they will be asked for
+        shape: tuple[int, ...],  # (n_users, n_items)
+    ) -> None:
+        self.stream = stream
+        self.users = users
+        self.shape = shape
+        self.matrix: Any = None  # csr_matrix of the users that are held
+        self.is_held: np.ndarray = np.zeros(shape[0], bool)
+
+    def __getitem__(
+        self,
+        codes: np.ndarray,  # users
+    ) -> csr_matrix:
+        """int8 (len(codes), n_items), with an entry where there is a training row."""
+        if not self.is_held[codes].all():
+            self._read(codes)
         return self.matrix[codes]
+
+    def _read(self, codes: np.ndarray) -> None:
+        """Hold the training rows of `codes`, and of those after them as far as `SEEN_ROWS` goes."""
+        start = np.flatnonzero(self.users == codes[0])[0]
+        ahead = self.users[start:]
+        n_rows = np.cumsum(self.stream.counts[0]['user'][ahead])
+        self.is_held[:] = False
+        self.is_held[codes] = True
+        self.is_held[ahead[: np.searchsorted(n_rows, SEEN_ROWS)]] = True
+        users: list[np.ndarray] = [np.zeros(0, np.int32)]
+        items: list[np.ndarray] = [np.zeros(0, np.int32)]
+        for user_codes, item_codes, _, parts in self.stream.rows_of(self.is_held):
+            in_train = parts == 0
+            users.append(user_codes[in_train])
+            items.append(item_codes[in_train])
+        rows = np.concatenate(users)
+        columns = np.concatenate(items)
+        self.matrix = csr_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=self.shape)
 
 
 class StreamHistory(History):
@@ -285,7 +358,8 @@ class StreamHistory(History):
 
     def __init__(self, stream: ParquetStream) -> None:
         self.stream = stream
-        self.interactions = self.split = None
+        self.interactions = None  # type: ignore[assignment]  # what reads them is overridden, or raises first
+        self.split = None  # type: ignore[assignment]
 
     @property
     def vocab(self) -> dict[str, Vocab]:
@@ -342,7 +416,7 @@ class StreamHistory(History):
         elif part == 'data':
             for side, vocab in stream.vocab.items():
                 digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes())
-                digest.update(sum(o[side] for o in stream.counts).tobytes())
+                digest.update(np.sum([counts[side] for counts in stream.counts], axis=0).tobytes())
             digest.update(repr((stream.groups, stream.low, stream.high)).encode())
         else:
             raise ValueError(f"part={part!r}: 'data' or 'split'")
