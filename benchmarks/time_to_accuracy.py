@@ -1,10 +1,16 @@
-"""How many CPU seconds it takes to be how accurate: fastrec and its peers on the same rows, one thread each, in turns in one run.
+"""How many CPU seconds it takes to be how accurate: fastrec and its peers.
 
-    python benchmarks/time_to_accuracy.py --ml100k PATH/TO/ml-100k --ml1m PATH/TO/ml-1m-ncf --peers-python .venv-peers/bin/python --recbole-python .venv-recbole/bin/python --out FILE.md
+All have the same rows, one thread each, in turns in one run.
 
-Ratings: RMSE on ML-100K, random 80/20, seeds 0, 1, 2. Clicks: NDCG@10 over the whole catalogue of ML-1M, the last item of each user. Time counts from the tables in memory to the model; looking at held-out
-rows is free. The thresholds are round numbers fixed beforehand, from what README and accuracy.py had published. Each side has the settings below, chosen with `--select`: on ml-latest-small (80/20, seed 7; `--ls`)
-and on one further training item per user of ML-1M. What can be looked at after each epoch is; what has a schedule that ends, or cannot be looked at, is trained for several numbers of epochs. A side's time is its best.
+    python benchmarks/time_to_accuracy.py --ml100k PATH/TO/ml-100k --ml1m PATH/TO/ml-1m-ncf \\
+        --peers-python .venv-peers/bin/python --recbole-python .venv-recbole/bin/python --out FILE.md
+
+Ratings: RMSE on ML-100K, random 80/20, seeds 0, 1, 2. Clicks: NDCG@10 over the whole catalogue of ML-1M, the last item
+of each user. Time counts from the tables in memory to the model; looking at held-out rows is free. The thresholds are
+round numbers fixed beforehand, from what README and accuracy.py had published. Each side has the settings below, chosen
+with `--select`: on ml-latest-small (80/20, seed 7; `--ls`) and on one further training item per user of ML-1M. What can
+be looked at after each epoch is; what has a schedule that ends, or cannot be looked at, is trained for several numbers
+of epochs. A side's time is its best.
 """
 
 import argparse
@@ -14,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -57,16 +64,20 @@ class Look(Callback):
 
 
 def ratings_side(build):
-    """-> function (train, held, seed, settings) -> a list of runs; `build(df, split, **setting)` -> (learner, held-out rows -> predictions)."""
+    """-> function (train, held, seed, settings) -> a list of runs.
+
+    `build(df, split, **setting)` -> (learner, function that predicts the held-out rows, rate, arguments of the fit).
+    """
 
     def runs(train, held, seed, settings):
         df = pd.concat([train, held], ignore_index=True)
         split = (np.arange(len(train)), np.arange(len(train), len(train) + len(held)))
         for setting in settings:
+            options = {k: v for k, v in setting.items() if k != 'epochs'}
             for n in setting.get('epochs', [None]):
                 set_seed(seed)
                 curve = Curve(Errors(train, held))
-                learn, predict, lr, kwargs = build(df, split, **{k: v for k, v in setting.items() if k != 'epochs'})
+                learn, predict, lr, kwargs = build(df, split, **options)
                 if n is None:
                     curve.look(predict())
                 else:
@@ -88,10 +99,13 @@ class _Lazy:
 
 
 def ours(make):
+    """`build` for `ratings_side`, of a builder of learners or scorers."""
+
     def build(df, split, bs=None, lr=None, **options):
         dls = RecDataLoaders.from_df(df, splitter=split, bs=bs)
         inter = dls.catalog.interactions
-        users, items = (torch.from_numpy(o[split[1]].astype(np.int64)) for o in (inter.users, inter.items))
+        users = torch.from_numpy(inter.users[split[1]].astype(np.int64))
+        items = torch.from_numpy(inter.items[split[1]].astype(np.int64))
         scorer = make(dls, **options)
         return scorer, lambda: scorer.score(users, items).numpy(), lr, {}
 
@@ -99,10 +113,16 @@ def ours(make):
 
 
 def fastai_side(df, split, bs, lr, wd, **options):
+    """`build` for `ratings_side`."""
     dls = fastai_dls(df, split, bs)
     learn = fc.collab_learner(dls, y_range=(df.rating.min() - 0.5, df.rating.max() + 0.5), **options)
     x = torch.from_numpy(dls.valid.dataset.items[['user', 'item']].to_numpy(np.int64))
     return learn, lambda: learn.model(x).numpy(), lr, dict(wd=wd)
+
+
+def scores_of(scorer, users):
+    """Scores of all items; codes are the ids, which are sorted and without gaps."""
+    return scorer.score_items(torch.from_numpy(users)).numpy()
 
 
 def ranking_side(build):
@@ -112,16 +132,12 @@ def ranking_side(build):
         df = pd.concat([train, held], ignore_index=True)
         split = (np.arange(len(train)), np.arange(len(train), len(train) + len(held)))
         for setting in settings:
+            options = {k: v for k, v in setting.items() if k != 'epochs'}
             for n in setting.get('epochs', [None]):
                 set_seed(seed)
                 curve = Curve(Ranking(train, held, df.user.max() + 1, df.item.max() + 1))
-                scorer, lr = build(df, split, **{k: v for k, v in setting.items() if k != 'epochs'})
-
-                def score(users):
-                    return scorer.score_items(
-                        torch.from_numpy(users)
-                    ).numpy()  # codes are the ids, which are sorted and without gaps
-
+                scorer, lr = build(df, split, **options)
+                score = partial(scores_of, scorer)
                 if n is None:
                     curve.look(score)
                 else:
@@ -133,6 +149,8 @@ def ranking_side(build):
 
 
 def clicks(make, n_neg):
+    """`build` for `ranking_side`, of a builder of learners or scorers."""
+
     def build(df, split, lr=None, bs=None, **options):
         dls = RecDataLoaders.from_df(df, target='implicit', splitter=split, n_neg=n_neg, bs=bs)
         assert (np.diff(dls.vocab['user'].ids) == 1).all()
@@ -243,7 +261,8 @@ def run(side, train, held, seed, pythons, versions):
     peer, settings = side
     if callable(peer):
         return list(peer(train, held, seed, settings))
-    if not (python := pythons['recbole' if peer == 'recbole' else 'peers']):
+    python = pythons['recbole' if peer == 'recbole' else 'peers']
+    if not python:
         return None
     with tempfile.TemporaryDirectory() as folder:
         for name, df in (('train', train), ('held', held)):
@@ -253,21 +272,9 @@ def run(side, train, held, seed, pythons, versions):
             **dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1'),
             'PYTHONPATH': '',
         }
-        res = subprocess.run(
-            [
-                python,
-                '-W',
-                'ignore',
-                Path(__file__).with_name('peers_curves.py').resolve(),
-                folder,
-                peer,
-                str(seed),
-                *map(json.dumps, settings),
-            ],
-            env=env,
-            capture_output=True,
-            text=True,
-        )
+        script = Path(__file__).with_name('peers_curves.py').resolve()
+        command = [python, '-W', 'ignore', script, folder, peer, str(seed), *map(json.dumps, settings)]
+        res = subprocess.run(command, env=env, capture_output=True, text=True)
         if res.returncode:
             raise RuntimeError(res.stderr[-1000:])
         res = json.loads(Path(folder, 'curve.json').read_text())
@@ -276,7 +283,11 @@ def run(side, train, held, seed, pythons, versions):
 
 
 def measure(name, sides, data, seeds, pythons, only, cache):
-    """-> side -> seed -> runs, and versions. `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out. `cache`: a file of finished runs to go on from, or None."""
+    """-> side -> seed -> runs, and versions.
+
+    `data(seed)` -> (train, held). Sides take turns; one that fails is named and left out. `cache`: a file of finished
+    runs to go on from, or None.
+    """
     res = {}
     versions = set()
     done = json.loads(cache.read_text()) if cache and cache.exists() else {}
@@ -301,60 +312,60 @@ def measure(name, sides, data, seeds, pythons, only, cache):
             runs = done[key]['runs']
             versions.update(done[key]['versions'])
             res.setdefault(side, {})[seed] = runs
-            print(
-                f'{name} seed {seed} {side}: ' + '; '.join(' '.join(f'{t:.1f}s {v:.4f}' for t, v in r) for r in runs),
-                file=sys.stderr,
-                flush=True,
-            )
+            points = '; '.join(' '.join(f'{t:.1f}s {v:.4f}' for t, v in r) for r in runs)
+            print(f'{name} seed {seed} {side}: {points}', file=sys.stderr, flush=True)
     return res, versions
 
 
 def reached(runs, threshold, lower):
     """CPU seconds until one of the runs is there, or inf."""
-    return min((t for r in runs for t, v in r if (v <= threshold if lower else v >= threshold)), default=np.inf)
+    points = [point for run in runs for point in run]
+    if lower:
+        return min((t for t, v in points if v <= threshold), default=np.inf)
+    return min((t for t, v in points if v >= threshold), default=np.inf)
+
+
+def time_cell(of_seeds, median, fastest):
+    """Median seconds, bold if the fastest; where not all seeds got there, how many did."""
+    if np.isfinite(median):
+        return f'**{median:.2f}**' if median == fastest else f'{median:.2f}'
+    n_there = np.isfinite(of_seeds).sum()
+    return f'{n_there} of {len(of_seeds)}' if n_there else '-'
+
+
+def winner(ranked):
+    """Who is first of `ranked` (seconds, side), a peer in bold, and who is the first of the other side."""
+    if not ranked:
+        return 'no side on all seeds'
+    seconds, first = ranked[0]
+    ours = first.startswith('fastrec')
+    text = f'{first if ours else f"**{first}**"} {seconds:.2f} s, '
+    others = [(s, side) for s, side in ranked if side.startswith('fastrec') != ours]
+    if not others:
+        return text + f'{"no peer" if ours else "nothing of fastrec"} on all seeds'
+    return text + f'{others[0][1]} {others[0][0]:.2f} s ({others[0][0] / seconds:.1f} times)'
 
 
 def times_table(results, thresholds, lower):
-    """Seconds to each threshold (median of the seeds, which all have to get there), the fastest in bold; and who wins."""
-    rows = []
-    times = {
-        side: [[reached(runs, t, lower) for t in thresholds] for runs in seeds.values()]
-        for side, seeds in results.items()
-    }
-    medians = {side: np.where(np.isinf(t).any(0), np.inf, np.median(t, axis=0)) for side, t in times.items()}
+    """Seconds to each threshold (median of the seeds, which all have to get there), the fastest in bold; who wins."""
+    better = min if lower else max
+    times = {}
+    medians = {}
+    best = {}
+    for side, seeds in results.items():
+        of_seeds = np.array([[reached(runs, t, lower) for t in thresholds] for runs in seeds.values()])
+        times[side] = of_seeds
+        medians[side] = np.where(np.isinf(of_seeds).any(0), np.inf, np.median(of_seeds, axis=0))
+        best[side] = np.mean([better(v for r in runs for _, v in r) for runs in seeds.values()])
     fastest = np.min(list(medians.values()), axis=0)
-    best = {
-        side: np.mean([(min if lower else max)(v for r in runs for _, v in r) for runs in seeds.values()])
-        for side, seeds in results.items()
-    }
+    rows = []
     for side in sorted(results, key=lambda o: best[o] if lower else -best[o]):
-        cells = []
-        for i, m in enumerate(medians[side]):
-            n = len(times[side])
-            k = sum(np.isfinite(t[i]) for t in times[side])
-            cells.append(
-                (f'**{m:.2f}**' if m == fastest[i] else f'{m:.2f}') if np.isfinite(m) else f'{k} of {n}' if k else '-'
-            )
+        cells = [time_cell(of_seeds, m, f) for of_seeds, m, f in zip(times[side].T, medians[side], fastest)]
         rows.append([side, *cells, f'{best[side]:.4f}'])
     wins = []
     for i, t in enumerate(thresholds):
         ranked = sorted((m[i], side) for side, m in medians.items() if np.isfinite(m[i]))
-        first, ours, theirs = (
-            next(((m, s) for m, s in ranked if of(s)), None)
-            for of in (lambda s: True, lambda s: s.startswith('fastrec'), lambda s: not s.startswith('fastrec'))
-        )
-        if first is None:
-            wins.append(f'{t}: no side on all seeds')
-        else:
-            second = theirs if first == ours else ours
-            wins.append(
-                f'{t}: {first[1] if first == ours else f"**{first[1]}**"} {first[0]:.2f} s, '
-                + (
-                    f'{"no peer" if first == ours else "nothing of fastrec"} on all seeds'
-                    if second is None
-                    else f'{second[1]} {second[0]:.2f} s ({second[0] / first[0]:.1f} times)'
-                )
-            )
+        wins.append(f'{t}: {winner(ranked)}')
     return (
         table(['side', *map(str, thresholds), 'best'], rows)
         + '\n\nFastest (a peer in bold), and the fastest of the other side:\n\n'
@@ -371,17 +382,16 @@ def plot(panels, path):
             points = np.array(sorted(p for r in next(iter(seeds.values())) for p in r))
             best = (np.minimum if lower else np.maximum).accumulate(points[:, 1])
             keep = np.r_[True, np.diff(best) != 0]
-            own = side.startswith('fastrec')
-            color = plt.cm.tab10(i % 10) if own else plt.cm.tab10(peers.index(side) % 10)
-            ax.plot(
-                points[keep, 0],
-                best[keep],
-                ('o-' if own else 's--') if keep.sum() > 1 else ('*' if own else 'X'),
-                color=color,
-                ms=10 if keep.sum() == 1 else 4,
-                lw=1.8 if own else 1.2,
-                label=side,
-            )
+            if side.startswith('fastrec'):
+                look = dict(color=plt.cm.tab10(i % 10), lw=1.8)
+                line, point = 'o-', '*'
+            else:
+                look = dict(color=plt.cm.tab10(peers.index(side) % 10), lw=1.2)
+                line, point = 's--', 'X'
+            if keep.sum() > 1:
+                ax.plot(points[keep, 0], best[keep], line, ms=4, label=side, **look)
+            else:
+                ax.plot(points[keep, 0], best[keep], point, ms=10, label=side, **look)
         for t in thresholds:
             ax.axhline(t, color='.9', lw=0.8, zorder=0)
         ax.set(xscale='log', xlabel='CPU seconds', ylabel=label, title=title)
@@ -394,30 +404,33 @@ def plot(panels, path):
 
 
 def split_ratings(ratings):
-    """-> function of a seed: codes, 80/20; held-out rows whose user or item has no training row are left out, for all sides."""
+    """-> function of a seed that gives the rows for training and those held out, 80/20, of codes.
+
+    Held-out rows whose user or item has no training row are left out, for all sides.
+    """
 
     def data(seed):
         at = np.random.default_rng(seed).permutation(len(ratings))
         train = ratings.iloc[at[len(ratings) // 5 :]]
         held = ratings.iloc[at[: len(ratings) // 5]]
         held = held[held.user.isin(train.user) & held.item.isin(train.item)]
-        codes = {side: pd.Index(np.sort(train[side].unique())) for side in ('user', 'item')}
-        return tuple(
-            pd.DataFrame(
-                dict(
-                    user=codes['user'].get_indexer(df.user),
-                    item=codes['item'].get_indexer(df.item),
-                    rating=df.rating.to_numpy(np.float32),
-                )
-            )
-            for df in (train, held)
-        )
+        users = pd.Index(np.sort(train.user.unique()))
+        items = pd.Index(np.sort(train.item.unique()))
+
+        def coded(df):
+            ratings = df.rating.to_numpy(np.float32)
+            return pd.DataFrame(dict(user=users.get_indexer(df.user), item=items.get_indexer(df.item), rating=ratings))
+
+        return coded(train), coded(held)
 
     return data
 
 
 def split_clicks(path, select):
-    """-> function of a seed (which it does not need): codes, the last item of each user held out, or one of the training items."""
+    """-> function of a seed (which it does not need) that gives the rows for training and those held out, of codes.
+
+    Held out is the last item of each user, or (`select`) one of the training items.
+    """
     dls, *_ = ncf_1m(path, select)
     inter = dls.catalog.interactions
     split = dls.catalog.split
@@ -426,7 +439,11 @@ def split_clicks(path, select):
     held = whole.iloc[split.valid]
     held = held[held.item.isin(train.item)]
     items = pd.Index(np.sort(train.item.unique()))
-    return lambda seed: tuple(df.assign(item=items.get_indexer(df.item)).reset_index(drop=True) for df in (train, held))
+
+    def coded(df):
+        return df.assign(item=items.get_indexer(df.item)).reset_index(drop=True)
+
+    return lambda seed: (coded(train), coded(held))
 
 
 def main():
@@ -437,7 +454,8 @@ def main():
     )
     parser.add_argument(
         '--peers-python',
-        help='python of the environment made from peers-requirements.txt; without it Surprise, Cornac, myFM, implicit and LightFM are left out',
+        help='python of the environment made from peers-requirements.txt; without it Surprise, Cornac, myFM, implicit '
+        'and LightFM are left out',
     )
     parser.add_argument(
         '--recbole-python',
@@ -461,21 +479,22 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore')
-    pythons = {
-        k: v and str(Path(need(v, f'--{k}-python', 'the python of that environment')).absolute())
-        for k, v in (('peers', args.peers_python), ('recbole', args.recbole_python))
+    pythons = dict(peers=args.peers_python, recbole=args.recbole_python)
+    for name, python in pythons.items():
+        if python:
+            pythons[name] = str(need(python, f'--{name}-python', 'the python of that environment').absolute())
+    cache = args.cache and Path(args.cache)
+    stars = (np.arange(400) % 5 + 1).astype(np.float32)
+    small = pd.DataFrame(dict(user=np.repeat(np.arange(40), 10), item=np.tile(np.arange(20), 20), rating=stars))
+    short = dict(bs=64, lr=1e-3, epochs=[1])
+    first_fits = {
+        'fastrec collab_learner': short,
+        'fastrec svdpp_learner': short,
+        'fastai.collab': dict(**short, wd=0.1),
     }
-    small = pd.DataFrame(
-        dict(user=np.repeat(np.arange(40), 10), item=np.tile(np.arange(20), 20), rating=np.arange(400) % 5 + 1.0)
-    ).astype(dict(rating=np.float32))
-    for run_, setting in (
-        (RATINGS['fastrec collab_learner'][0], dict(bs=64, lr=1e-3, epochs=[1])),
-        (RATINGS['fastrec svdpp_learner'][0], dict(bs=64, lr=1e-3, epochs=[1])),
-        (RATINGS['fastai.collab'][0], dict(bs=64, lr=1e-3, wd=0.1, epochs=[1])),
-    ):
-        list(
-            run_(small[:320], small[320:], 0, [setting])
-        )  # what is imported and made ready at the first fit is nobody's time
+    for side, setting in first_fits.items():
+        # what is imported and made ready at the first fit is nobody's time
+        list(RATINGS[side][0](small[:320], small[320:], 0, [setting]))
 
     def changed(sides):
         return {k: (v[0], args.settings or v[1]) for k, v in sides.items()}
@@ -484,59 +503,39 @@ def main():
     panels = []
     versions = set()
     if args.select or args.ml100k:
-        ratings, _ = movielens(
-            'latest-small' if args.select else '100k',
-            need(args.select or args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k"),
-        )
-        results, used = measure(
-            'ratings',
-            changed(RATINGS),
-            split_ratings(ratings),
-            [7] if args.select else args.seeds,
-            pythons,
-            args.only,
-            args.cache and Path(args.cache),
-        )
+        folder = need(args.select or args.ml100k, '--ml100k', "the folder of GroupLens' ml-100k")
+        ratings, _ = movielens('latest-small' if args.select else '100k', folder)
+        seeds = [7] if args.select else args.seeds
+        data = split_ratings(ratings)
+        results, used = measure('ratings', changed(RATINGS), data, seeds, pythons, args.only, cache)
         versions |= used
         if results:
-            parts.append(
-                f'## Ratings: CPU seconds to an RMSE on {"ml-latest-small" if args.select else "ML-100K"}, random 80/20\n\n'
-                + times_table(results, RMSE, True)
-            )
+            name = 'ml-latest-small' if args.select else 'ML-100K'
+            title = f'## Ratings: CPU seconds to an RMSE on {name}, random 80/20\n\n'
+            parts.append(title + times_table(results, RMSE, True))
             panels.append(('ML-100K ratings, 80/20: best RMSE so far', 'RMSE', results, RMSE, True))
     if args.ml1m:
         data = split_clicks(need(args.ml1m, '--ml1m', 'the folder of the NCF files'), bool(args.select))
-        results, used = measure(
-            'clicks', changed(CLICKS), data, args.click_seeds, pythons, args.only, args.cache and Path(args.cache)
-        )
+        results, used = measure('clicks', changed(CLICKS), data, args.click_seeds, pythons, args.only, cache)
         versions |= used
         if results:
-            parts.append(
-                f'## Clicks: CPU seconds to an NDCG@10 over the whole catalogue of ML-1M, {"one further training item" if args.select else "the last item"} of each user\n\n'
-                + times_table(results, NDCG, False)
-            )
-            panels.append(
-                (
-                    'ML-1M clicks, last item of each user: best NDCG@10 so far',
-                    'NDCG@10, whole catalogue',
-                    results,
-                    NDCG,
-                    False,
-                )
-            )
+            held = 'one further training item' if args.select else 'the last item'
+            title = f'## Clicks: CPU seconds to an NDCG@10 over the whole catalogue of ML-1M, {held} of each user\n\n'
+            parts.append(title + times_table(results, NDCG, False))
+            title = 'ML-1M clicks, last item of each user: best NDCG@10 so far'
+            panels.append((title, 'NDCG@10, whole catalogue', results, NDCG, False))
     if args.out and panels:
         path = Path(args.out).with_suffix('.png')
         plot(panels, path)
         parts.append(f'![Error against CPU seconds]({path.name})')
-    left_out = (
-        ''
-        if all(pythons.values())
-        else ' Left out: ' + ', '.join(f'what needs --{k}-python' for k, v in pythons.items() if not v) + '.'
-    )
+    missing = ', '.join(f'what needs --{name}-python' for name, python in pythons.items() if not python)
+    left_out = f' Left out: {missing}.' if missing else ''
     emit(
         f'# Time to accuracy\n\n{about()}; peers: {", ".join(sorted(versions)) or "none"}.{left_out}\n\n'
-        f'Seconds of CPU, one thread each, from the tables in memory to a model that is as good: median of seeds (ratings {", ".join(map(str, args.seeds))}; clicks {", ".join(map(str, args.click_seeds))}); "k of n": only so many seeds got there; -: none. *best*: the best value of a side\'s runs, mean over seeds, picked on the held-out rows themselves, as the seconds are: on all sides alike.\n\n'
-        + '\n\n'.join(parts),
+        'Seconds of CPU, one thread each, from the tables in memory to a model that is as good: median of seeds '
+        f'(ratings {", ".join(map(str, args.seeds))}; clicks {", ".join(map(str, args.click_seeds))}); "k of n": only '
+        "so many seeds got there; -: none. *best*: the best value of a side's runs, mean over seeds, picked on the "
+        'held-out rows themselves, as the seconds are: on all sides alike.\n\n' + '\n\n'.join(parts),
         args.out,
     )
 
