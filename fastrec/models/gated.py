@@ -1,61 +1,72 @@
-"""Items known by who rated them and by their features, behind a gate that says which to trust for this user and this item."""
+"""Items known by who rated them and by their features.
+
+A gate says which of these to trust for this user and this item; simpler hybrids add them up or mix them.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base import RecModel, from_range
-from .blocks import unique_rows
+from ..data.block import Block
+from .base import DotModel, as_range, over_items, starting_mean
+from .blocks import FeatureLinear, unique_rows
 from .content import FeatureEncoder
 from .embedding import EmbeddingTable
 
 __all__ = ['ConcatHybrid', 'GatedHybrid', 'Hybrid', 'SumHybrid']
 
-BUDGET = 64 * 2**20  # bytes of intermediate scores when a gated catalogue is scored
+CATALOGUE_BYTES = 64 * 2**20  # of intermediate scores when a gated catalogue is scored
 
 
-class Hybrid(RecModel):
-    """What the hybrids share: score = mean + b_u + b_i + p_u . q + c, where (q, c) is made of the item's pathways z_im (n_factors + 1 values each, the last a bias).
+class Hybrid(DotModel):
+    """What the hybrids share: score = mean + b_u + b_i + p_u . q + c.
 
-    Pathway 0, 'id', is an embedding of the item (its bias is b_i); the others are encoders of feature blocks. A pathway is masked where an item lacks it: an item
-    without training rows has no id pathway and no b_i, one without a poster no image pathway; an item that has none at all stands as the average item. In training the id and b_i of a share `id_dropout`
-    of the items of each batch are masked too, so that the features learn to stand in for them (as in DropoutNet, Volkovs et al. 2017), and of a share
-    `feature_dropout` the features, without which the words of a text soon know a popular item by heart and its id learns nothing.
+    (q, c) is made of the item's pathways z_im (n_factors + 1 values each, the last a bias). Pathway 0, 'id', is an
+    embedding of the item (its bias is b_i); the others are encoders of feature blocks. A pathway is masked where an
+    item lacks it: an item without training rows has no id pathway and no b_i, one without a poster no image pathway; an
+    item that has none at all stands as the average item. In training the id and b_i of a share `id_dropout` of the
+    items of each batch are masked too, so that the features learn to stand in for them (as in DropoutNet, Volkovs et
+    al. 2017), and of a share `feature_dropout` the features, without which the words of a text soon know a popular item
+    by heart and its id learns nothing.
     """
+
+    log_counts: torch.Tensor  # (n_items,): log(1 + training rows)
 
     def __init__(
         self,
         n_users: int,
         n_items: int,
-        pathways: dict,  # name -> {block name: `Block`}, rows in the order of codes
+        pathways: dict[str, dict[str, Block]],  # name -> {block name: `Block`}, rows in the order of codes
         n_factors: int = 64,
         hidden: int = 0,  # width of a hidden layer in each pathway of features; 0: linear
         dropout: float = 0.2,  # of the pathways of features
         id_dropout: float = 0.2,  # share of items whose id is hidden at each step of training
         feature_dropout: float = 0.2,  # share of items whose features are hidden, so that the id learns to do alone
-        y_range: tuple = None,  # (low, high) of the scores; None: unbounded
-        mean: float = None,  # mean rating, where scores start (None: 0, or the middle of `y_range`)
-        known_users: torch.Tensor = None,  # bool (n_users,): users with training rows (None: all)
-        known_items: torch.Tensor = None,  # bool (n_items,): items with training rows (None: all)
-        item_counts=None,  # (n_items,) training rows of each item, which a gate looks at (None: all alike)
-        id_decay: float = 0.25,  # L2 of the item's embedding as a share of the user's: features and masking hold it down, too
+        y_range: tuple[float, float] | None = None,  # (low, high) of the scores; None: unbounded
+        mean: float | None = None,  # mean rating, where scores start (None: 0, or the middle of `y_range`)
+        known_users: torch.Tensor | None = None,  # bool (n_users,): users with training rows (None: all)
+        known_items: torch.Tensor | None = None,  # bool (n_items,): items with training rows (None: all)
+        item_counts: Any = None,  # (n_items,) training rows of each item, which a gate looks at (None: all alike)
+        id_decay: float = 0.25,  # L2 of items' ids as a share of users': features and masking hold them down, too
         std: float = 0.01,  # embeddings and pathways start as about N(0, std)
-    ):
+    ) -> None:
         super().__init__()
         if 'id' in pathways:
             raise ValueError(
-                "a pathway of features is called 'id', which is the name of the item's own embedding: give it another name"
+                "a pathway of features is called 'id', which is the name of the item's own embedding: "
+                'give it another name'
             )
-        self.y_range, self.n_factors, self.id_dropout, self.feature_dropout = (
-            None if y_range is None else tuple(float(o) for o in y_range),
-            n_factors,
-            id_dropout,
-            feature_dropout,
-        )
+        if not pathways:
+            raise ValueError('no pathways of features')
+        self.y_range = as_range(y_range)
+        self.n_factors = n_factors
+        self.id_dropout = id_dropout
+        self.feature_dropout = feature_dropout
         self.names = ['id', *pathways]
         self.user_factors = EmbeddingTable(n_users, n_factors, known_users, std)
         self.item_factors = EmbeddingTable(n_items, n_factors, known_items, std, id_decay)
@@ -65,13 +76,10 @@ class Hybrid(RecModel):
             FeatureEncoder(blocks, n_factors + 1, hidden, dropout, known_items, absent=len(blocks) > 1, std=std)
             for blocks in pathways.values()
         )
-        if not pathways:
-            raise ValueError('no pathways of features')
-        if any(len(o.first) != n_items for o in self.encoders):
-            raise ValueError(
-                f'the features have {len(self.encoders[0].first):,} rows for {n_items:,} items: align them with the vocab'
-            )
-        self.mean = nn.Parameter(torch.tensor(0.0 if mean is None else from_range(mean, self.y_range)))
+        if any(len(encoder.first) != n_items for encoder in self.encoders):
+            n_rows = len(self.encoders[0].first)
+            raise ValueError(f'the features have {n_rows:,} rows for {n_items:,} items: align them with the vocab')
+        self.mean = starting_mean(mean, self.y_range)
         counts = torch.ones(n_items) if item_counts is None else torch.as_tensor(item_counts, dtype=torch.float32)
         self.register_buffer('log_counts', counts.log1p())
 
@@ -81,7 +89,7 @@ class Hybrid(RecModel):
         return dict(
             n_users=self.user_factors.num_embeddings,
             n_items=self.item_factors.num_embeddings,
-            pathways={name: o.first.blocks() for name, o in zip(self.names[1:], self.encoders)},
+            pathways={name: encoder.first.blocks() for name, encoder in zip(self.names[1:], self.encoders)},
             n_factors=self.n_factors,
             hidden=first.hidden,
             dropout=first.dropout.p,
@@ -91,72 +99,81 @@ class Hybrid(RecModel):
             y_range=self.y_range,
         )
 
-    def present(self, codes):  # (n,) -> bool (n, M)
-        """Which of the M pathways items have."""
-        known, content = (
-            self.item_factors.known[codes],
-            torch.stack([o.first.present[codes].any(1) for o in self.encoders], 1),
-        )
+    # --- items
+
+    def present(self, codes: torch.Tensor) -> torch.Tensor:
+        """Which of the M pathways items have: (n,) -> bool (n, M). In training some are hidden at random."""
+        known = self.item_factors.known[codes]
+        content = torch.stack([encoder.first.present[codes].any(1) for encoder in self.encoders], 1)
         if self.training:
             draw = torch.rand(known.shape, device=known.device)
-            content = content & ~(known & (draw >= 1 - self.feature_dropout))[:, None]
+            hide_features = known & (draw >= 1 - self.feature_dropout)
+            content = content & ~hide_features[:, None]
             known = known & (draw >= self.id_dropout)
-        return torch.cat([(known | ~content.any(1))[:, None], content], 1)
+        nothing_else = ~content.any(1)
+        return torch.cat([(known | nothing_else)[:, None], content], 1)
 
-    def penalise(self, items):
+    def penalise(self, items: torch.Tensor) -> None:
         """The L2 of the items' embeddings per observed row; they are looked up once for each item of a batch."""
         if self.training and self.item_factors.l2:
             self.item_factors(items)
 
-    def pathways(self, codes):  # (n,) -> (n, M, n_factors + 1), bool (n, M), (n, 1)
-        """Vectors of the items' pathways, which of them count, and b_i."""
-        present = self.present(codes)
-        z = torch.stack([F.pad(self.item_factors(codes, l2=False), (0, 1)), *(o(codes) for o in self.encoders)], 1)
-        return z, present, self.item_biases(codes, l2=False) * present[:, :1]
+    def pathways(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Vectors of the items' pathways, which of them count, and b_i.
 
-    def item_rows(self, codes):  # (n,) -> (n, n_factors + 1)
-        """(q_i, c_i + b_i) where they depend on the item alone."""
+        (n,) -> (n, M, n_factors + 1), bool (n, M), (n, 1).
+        """
+        present = self.present(codes)
+        own = F.pad(self.item_factors(codes, l2=False), (0, 1))
+        z = torch.stack([own, *(encoder(codes) for encoder in self.encoders)], 1)
+        bias = self.item_biases(codes, l2=False) * present[:, :1]
+        return z, present, bias
+
+    def fuse(self, z: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """(q, c) of the pathways, where they depend on the item alone.
+
+        (n, M, n_factors + 1), bool (n, M) -> (n, n_factors + 1).
+        """
+        raise NotImplementedError(f'{self._name} has no fuse(z, present)')
+
+    def item_rows(self, codes: torch.Tensor) -> torch.Tensor:
+        """(q_i, c_i + b_i) where they depend on the item alone: (n,) -> (n, n_factors + 1)."""
         z, present, bias = self.pathways(codes)
         q = self.fuse(z, present)
         return torch.cat([q[:, :-1], q[:, -1:] + bias], 1)
 
-    def forward(
-        self, users, items=None
-    ):  # (B,), (B,) or (B, C) or (1, C) -> scores, shape of the pairs; without items (B, n_items)
+    # --- scores
+
+    def forward(  # type: ignore[override]  # reads no context
+        self, users: torch.Tensor, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C); without items (B, n_items)."""
         if items is None:
             return self.score_items(users)
-        p, bu = self.user_factors(users), self.user_biases(users)
-        if items.dim() == 1:
-            bu = bu.squeeze(-1)
-        else:
-            p = p.unsqueeze(1)
+        p = over_items(self.user_factors(users), items)
+        bu = over_items(self.user_biases(users), items).squeeze(-1)
         q = unique_rows(self.item_rows, items)
         self.penalise(items)
         return self.in_range((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean)
 
-    def score_items(self, users):  # (B,) -> (B, n_items)
-        """Scores of the whole catalogue: items worked out once, then a matrix product."""
-        q = self.item_rows(self._all('item'))
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # reads no context
+        """Scores of the whole catalogue: (B,) -> (B, n_items); items worked out once, then a matrix product."""
+        q = self.item_rows(self._all_items())
         return self.in_range(self.user_factors(users) @ q[:, :-1].T + q[:, -1] + self.user_biases(users) + self.mean)
 
-    def has_features(self, side: str) -> torch.Tensor:
-        """bool (n,): which users or items have any features."""
-        if side == 'user':
-            return torch.zeros(self.user_factors.num_embeddings, dtype=torch.bool)
-        return torch.stack([o.first.present.any(1) for o in self.encoders]).any(0)
+    def _all_items(self) -> torch.Tensor:
+        """Codes of all items."""
+        return torch.arange(self.item_factors.num_embeddings, device=self.mean.device)
 
-    def _all(self, side):
-        return torch.arange(
-            (self.item_factors if side == 'item' else self.user_factors).num_embeddings, device=self.mean.device
-        )
-
-    def _average_user(self):
-        return self.user_factors.weight[self.user_factors.known].mean(0)
+    # --- what it has learned
 
     @torch.no_grad()
-    def fused(self, p=None, codes=None):  # (n_factors,), (n,) -> (n, n_factors + 1)
-        """What a user with the vector `p` (None: the average user) sees of items (None: all): (q, c + b_i)."""
-        return self.item_rows(self._all('item') if codes is None else codes)
+    def fused(self, p: torch.Tensor | None = None, codes: torch.Tensor | None = None) -> torch.Tensor:
+        """What a user with the vector `p` (None: the average user) sees of items (None: all): (q, c + b_i).
+
+        (n_factors,), (n,) -> (n, n_factors + 1).
+        """
+        return self.item_rows(self._all_items() if codes is None else codes)
 
     def vectors(self, side: str) -> torch.Tensor:
         """Detached vectors, (n, n_factors), of 'user' or 'item' (as the average user sees it)."""
@@ -166,85 +183,101 @@ class Hybrid(RecModel):
         """Detached biases, (n,), of 'user' or 'item' (its own and its features')."""
         return self.fused()[:, -1] if side == 'item' else self.user_biases.weight.detach().squeeze(-1)
 
-    def intercept(self) -> float:
-        """The mean."""
-        return self.mean.item()
-
     def explain(self, user: int, item: int) -> dict:
-        """Parts that add up to the score before the sigmoid: mean, user and item bias (floats) and the product of each factor, (n_factors,)."""
+        """Parts that add up to the score before the sigmoid; see `DotModel`. The item is as this user sees it."""
         p = self.user_factors.weight.detach()[user]
         q = self.fused(p, torch.tensor([item], device=p.device))[0]
         return dict(
-            mean=self.mean.item(),
+            mean=self.intercept(),
             user_bias=self.user_biases.weight[user].item(),
             item_bias=q[-1].item(),
             factors=p * q[:-1],
         )
 
-    def add_items(self, blocks: dict):
+    # --- features
+
+    def _feature_layers(self, side: str) -> list[FeatureLinear]:
+        return [encoder.first for encoder in self.encoders] if side == 'item' else []
+
+    def add_items(self, blocks: dict[str, Block]) -> None:
         """Further items, by their features alone (name -> `Block`); their codes come after those there are."""
-        for o in self.encoders:
-            o.first.add_rows({name: blocks[name] for name in o.first.names})
+        for encoder in self.encoders:
+            encoder.first.add_rows({name: blocks[name] for name in encoder.first.names})
         n = len(self.encoders[0].first) - self.item_factors.num_embeddings
-        for table in (self.item_factors, self.item_biases):
-            table.add_rows(n)
+        self.item_factors.add_rows(n)
+        self.item_biases.add_rows(n)
         self.log_counts = F.pad(self.log_counts, (0, n))
 
 
 class SumHybrid(Hybrid):
     """`Hybrid` that adds up the pathways an item has."""
 
-    def fuse(self, z, present):  # (n, M, n_factors + 1), bool (n, M) -> (n, n_factors + 1)
-        """The sum over pathways."""
+    def fuse(self, z: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """The sum over pathways: (n, M, n_factors + 1), bool (n, M) -> (n, n_factors + 1)."""
         return (z * present[..., None]).sum(1)
 
 
 class ConcatHybrid(Hybrid):
-    """`Hybrid` that puts the pathways side by side (0 where an item has none, and which it has) through a hidden layer: W_2 ReLU(W_1 [z_1, ..., z_M, present])."""
+    """`Hybrid` that puts the pathways side by side through a hidden layer: W_2 ReLU(W_1 [z_1, ..., z_M, present]).
 
-    def __init__(self, *args, width: int = 128, **kwargs):
+    z is 0 where an item has no such pathway, and `present` says which it has.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        width: int = 128,  # of the hidden layer
+        **kwargs: Any,  # of `Hybrid`
+    ) -> None:
         super().__init__(*args, **kwargs)
-        m = len(self.names)
         self.width = width
-        self.mix = nn.Sequential(
-            nn.Linear(m * (self.n_factors + 2), width), nn.ReLU(), nn.Linear(width, self.n_factors + 1)
-        )
+        n_in = len(self.names) * (self.n_factors + 2)
+        self.mix = nn.Sequential(nn.Linear(n_in, width), nn.ReLU(), nn.Linear(width, self.n_factors + 1))
         nn.init.zeros_(self.mix[-1].bias)
 
     def config(self) -> dict:
         """Arguments that make a model of this shape; the features are among them."""
         return dict(super().config(), width=self.width)
 
-    def fuse(self, z, present):  # (n, M, n_factors + 1), bool (n, M) -> (n, n_factors + 1)
-        """The hidden layer over all pathways."""
-        return self.mix(torch.cat([(z * present[..., None]).flatten(1), present.to(z.dtype)], 1))
+    def fuse(self, z: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """The hidden layer over all pathways: (n, M, n_factors + 1), bool (n, M) -> (n, n_factors + 1)."""
+        side_by_side = (z * present[..., None]).flatten(1)
+        return self.mix(torch.cat([side_by_side, present.to(z.dtype)], 1))
 
 
 class GatedHybrid(Hybrid):
     """`Hybrid` with a learned gate: (q, c) = sum_m g_m(u, i) z_im, g = softmax over the pathways the item has.
 
-    The gate's logits look at the user and at the item: a_m(u, i) = (W p_u) . (K_m z_im) + v_m . p_u + t_m . [z_im, 1], and for the id + s log(1 + n_i), n_i the item's training rows.
-    Being bilinear, the logits of a whole catalogue are one matrix product for each pathway. The id's part starts at s = 1 and the offset at which its weight is (1 + n) / (1 + n + `shrinkage`) where all pathways
-    are there: the weight that empirical Bayes gives to what n ratings say of an item, against what is known of items of its kind (Efron and Morris 1973). From there on it is learned. Without such a start
-    it comes to lean on the id the less the more ratings there are: features that name a film learn it by heart as fast as its id does, and which of two equals it trusts is a matter of where it started.
+    The gate's logits look at the user and at the item: a_m(u, i) = (W p_u) . (K_m z_im) + v_m . p_u + t_m . [z_im, 1],
+    and for the id + s log(1 + n_i), n_i the item's training rows. Being bilinear, the logits of a whole catalogue are
+    one matrix product for each pathway. The id's part starts at s = 1 and the offset at which its weight is
+    (1 + n) / (1 + n + `shrinkage`) where all pathways are there: the weight that empirical Bayes gives to what n
+    ratings say of an item, against what is known of items of its kind (Efron and Morris 1973). From there on it is
+    learned. Without such a start it comes to lean on the id the less the more ratings there are: features that name a
+    film learn it by heart as fast as its id does, and which of two equals it trusts is a matter of where it started.
 
-    A gate that learns from the rows its pathways learn from prefers whichever knows them by heart: the id of an item with two ratings. So a share `held` of the pairs (chosen by a hash of
-    their codes) trains the gate and nothing else, and the other pairs everything but the gate. With `held` = 0 the gate stays as it is and all pairs train the pathways; `GateCallback` sets that for the last part of a training.
+    A gate that learns from the rows its pathways learn from prefers whichever knows them by heart: the id of an item
+    with two ratings. So a share `held` of the pairs (chosen by a hash of their codes) trains the gate and nothing else,
+    and the other pairs everything but the gate. With `held` = 0 the gate stays as it is and all pairs train the
+    pathways; `GateCallback` sets that for the last part of a training.
     """
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         gate_width: int = 8,  # length of W p_u
         held: float = 0.1,  # share of the pairs that trains the gate
         shrinkage: float = 8.0,  # ratings at which the id starts with about as much weight as all features
-        **kwargs,
-    ):
+        **kwargs: Any,  # of `Hybrid`
+    ) -> None:
         super().__init__(*args, **kwargs)
-        m, d = len(self.names), self.n_factors
         if not shrinkage > 0:
             raise ValueError(f'shrinkage={shrinkage}: a number of ratings above 0')
-        self.gate_width, self.held, self.shrinkage = gate_width, held, shrinkage
+        m = len(self.names)
+        d = self.n_factors
+        self.gate_width = gate_width
+        self.held = held
+        self.shrinkage = shrinkage
         self.query = nn.Linear(d, gate_width + m, bias=False)  # W and v
         self.keys = nn.Parameter(torch.randn(m, d + 1, gate_width + 1) * d**-0.5)  # K_m, and t_m's part of z
         self.of_counts = nn.Parameter(torch.ones(()))  # s
@@ -254,94 +287,124 @@ class GatedHybrid(Hybrid):
         """Arguments that make a model of this shape; the features are among them."""
         return dict(super().config(), gate_width=self.gate_width, held=self.held, shrinkage=self.shrinkage)
 
-    def item_rows(self, codes):  # (n,) -> (n, M * (n_factors + 1) + M * (gate_width + 1) + 1)
-        """Pathways, keys and static logits (-inf where a pathway is masked), b_i."""
+    # --- items and the gate
+
+    def item_rows(self, codes: torch.Tensor) -> torch.Tensor:
+        """Pathways, keys and static logits (-inf where a pathway is masked), b_i, side by side (see `_split`).
+
+        (n,) -> (n, M * (n_factors + 1) + M * (gate_width + 1) + 1).
+        """
         z, present, bias = self.pathways(codes)
         keys = torch.einsum('nmd,mdk->nmk', z.detach(), self.keys)
-        of_counts = F.pad((self.of_counts * self.log_counts[codes])[:, None], (0, len(self.names) - 1))
+        of_counts = self.of_counts * self.log_counts[codes]  # (n,), of the id alone
+        of_counts = F.pad(of_counts[:, None], (0, len(self.names) - 1))
         static = keys[..., -1:] + (self.gate_offsets + of_counts)[..., None]
         static = static.masked_fill(~present[..., None], -torch.inf)
-        return torch.cat([z.flatten(1), torch.cat([keys[..., :-1], static], -1).flatten(1), bias], 1)
+        keys = torch.cat([keys[..., :-1], static], -1)
+        return torch.cat([z.flatten(1), keys.flatten(1), bias], 1)
 
-    def _split(self, rows):
-        m, d = len(self.names), self.n_factors + 1
-        return (
-            rows[..., : m * d].unflatten(-1, (m, d)),
-            rows[..., m * d : -1].unflatten(-1, (m, self.gate_width + 1)),
-            rows[..., -1],
-        )
+    def _split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows (..., width) of items into z (..., M, n_factors + 1), keys (..., M, gate_width + 1) and b_i (...)."""
+        m = len(self.names)
+        d = self.n_factors + 1
+        z = rows[..., : m * d].unflatten(-1, (m, d))
+        keys = rows[..., m * d : -1].unflatten(-1, (m, self.gate_width + 1))
+        return z, keys, rows[..., -1]
 
-    def gates(self, p, rows):  # (..., n_factors), (..., width) -> (..., M)
-        """Weights of the pathways, which add up to 1."""
+    def _queries(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What users bring to the gate: W p_u and v . p_u, (..., n_factors) -> (..., gate_width), (..., M)."""
+        return self.query(p.detach()).split([self.gate_width, len(self.names)], -1)
+
+    def gates(self, p: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Weights of the pathways, which add up to 1: (..., n_factors), (..., width) -> (..., M)."""
         _, keys, _ = self._split(rows)
-        query, own = self.query(p.detach()).split([self.gate_width, len(self.names)], -1)
-        return ((keys[..., :-1] * query.unsqueeze(-2)).sum(-1) + keys[..., -1] + own).softmax(-1)
+        query, own = self._queries(p)
+        logits = (keys[..., :-1] * query.unsqueeze(-2)).sum(-1) + keys[..., -1] + own
+        return logits.softmax(-1)
 
-    def forward(self, users, items=None):
-        """Scores of the pairs; without items (B, n_items)."""
+    # --- scores
+
+    def forward(  # type: ignore[override]  # reads no context
+        self, users: torch.Tensor, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C); without items (B, n_items)."""
         if items is None:
             return self.score_items(users)
-        p, bu = self.user_factors(users), self.user_biases(users)
-        if items.dim() == 1:
-            bu, who = bu.squeeze(-1), users
-        else:
-            p, who = p.unsqueeze(1), users[:, None]
+        p = over_items(self.user_factors(users), items)
+        bu = over_items(self.user_biases(users), items).squeeze(-1)
+        user_codes = users if items.dim() == 1 else users[:, None]
         rows = unique_rows(self.item_rows, items)
         z, _, bias = self._split(rows)
-        gates, scores, rest = (
-            self.gates(p, rows),
-            (z[..., :-1] * p.unsqueeze(-2)).sum(-1) + z[..., -1],
-            bias + bu + self.mean,
-        )
+        gates = self.gates(p, rows)
+        scores = (z[..., :-1] * p.unsqueeze(-2)).sum(-1) + z[..., -1]
+        rest = bias + bu + self.mean
         self.penalise(items)
-        return self.in_range(self._mix(gates, scores, rest, who, items, -1))
+        return self.in_range(self._mix(gates, scores, rest, user_codes, items, -1))
 
-    def _mix(self, gates, scores, rest, users, items, dim):
+    def _mix(
+        self,
+        gates: torch.Tensor,  # of the shape of the pairs, and a dimension of the M pathways
+        scores: torch.Tensor,  # the same
+        rest: torch.Tensor,  # of the shape of the pairs
+        users: torch.Tensor,  # codes that broadcast to it
+        items: torch.Tensor,  # the same
+        dim: int,  # of the pathways
+    ) -> torch.Tensor:
         """sum_m g_m s_m + rest; in training each pair's gradient goes to the gate or to all else."""
         if self.training:
-            held = (users * 2654435761 + items * 40503 + (users ^ items) * 97) % 1009 < self.held * 1009
-            gates = torch.where(held.unsqueeze(dim), gates, gates.detach())
-            scores, rest = (
-                torch.where(held.unsqueeze(dim), scores.detach(), scores),
-                torch.where(held, rest.detach(), rest),
-            )
+            pair_hash = (users * 2654435761 + items * 40503 + (users ^ items) * 97) % 1009
+            to_gate = pair_hash < self.held * 1009
+            to_gate_each = to_gate.unsqueeze(dim)
+            gates = torch.where(to_gate_each, gates, gates.detach())
+            scores = torch.where(to_gate_each, scores.detach(), scores)
+            rest = torch.where(to_gate, rest.detach(), rest)
         return (gates * scores).sum(dim) + rest
 
-    def score_items(self, users):  # (B,) -> (B, n_items)
-        """Scores of the whole catalogue: items worked out once, then matrix products for each pathway, in chunks of users under a budget of memory."""
-        items = self._all('item')
-        rows, m = self.item_rows(items), len(self.names)
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # reads no context
+        """Scores of the whole catalogue: (B,) -> (B, n_items).
+
+        Items are worked out once; then matrix products for each pathway, in chunks of users under a budget of memory.
+        """
+        items = self._all_items()
+        rows = self.item_rows(items)
         z, keys, bias = self._split(rows)
-        parts = []
-        for part in users.split(max(1, BUDGET // (8 * m * len(rows)))):
-            p = self.user_factors(part)
-            query, own = self.query(p.detach()).split([self.gate_width, m], -1)
-            logits = torch.stack([query @ keys[:, j, :-1].T + keys[:, j, -1] + own[:, j, None] for j in range(m)])
-            scores = torch.stack([p @ z[:, j, :-1].T + z[:, j, -1] for j in range(m)])
-            parts.append(
-                self._mix(logits.softmax(0), scores, bias + self.user_biases(part) + self.mean, part[:, None], items, 0)
-            )
-        return self.in_range(torch.cat(parts) if parts else bias.new_zeros(0, len(rows)))
+        pathways = range(len(self.names))
+        step = max(1, CATALOGUE_BYTES // (8 * len(pathways) * len(rows)))
+        chunks = []
+        for chunk in users.split(step):
+            p = self.user_factors(chunk)
+            query, own = self._queries(p)
+            logits = torch.stack([query @ keys[:, m, :-1].T + keys[:, m, -1] + own[:, m, None] for m in pathways])
+            scores = torch.stack([p @ z[:, m, :-1].T + z[:, m, -1] for m in pathways])  # (M, chunk, n_items)
+            rest = bias + self.user_biases(chunk) + self.mean
+            chunks.append(self._mix(logits.softmax(0), scores, rest, chunk[:, None], items, 0))
+        return self.in_range(torch.cat(chunks) if chunks else bias.new_zeros(0, len(rows)))
+
+    # --- what it has learned
 
     @torch.no_grad()
-    def fused(self, p=None, codes=None):
-        """What a user with the vector `p` (None: the average user) sees of items (None: all): (q, c + b_i)."""
-        p = self._average_user() if p is None else p
-        rows = self.item_rows(self._all('item') if codes is None else codes)
+    def fused(self, p: torch.Tensor | None = None, codes: torch.Tensor | None = None) -> torch.Tensor:
+        """As in `Hybrid`, the pathways weighted by the gate for this user."""
+        if p is None:
+            p = self.user_factors.weight[self.user_factors.known].mean(0)
+        rows = self.item_rows(self._all_items() if codes is None else codes)
         z, _, bias = self._split(rows)
-        q = (self.gates(p.expand(len(rows), -1), rows)[..., None] * z).sum(1)
+        gates = self.gates(p.expand(len(rows), -1), rows)
+        q = (gates[..., None] * z).sum(1)
         return torch.cat([q[:, :-1], q[:, -1:] + bias[:, None]], 1)
 
     @torch.no_grad()
-    def gate_weights(self, users, items):  # (B,), (n,) -> (B, n, M)
-        """Weights g_m of the pathways of `items` for `users`."""
+    def gate_weights(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Weights g_m of the pathways of `items` for `users`: (B,), (n,) -> (B, n, M)."""
         rows = self.item_rows(items)
-        return torch.stack([self.gates(o.expand(len(rows), -1), rows) for o in self.user_factors(users)])
+        return torch.stack([self.gates(p.expand(len(rows), -1), rows) for p in self.user_factors(users)])
 
     @torch.no_grad()
-    def contributions(self, users, items):  # (B,), (n,) -> (B, n, M)
-        """What the pathways of `items` bring to the scores of `users`, before the sigmoid: g_m (p_u . z_im + c_im)."""
-        z = self._split(self.item_rows(items))[0]
-        return self.gate_weights(users, items) * (
-            torch.einsum('bd,nmd->bnm', self.user_factors(users), z[..., :-1]) + z[..., -1]
-        )
+    def contributions(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """What the pathways of `items` bring to the scores of `users`, before the sigmoid: g_m (p_u . z_im + c_im).
+
+        (B,), (n,) -> (B, n, M).
+        """
+        z, _, _ = self._split(self.item_rows(items))
+        scores = torch.einsum('bd,nmd->bnm', self.user_factors(users), z[..., :-1]) + z[..., -1]
+        return self.gate_weights(users, items) * scores
