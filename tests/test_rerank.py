@@ -96,7 +96,7 @@ def test_mmr_against_a_loop(recs, table, share, monkeypatch):
     df = mmr(recs, table, k=8, diversity=share)
     check_table(df, recs)
     assert lists(df) == want and df.user.unique().tolist() == recs.user.unique().tolist()
-    monkeypatch.setattr('fastrec.scorers.rerank.CHUNK', 2 * L * 5)  # two users at a time
+    monkeypatch.setattr('fastrec.scorers.rerank.VECTOR_BUDGET', 2 * L * 5)  # two users at a time
     pd.testing.assert_frame_equal(mmr(recs, table, k=8, diversity=share), df)
     if share == 0:
         assert lists(df) == {u: o[:8] for u, o in lists(recs).items()}

@@ -1,14 +1,19 @@
-"""Re-ranking: functions from a recommendation table (as `recommend` gives it) to another, to be chained with `.pipe`:
+"""Re-ranking: functions from a recommendation table (as `recommend` gives it) to another, to be chained with `.pipe`.
 
-    learn.recommend(users, k=100).pipe(correct_popularity, learn, .5).pipe(mmr, learn, k=20).pipe(quota, 'genre', at_most=3, k=10)
+    recs = learn.recommend(users, k=100)
+    recs.pipe(correct_popularity, learn, .5).pipe(mmr, learn, k=20).pipe(quota, 'genre', at_most=3, k=10)
 
-Take more than will be shown (`k=100`), for only what is in the table can move up. `correct_popularity` and `thompson_sampling` change `score`, which `mmr` reads; `mmr`, `epsilon_greedy`
-and the rules (`exclude`, `pin`, `quota`) choose and order, and leave scores alone. So: scores first, then `mmr`, exploration, rules last. All work on all users at once.
+Take more than will be shown (`k=100`), for only what is in the table can move up. `correct_popularity` and
+`thompson_sampling` change `score`, which `mmr` reads; `mmr`, `epsilon_greedy` and the rules (`exclude`, `pin`,
+`quota`) choose and order, and leave scores alone. So: scores first, then `mmr`, exploration, rules last. All work on
+all users at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,13 +28,17 @@ from .scorer import Scorer
 
 __all__ = ['Reranked', 'correct_popularity', 'epsilon_greedy', 'exclude', 'mmr', 'pin', 'quota', 'thompson_sampling']
 
-CHUNK = 2**26  # floats of item vectors held at a time by `mmr`
-ROUNDS = 20  # of drawing again what a user has or is shown already
+VECTOR_BUDGET = 2**26  # floats of item vectors held at a time by `mmr`
+REDRAWS = 20  # rounds of drawing again what a user has or is shown already
 
 
-def _lists(recs, k=None):
-    """-> the row numbers of each user's list in the order of rank, int64 (n_users, longest), -1 where it is shorter; the length asked for, or the longest."""
-    if missing := [c for c in ('item', 'score', 'rank') if c not in recs]:
+# --- lists as arrays: row numbers of the table, (n_users, n), best first, -1 where a list is shorter
+
+
+def _lists(recs: pd.DataFrame, k: int | None = None) -> tuple[np.ndarray, int]:
+    """Row numbers of each user's list in the order of rank, int64 (n_users, longest); `k`, or the longest."""
+    missing = [c for c in ('item', 'score', 'rank') if c not in recs]
+    if missing:
         raise ValueError(
             f'no recommendation table: it lacks {first_few(missing)}; columns: {first_few(recs.columns, 20)}'
         )
@@ -37,13 +46,15 @@ def _lists(recs, k=None):
         raise ValueError(f'k={k}: ask for at least one item')
     users = pd.factorize(recs['user'])[0] if 'user' in recs else np.zeros(len(recs), np.int64)
     order = np.lexsort((recs['rank'].to_numpy(), users))
-    n = np.bincount(users, minlength=1)
-    rows = np.full((len(n), max(n.max(initial=0), 1)), -1, np.int64)
-    rows[users[order], np.arange(len(order)) - np.repeat(n.cumsum() - n, n)] = order
+    lengths = np.bincount(users, minlength=1)
+    starts = lengths.cumsum() - lengths
+    place = np.arange(len(order)) - np.repeat(starts, lengths)
+    rows = np.full((len(lengths), max(lengths.max(initial=0), 1)), -1, np.int64)
+    rows[users[order], place] = order
     return rows, int(k or rows.shape[1])
 
 
-def _table(recs, rows):
+def _table(recs: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
     """The rows (n_users, k) of `recs` in that order (-1: none), ranked from 1."""
     rows = rows[(rows >= 0).any(1)]
     there = rows >= 0
@@ -52,89 +63,139 @@ def _table(recs, rows):
     return res
 
 
-def _pack(rows, keep):
+def _pack(rows: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """Rows (n_users, n) with those not kept taken out: what is kept moves to the left, -1 fills up."""
     keep = keep & (rows >= 0)
     order = np.argsort(~keep, axis=1, kind='stable')
     return np.where(np.take_along_axis(keep, order, 1), np.take_along_axis(rows, order, 1), -1)
 
 
-def _relevance(recs, rows):
-    """Scores as float64 (n_users, n), -inf where there is no row; of lists without scores (what is popular, for a cold user) the place counts."""
+def _padded(rows: np.ndarray, n: int) -> np.ndarray:
+    """Rows with `n` more columns of -1 on the right (none if `n` is below 0)."""
+    return np.pad(rows, ((0, 0), (0, max(0, n))), constant_values=-1)
+
+
+def _numbers_in(mask: np.ndarray) -> np.ndarray:
+    """For each place of (n_users, n): how many of the mask came before it, not below 0."""
+    return np.maximum(np.cumsum(mask, 1) - 1, 0)
+
+
+def _relevance(recs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """Scores as float64 (n_users, n), -inf where there is no row.
+
+    Of lists without scores (what is popular, for a cold user) the place counts.
+    """
     scores = np.append(recs['score'].to_numpy(np.float64), -np.inf)[rows]
-    return np.where(
-        np.isnan(scores).any(1, keepdims=True),
-        np.where(rows >= 0, -np.arange(rows.shape[1], dtype=np.float64), -np.inf),
-        scores,
-    )
+    by_place = np.where(rows >= 0, -np.arange(rows.shape[1], dtype=np.float64), -np.inf)
+    return np.where(np.isnan(scores).any(1, keepdims=True), by_place, scores)
 
 
-def _moments(x):
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (n_users, 1) of what is finite in each row; a deviation of 0 becomes 1."""
     there = np.isfinite(x)
-    n, x = np.maximum(there.sum(1, keepdims=True), 1), np.where(there, x, 0.0)
+    n = np.maximum(there.sum(1, keepdims=True), 1)
+    x = np.where(there, x, 0.0)
     mean = x.sum(1, keepdims=True) / n
-    std = np.sqrt((np.where(there, x - mean, 0.0) ** 2).sum(1, keepdims=True) / n)
+    squares = np.where(there, x - mean, 0.0) ** 2
+    std = np.sqrt(squares.sum(1, keepdims=True) / n)
     return mean, np.where(std > 1e-12, std, 1.0)
 
 
-def _of_items(values, ids, what):
-    """Rows of a table or Series indexed by item id, for `ids`."""
+def _by_score(recs: pd.DataFrame, rows: np.ndarray, scores: np.ndarray, k: int) -> pd.DataFrame:
+    """The table with new scores (n_users, n), best first."""
+    order = np.argsort(-scores, axis=1, kind='stable')[:, :k]
+    there = rows >= 0
+    of_row = np.empty(len(recs))
+    of_row[rows[there]] = scores[there]
+    return _table(recs.assign(score=of_row), np.take_along_axis(rows, order, 1))
+
+
+# --- what is known of items
+
+
+def _as_ids(items: Any) -> Any:
+    """One item id as a list of it; several as they are."""
+    return [items] if np.isscalar(items) else items
+
+
+def _of_items(values: Any, ids: pd.Index, what: str) -> Any:
+    """Rows of a table or Series indexed by item id, for `ids`; `ValueError` for repeated, `KeyError` for missing."""
     if not values.index.is_unique:
-        raise ValueError(
-            f'{what} has several rows for the same item: {first_few(values.index[values.index.duplicated()].unique())}'
-        )
-    at = values.index.get_indexer(ids)
-    if (at < 0).any():
+        repeated = first_few(values.index[values.index.duplicated()].unique())
+        raise ValueError(f'{what} has several rows for the same item: {repeated}')
+    rows = values.index.get_indexer(ids)
+    missing = rows < 0
+    if missing.any():
         raise KeyError(
-            f'{what} has no row for {int((at < 0).sum()):,} of {len(ids):,} recommended items: {first_few(ids[at < 0])}. Index it by item id, e.g. `movies.set_index("item")`'
+            f'{what} has no row for {int(missing.sum()):,} of {len(ids):,} recommended items: '
+            f'{first_few(ids[missing])}. Index it by item id, e.g. `movies.set_index("item")`'
         )
-    return values.iloc[at]
+    return values.iloc[rows]
 
 
-def _unit_vectors(vectors, ids):
-    """float32 (len(ids), d), rows of length 1 (0 stays 0)."""
+def _unit_vectors(vectors: Any, ids: pd.Index) -> torch.Tensor:
+    """Vectors of items, float32 (len(ids), d), rows of length 1 (0 stays 0)."""
     if isinstance(vectors, pd.DataFrame):
-        try:
-            v = torch.from_numpy(_of_items(vectors, ids, 'vectors').to_numpy(np.float32, copy=True))
-        except (TypeError, ValueError) as e:
-            raise ValueError(
-                f"vectors has to be a table of numbers indexed by item id, such as movies.set_index('item').genres.str.get_dummies('|') ({e})"
-            ) from e
+        found = _table_vectors(vectors, ids)
     elif isinstance(vectors, ItemFeatures):
-        at = vectors.ids.get_indexer(ids)
-        if (at < 0).any():
-            raise KeyError(
-                f'the features have no row for {int((at < 0).sum()):,} of {len(ids):,} recommended items: {first_few(ids[at < 0])}'
-            )
-        v = torch.from_numpy(vectors.matrix()[at].toarray())
+        found = _feature_vectors(vectors, ids)
     elif isinstance(vectors, Scorer):
-        v = vectors.vectors('item').float().cpu()[torch.from_numpy(vectors.vocab['item'].encode(ids))]
+        found = vectors.vectors('item').float().cpu()[torch.from_numpy(vectors.vocab['item'].encode(ids))]
     else:
         raise TypeError(
-            f'vectors says how alike items are: give a learner (or other scorer with item vectors), ItemFeatures, or a table of numbers indexed by item id; got {type(vectors).__name__}'
+            'vectors says how alike items are: give a learner (or other scorer with item vectors), ItemFeatures, '
+            f'or a table of numbers indexed by item id; got {type(vectors).__name__}'
         )
-    if not torch.isfinite(v).all():
+    if not torch.isfinite(found).all():
         raise ValueError('some item vectors hold values that are not finite')
-    return torch.nn.functional.normalize(v, dim=1)
+    return torch.nn.functional.normalize(found, dim=1)
 
 
-def _counts(popularity, ids):
-    """float64 (len(ids),): training rows of each item."""
+def _table_vectors(table: pd.DataFrame, ids: pd.Index) -> torch.Tensor:
+    try:
+        return torch.from_numpy(_of_items(table, ids, 'vectors').to_numpy(np.float32, copy=True))
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            'vectors has to be a table of numbers indexed by item id, such as '
+            f"movies.set_index('item').genres.str.get_dummies('|') ({e})"
+        ) from e
+
+
+def _feature_vectors(features: ItemFeatures, ids: pd.Index) -> torch.Tensor:
+    rows = features.ids.get_indexer(ids)
+    missing = rows < 0
+    if missing.any():
+        raise KeyError(
+            f'the features have no row for {int(missing.sum()):,} of {len(ids):,} recommended items: '
+            f'{first_few(ids[missing])}'
+        )
+    return torch.from_numpy(features.matrix()[rows].toarray())
+
+
+def _counts(popularity: Any, ids: pd.Index) -> np.ndarray:
+    """Training rows of each item, float64 (len(ids),)."""
     if isinstance(popularity, pd.Series):
-        res = _of_items(popularity, ids, 'popularity').to_numpy(np.float64)
+        counts = _of_items(popularity, ids, 'popularity').to_numpy(np.float64)
     elif isinstance(popularity, Scorer):
-        res = popularity.catalog.counts['item'][popularity.vocab['item'].encode(ids)].astype(np.float64)
+        catalog = popularity.require_fitted()
+        counts = catalog.counts['item'][catalog.vocab['item'].encode(ids)].astype(np.float64)
     else:
         raise TypeError(
-            f'popularity: give a learner (or other scorer), whose training rows count, or a Series of counts indexed by item id, such as ratings.item.value_counts(); got {type(popularity).__name__}'
+            'popularity: give a learner (or other scorer), whose training rows count, or a Series of counts indexed by '
+            f'item id, such as ratings.item.value_counts(); got {type(popularity).__name__}'
         )
-    if not (res >= 0).all():
+    if not (counts >= 0).all():
         raise ValueError('popularity holds missing or negative counts')
-    return res
+    return counts
 
 
-def _add_rows(recs, users, items, titles=None):
+def _list_counts(popularity: Any, recs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """Training rows of the items in lists (n_users, n), float64; 0 where there is no row."""
+    codes, ids = pd.factorize(recs['item'])
+    return np.append(_counts(popularity, ids)[codes], 0.0)[rows]
+
+
+def _add_rows(recs: pd.DataFrame, users, items, titles: Any = None) -> pd.DataFrame:
     """`recs` with rows for more pairs below: titles where they are known, no score."""
     more = pd.DataFrame({'item': items})
     if 'user' in recs:
@@ -142,155 +203,204 @@ def _add_rows(recs, users, items, titles=None):
     if 'title' in recs:
         known = recs.drop_duplicates('item').set_index('item').title
         more['title'] = known.reindex(more.item).to_numpy()
-        if titles is not None and (lack := more.title.isna()).any():
-            more.loc[lack, 'title'] = (
-                titles.catalog.titles(titles.vocab['item'].encode(more.item[lack]))
-                if isinstance(titles, Scorer)
-                else titles.reindex(more.item[lack]).to_numpy()
-            )
-    more = more.reindex(columns=recs.columns).astype({c: recs[c].dtype for c in ('user', 'item', 'score') if c in recs})
-    return pd.concat(
-        [recs.reset_index(drop=True), more.assign(rank=0, **({'cold': False} if 'cold' in recs else {}))],
-        ignore_index=True,
-    )
+        lacking = more.title.isna()
+        if titles is not None and lacking.any():
+            more.loc[lacking, 'title'] = _titles(titles, more.item[lacking])
+    dtypes = {c: recs[c].dtype for c in ('user', 'item', 'score') if c in recs}
+    more = more.reindex(columns=recs.columns).astype(dtypes).assign(rank=0)
+    if 'cold' in recs:
+        more['cold'] = False
+    return pd.concat([recs.reset_index(drop=True), more], ignore_index=True)
+
+
+def _titles(titles: Any, items: pd.Series) -> np.ndarray:
+    """Titles of item ids from a scorer or from a Series indexed by item id."""
+    if isinstance(titles, Scorer):
+        catalog = titles.require_fitted()
+        return catalog.titles(catalog.vocab['item'].encode(items))
+    return titles.reindex(items).to_numpy()
+
+
+def _among(recs: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
+    """bool (len(recs),): is the (user, item) in the table `pairs`?"""
+    user, item = (pairs[column_of(pairs, side, {})] for side in ('user', 'item'))
+    return pd.MultiIndex.from_arrays([recs['user'], recs['item']]).isin(pd.MultiIndex.from_arrays([user, item]))
+
+
+# --- diversity and popularity
 
 
 def mmr(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    vectors,  # how alike items are: a learner (its item vectors), `ItemFeatures`, or a table of numbers indexed by item id, e.g. of genres
-    k: int = None,  # items per user in the result; None: as many as there are
+    vectors,  # how alike items are: a learner, `ItemFeatures`, or a table of numbers by item id, e.g. of genres
+    k: int | None = None,  # items per user in the result; None: as many as there are
     diversity: float = 0.3,  # 1 - lambda: 0 leaves the order to the scores, 1 to diversity alone
 ) -> pd.DataFrame:
-    """The lists in the order of maximal marginal relevance: each place goes to argmax_i (1 - diversity) r_i - diversity max_{j chosen} cos(i, j).
+    """The lists in the order of maximal marginal relevance.
 
-    Carbonell and Goldstein, SIGIR 1998. r is the score scaled to [0, 1] over each user's list, so that it can be weighed against a cosine (in the paper both are
-    similarities). The first place goes to the best score.
+    Each place goes to argmax_i (1 - diversity) r_i - diversity max_{j chosen} cos(i, j): Carbonell and Goldstein, SIGIR
+    1998. r is the score scaled to [0, 1] over each user's list, so that it can be weighed against a cosine (in the
+    paper both are similarities). The first place goes to the best score.
     """
     if not 0 <= diversity <= 1:
         raise ValueError(f'diversity={diversity}: a share between 0 and 1')
     rows, k = _lists(recs, k)
     codes, ids = pd.factorize(recs['item'])
-    v = _unit_vectors(vectors, ids)
-    r = _relevance(recs, rows)
-    low, high = (
-        f(np.where(np.isfinite(r), r, np.nan), axis=1, keepdims=True) if len(recs) else np.zeros((1, 1))
-        for f in (np.nanmin, np.nanmax)
-    )
-    r = torch.from_numpy((r - low) / np.where(high > low, high - low, 1.0))
-    chosen = np.full((len(rows), min(k, rows.shape[1])), -1, np.int64)
-    for at in range(0, len(rows) if len(recs) else 0, step := max(1, CHUNK // (rows.shape[1] * v.shape[1]))):
-        part, own = rows[at : at + step], torch.arange(len(rows[at : at + step]))
-        vec = v[torch.from_numpy(codes[np.maximum(part, 0)])]  # (B, n, d)
-        gain, nearest = (
-            torch.where(r[at : at + step] > -torch.inf, (1 - diversity) * r[at : at + step], -torch.inf),
-            torch.full(part.shape, -torch.inf, dtype=torch.float64),
-        )
-        for place in range(chosen.shape[1]):
-            value = gain - diversity * nearest if place else r[at : at + step]
-            best = value.argmax(1)
-            chosen[at : at + step, place] = np.where(np.isfinite(value[own, best]), part[own, best], -1)
-            gain[own, best] = -torch.inf
-            nearest = torch.maximum(nearest, torch.einsum('bnd,bd->bn', vec, vec[own, best]).double())
+    of_items = _unit_vectors(vectors, ids)
+    if not len(recs):
+        return _table(recs, rows)
+    relevance = _scaled(_relevance(recs, rows))
+    n_users, longest = rows.shape
+    chosen: np.ndarray = np.full((n_users, min(k, longest)), -1, np.int64)
+    step = max(1, VECTOR_BUDGET // (longest * of_items.shape[1]))
+    for start in range(0, n_users, step):
+        chunk = slice(start, start + step)
+        in_lists = of_items[torch.from_numpy(codes[np.maximum(rows[chunk], 0)])]
+        chosen[chunk] = _mmr_order(rows[chunk], relevance[chunk], in_lists, diversity, chosen.shape[1])
     return _table(recs, chosen)
+
+
+def _scaled(relevance: np.ndarray) -> torch.Tensor:
+    """What is finite in each row scaled to [0, 1], float64 (n_users, n); -inf stays."""
+    finite = np.where(np.isfinite(relevance), relevance, np.nan)
+    low = np.nanmin(finite, axis=1, keepdims=True)
+    high = np.nanmax(finite, axis=1, keepdims=True)
+    return torch.from_numpy((relevance - low) / np.where(high > low, high - low, 1.0))
+
+
+def _mmr_order(
+    rows: np.ndarray,  # (B, n)
+    relevance: torch.Tensor,  # float64 (B, n), -inf where there is no row
+    vectors: torch.Tensor,  # of unit length (B, n, d)
+    diversity: float,
+    n_places: int,
+) -> np.ndarray:
+    """The rows by marginal relevance, (B, n_places), -1 where a list is at its end."""
+    users = torch.arange(len(rows))
+    chosen: np.ndarray = np.full((len(rows), n_places), -1, np.int64)
+    gain = torch.where(relevance > -torch.inf, (1 - diversity) * relevance, -torch.inf)  # 0 x -inf is not a number
+    nearest = torch.full(rows.shape, -torch.inf, dtype=torch.float64)  # cosine with the nearest that is chosen
+    for place in range(n_places):
+        value = gain - diversity * nearest if place else relevance
+        best = value.argmax(1)
+        there = torch.isfinite(value[users, best]).numpy()
+        chosen[:, place] = np.where(there, rows[users.numpy(), best.numpy()], -1)
+        gain[users, best] = -torch.inf
+        cosines = torch.einsum('bnd,bd->bn', vectors, vectors[users, best]).double()
+        nearest = torch.maximum(nearest, cosines)
+    return chosen
 
 
 def correct_popularity(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     popularity,  # a learner (its training rows), or a Series of counts indexed by item id
-    strength: float = 0.5,  # standard deviations of score that one of log popularity costs; 0 changes nothing, below 0 favours what is popular
-    k: int = None,  # items per user in the result; None: as many as there are
+    strength: float = 0.5,  # standard deviations of score that one of log popularity costs; below 0 it is a bonus
+    k: int | None = None,  # items per user in the result; None: as many as there are
 ) -> pd.DataFrame:
-    """The lists by corrected scores s_i - strength * sd(s) * z(log(1 + n_i)), with n_i the training rows of the item; mean and deviations over each user's list.
+    """The lists by corrected scores s_i - strength * sd(s) * z(log(1 + n_i)), with n_i the training rows of the item.
 
-    Subtracting log popularity turns the logits of a softmax towards those of a catalogue in which all items are equally frequent (Menon et al., 'Long-tail learning via logit
-    adjustment', ICLR 2021, eq. 9). Deviation: in units of the list's own spread, so that it can be used on any scale of scores.
+    Mean and deviations are those over each user's list. Subtracting log popularity turns the logits of a softmax
+    towards those of a catalogue in which all items are equally frequent (Menon et al., 'Long-tail learning via logit
+    adjustment', ICLR 2021, eq. 9). Deviation: in units of the list's own spread, so that it can be used on any scale of
+    scores.
     """
     rows, k = _lists(recs, k)
-    codes, ids = pd.factorize(recs['item'])
     scores = _relevance(recs, rows)
-    log_n = np.where(rows >= 0, np.log1p(np.append(_counts(popularity, ids)[codes], 0.0))[rows], np.nan)
-    (_, spread), (mean, std) = _moments(scores), _moments(log_n)
-    return _by_score(recs, rows, scores - strength * spread * np.where(rows >= 0, (log_n - mean) / std, 0.0), k)
+    log_n = np.where(rows >= 0, np.log1p(_list_counts(popularity, recs, rows)), np.nan)
+    _, spread = _moments(scores)
+    mean, std = _moments(log_n)
+    z = np.where(rows >= 0, (log_n - mean) / std, 0.0)
+    return _by_score(recs, rows, scores - strength * spread * z, k)
 
 
-def _by_score(recs, rows, scores, k):
-    """The table with new scores (n_users, n), best first."""
-    order = np.argsort(-scores, axis=1, kind='stable')[:, :k]
-    there = rows >= 0
-    new = np.empty(len(recs))
-    new[rows[there]] = scores[there]
-    return _table(recs.assign(score=new), np.take_along_axis(rows, order, 1))
+# --- exploration
 
 
 def epsilon_greedy(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     epsilon: float = 0.1,  # chance of each place to show something at random
     k: int = 10,  # items per user in the result
-    items=None,  # what is drawn from: item ids (new ones, say), or a learner: all items that the user has no training row of; None: the rest of the user's list, beyond `k`
-    seed: int = None,
+    # what is drawn from: item ids (new ones, say), or a learner: all items that the user has no training row of; None:
+    # the rest of the user's list, beyond `k`
+    items=None,
+    seed: int | None = None,  # of the draws
 ) -> pd.DataFrame:
-    """The first `k` of each list, where each place is given, with probability `epsilon`, to an item drawn uniformly; the others keep their order. A column `explored` tells which.
+    """The first `k` of each list, where some places, at random, go to an item drawn uniformly.
 
-    Items drawn from outside the list have no score. Record `explored` with what users do: only those places tell of items what the model did not choose.
+    Each place does so with probability `epsilon`; the others keep their order. A column `explored` tells which were
+    drawn: record it with what users do, for only those places tell of items what the model did not choose. Items drawn
+    from outside the list have no score.
     """
     if not 0 <= epsilon <= 1:
         raise ValueError(f'epsilon={epsilon}: a probability between 0 and 1')
     rng = np.random.default_rng(seed)
     rows, k = _lists(recs, k)
     if items is None:
-        if rows.shape[1] <= k:
-            raise ValueError(
-                f'the lists have no more than k={k} items, so nothing is left to explore: recommend more of them, or say what to draw from with items='
-            )
-        keys = np.where(rows[:, k:] >= 0, rng.random(rows[:, k:].shape), 2.0)
-        explore = np.take_along_axis(rows[:, k:], np.argsort(keys, axis=1)[:, :k], 1)
-        explore = np.pad(explore, ((0, 0), (0, k - explore.shape[1])), constant_values=-1)
+        drawn = _draw_from_rest(rows, k, rng)
     else:
-        recs, explore = _draw(recs, rows, k, items, rng)
-    exploit = np.pad(rows[:, :k], ((0, 0), (0, max(0, k - rows.shape[1]))), constant_values=-1)
-    random = rng.random(exploit.shape) < epsilon
-    random &= np.cumsum(random, 1) <= (explore >= 0).sum(1, keepdims=True)
-    at = lambda mask: np.maximum(np.cumsum(mask, 1) - 1, 0)
-    res = np.where(random, np.take_along_axis(explore, at(random), 1), np.take_along_axis(exploit, at(~random), 1))
-    explored = np.zeros(len(recs), bool)
-    explored[res[random]] = True
+        recs, drawn = _draw_from_items(recs, rows, k, items, rng)
+    best = _padded(rows[:, :k], k - rows.shape[1])
+    at_random = rng.random(best.shape) < epsilon
+    at_random &= np.cumsum(at_random, 1) <= (drawn >= 0).sum(1, keepdims=True)
+    res = np.where(
+        at_random,
+        np.take_along_axis(drawn, _numbers_in(at_random), 1),
+        np.take_along_axis(best, _numbers_in(~at_random), 1),
+    )
+    explored: np.ndarray = np.zeros(len(recs), bool)
+    explored[res[at_random]] = True
     return _table(recs.assign(explored=explored), res)
 
 
-def _draw(recs, rows, k, items, rng):
-    """-> `recs` with rows for items drawn, k for each user, who has them neither in the list nor in training; their row numbers (n_users, k), -1 where none was found."""
+def _draw_from_rest(rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows (n_users, k) drawn from those beyond the first `k` of each list, -1 where there are no more."""
+    rest = rows[:, k:]
+    if not rest.shape[1]:
+        raise ValueError(
+            f'the lists have no more than k={k} items, so nothing is left to explore: recommend more of them, '
+            'or say what to draw from with items='
+        )
+    keys = np.where(rest >= 0, rng.random(rest.shape), 2.0)  # what is not there comes last
+    drawn = np.take_along_axis(rest, np.argsort(keys, axis=1)[:, :k], 1)
+    return _padded(drawn, k - drawn.shape[1])
+
+
+def _draw_from_items(
+    recs: pd.DataFrame, rows: np.ndarray, k: int, items: Any, rng: np.random.Generator
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """`recs` with rows for drawn items, and their row numbers (n_users, k), -1 where none was found.
+
+    A user has them neither in the list nor, where `items` is a scorer, in training.
+    """
     first = recs.iloc[rows[:, 0]]
+    sampler = None
     if isinstance(items, Scorer):
         if 'user' not in recs:
             raise ValueError('an anonymous basket has no training rows to leave out: give item ids')
-        ids, sampler = items.vocab['item'].ids, NegativeSampler(items.catalog.require_history().seen)
+        ids = items.vocab['item'].ids
+        sampler = NegativeSampler(items.require_fitted().require_history().seen)
         users = torch.from_numpy(items.vocab['user'].encode(first['user']))
     else:
-        ids, sampler, users = pd.Index(pd.unique(pd.Series([items] if np.isscalar(items) else items))), None, None
-    listed = ids.get_indexer(recs['item'])  # -1: not among those to draw
-    listed = np.append(listed, -1)[rows]
-    drawn = np.full((len(rows), k), -1, np.int64)
-    for _ in range(ROUNDS):
-        u, j = np.nonzero(drawn < 0)
-        if not len(u):
+        ids = pd.Index(pd.unique(pd.Series(_as_ids(items))))
+    listed = np.append(ids.get_indexer(recs['item']), -1)[rows]  # -1: not among those to draw
+    drawn: np.ndarray = np.full((len(rows), k), -1, np.int64)
+    for _ in range(REDRAWS):
+        user, place = np.nonzero(drawn < 0)
+        if not len(user):
             break
-        draw = rng.integers(len(ids), size=len(u))
-        bad = (listed[u] == draw[:, None]).any(1) | (drawn[u] == draw[:, None]).any(1)
+        draw = rng.integers(len(ids), size=len(user))
+        bad = (listed[user] == draw[:, None]).any(1) | (drawn[user] == draw[:, None]).any(1)
         if sampler is not None:
-            bad |= sampler.is_seen(users[u], torch.from_numpy(draw)).numpy()
-        keys = pd.Series(u * len(ids) + draw)
-        bad |= keys.duplicated().to_numpy()
-        drawn[u[~bad], j[~bad]] = draw[~bad]
+            bad |= sampler.is_seen(users[user], torch.from_numpy(draw)).numpy()
+        bad |= pd.Series(user * len(ids) + draw).duplicated().to_numpy()
+        drawn[user[~bad], place[~bad]] = draw[~bad]
     drawn = _pack(drawn, drawn >= 0)
-    u, j = np.nonzero(drawn >= 0)
-    out = np.full_like(drawn, -1)
-    out[u, j] = len(recs) + np.arange(len(u))
-    return _add_rows(
-        recs,
-        first['user'].to_numpy()[u] if 'user' in recs else None,
-        ids[drawn[u, j]],
-        items if sampler is not None else None,
-    ), out
+    user, place = np.nonzero(drawn >= 0)
+    drawn_rows = np.full_like(drawn, -1)
+    drawn_rows[user, place] = len(recs) + np.arange(len(user))
+    user_ids = first['user'].to_numpy()[user] if 'user' in recs else None
+    titles = items if sampler is not None else None
+    return _add_rows(recs, user_ids, ids[drawn[user, place]], titles), drawn_rows
 
 
 def thompson_sampling(
@@ -298,178 +408,239 @@ def thompson_sampling(
     popularity,  # how sure the scores are: a learner (its training rows), or a Series of counts indexed by item id
     scale: float = 1.0,  # standard deviation of the noise of an item without training rows, in those of the user's list
     prior: float = 10.0,  # training rows at which the variance is half of that
-    k: int = None,  # items per user in the result; None: as many as there are
-    seed: int = None,
+    k: int | None = None,  # items per user in the result; None: as many as there are
+    seed: int | None = None,  # of the noise
 ) -> pd.DataFrame:
-    """The lists by scores drawn from s_i + scale * sd(s) * sqrt(prior / (prior + n_i)) * N(0, 1): what little is known of gets its chance, and less so as rows come in.
+    """The lists by scores drawn from s_i + scale * sd(s) * sqrt(prior / (prior + n_i)) * N(0, 1).
 
-    Thompson 1933; Chapelle and Li, NIPS 2011. The variance is that of a Gaussian mean after n_i observations; that each item's score is Gaussian and independent of the others' is
-    an assumption: the models give no posterior.
+    What little is known of gets its chance, and less so as rows come in: Thompson 1933; Chapelle and Li, NIPS 2011. The
+    variance is that of a Gaussian mean after n_i observations; that each item's score is Gaussian and independent of
+    the others' is an assumption: the models give no posterior.
     """
     if scale < 0 or prior <= 0:
         raise ValueError(f'scale={scale}, prior={prior}: scale is at least 0, prior above 0')
     rows, k = _lists(recs, k)
-    codes, ids = pd.factorize(recs['item'])
-    scores, n = _relevance(recs, rows), np.append(_counts(popularity, ids)[codes], 0.0)[rows]
+    scores = _relevance(recs, rows)
+    n = _list_counts(popularity, recs, rows)
     noise = np.random.default_rng(seed).standard_normal(rows.shape)
-    return _by_score(recs, rows, scores + scale * _moments(scores)[1] * np.sqrt(prior / (prior + n)) * noise, k)
+    _, spread = _moments(scores)
+    return _by_score(recs, rows, scores + scale * spread * np.sqrt(prior / (prior + n)) * noise, k)
+
+
+# --- rules
 
 
 def exclude(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     items,  # item ids that nobody gets, or a table of user and item: who does not get what
-    k: int = None,  # items per user in the result; None: as many as are left
+    k: int | None = None,  # items per user in the result; None: as many as are left
 ) -> pd.DataFrame:
     """The lists without some items; what comes after moves up."""
     rows, k = _lists(recs, k)
     if isinstance(items, pd.DataFrame):
         out = _among(recs, items)
     else:
-        out = recs['item'].isin([items] if np.isscalar(items) else items).to_numpy()
-    return _table(recs, _pack(rows, ~np.append(out, True)[rows])[:, :k])
-
-
-def _among(recs, pairs):
-    """bool (len(recs),): is the (user, item) in the table `pairs`?"""
-    names = {side: column_of(pairs, side, {}) for side in ('user', 'item')}
-    pairs = pd.MultiIndex.from_arrays([pairs[names['user']], pairs[names['item']]])
-    return pd.MultiIndex.from_arrays([recs['user'], recs['item']]).isin(pairs)
+        out = recs['item'].isin(_as_ids(items)).to_numpy()
+    in_lists = np.append(out, True)[rows]
+    return _table(recs, _pack(rows, ~in_lists)[:, :k])
 
 
 def pin(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     items,  # item id or ids, for the places from `at` on; or a dict item id -> place
     at: int = 1,  # place of the first
-    seen: pd.DataFrame = None,  # table of user and item: who has it already is not shown it again
+    seen: pd.DataFrame | None = None,  # table of user and item: who has it already is not shown it again
     titles=None,  # a learner, or a Series of titles indexed by item id: titles of items that are in no list
-    k: int = None,  # items per user in the result; None: as many as there were
+    k: int | None = None,  # items per user in the result; None: as many as there were
 ) -> pd.DataFrame:
-    """The lists with some items at fixed places; the others keep their order around them, and the last drop out. A pinned item that was not in a list has no score."""
+    """The lists with some items at fixed places.
+
+    The others keep their order around them, and the last drop out. A pinned item that was not in a list has no score.
+    """
     rows, k = _lists(recs, k)
-    places = (
-        dict(items)
-        if isinstance(items, dict)
-        else {o: at + i for i, o in enumerate([items] if np.isscalar(items) else items)}
-    )
-    if bad := [o for o, p in places.items() if int(p) != p or not 1 <= p <= k]:
+    places = _places(items, at, k)
+    recs, pinned = _pinned_rows(recs, rows, pd.Index(list(places)), seen, titles)
+    taken: np.ndarray = np.zeros((len(rows), k), bool)
+    res: np.ndarray = np.full((len(rows), k), -1, np.int64)
+    for j, place in enumerate(places.values()):
+        wanted = pinned[:, j] >= 0
+        taken[:, place - 1] |= wanted
+        res[wanted, place - 1] = pinned[wanted, j]
+    # the others, in order, in the places that are free; an item that is pinned for a user leaves its old place
+    is_pinned = (rows[:, :, None] == pinned[:, None]).any(2)
+    others = _padded(_pack(rows, ~is_pinned), k)
+    res = np.where(taken, res, np.take_along_axis(others, _numbers_in(~taken), 1))
+    return _table(recs, _pack(res, res >= 0))
+
+
+def _places(items: Any, at: int, k: int) -> dict:
+    """Item id -> place from 1 to `k`; `ValueError` for places that are not, or are given twice."""
+    if isinstance(items, dict):
+        places = dict(items)
+    else:
+        places = {item: at + i for i, item in enumerate(_as_ids(items))}
+    bad = [item for item, place in places.items() if int(place) != place or not 1 <= place <= k]
+    if bad:
         raise ValueError(f'places run from 1 to {k}: {first_few(bad)} cannot be pinned where asked')
     if len(set(places.values())) < len(places):
         raise ValueError('several items are pinned to the same place')
-    ids = list(places)
-    n_users = len(rows)
-    pairs = pd.DataFrame({'item': np.tile(np.asarray(pd.Index(ids)), n_users)})
-    users = recs['user'].iloc[rows[:, 0]].to_numpy() if 'user' in recs else None
-    if users is not None:
-        pairs.insert(0, 'user', np.repeat(users, len(ids)))
+    return places
+
+
+def _pinned_rows(
+    recs: pd.DataFrame, rows: np.ndarray, ids: pd.Index, seen: pd.DataFrame | None, titles: Any
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """`recs` with rows for pinned items that had none, and the row of each, (n_users, n_pinned), -1: it is seen."""
+    n_users, n_pinned = len(rows), len(ids)
+    pairs = pd.DataFrame({'item': np.tile(np.asarray(ids), n_users)})
+    if 'user' in recs:
+        users = recs['user'].iloc[rows[:, 0]].to_numpy()
+        pairs.insert(0, 'user', np.repeat(users, n_pinned))
     wanted = np.ones(len(pairs), bool) if seen is None else ~_among(pairs, seen)
-    # the row of a pinned item: its own in the list, else one added
-    own = np.full(len(pairs), -1)
-    codes = pd.Index(ids).get_indexer(recs['item'])
-    b, c = np.nonzero(rows >= 0)
-    code = codes[rows[b, c]]
-    own[(b * len(ids) + code)[code >= 0]] = rows[b, c][code >= 0]
-    new = np.flatnonzero(wanted & (own < 0))
-    own[new] = len(recs) + np.arange(len(new))
+    # a pinned item has its own row in the list, else one is added
+    row_of = np.full(len(pairs), -1)
+    user, place = np.nonzero(rows >= 0)
+    in_lists = rows[user, place]
+    code = ids.get_indexer(pd.Index(recs['item']))[in_lists]
+    is_pinned = code >= 0
+    row_of[(user * n_pinned + code)[is_pinned]] = in_lists[is_pinned]
+    new = np.flatnonzero(wanted & (row_of < 0))
+    row_of[new] = len(recs) + np.arange(len(new))
     if len(new):
-        recs = _add_rows(
-            recs, None if users is None else pairs['user'].to_numpy()[new], pairs['item'].to_numpy()[new], titles
-        )
-    own, wanted = np.where(wanted, own, -1).reshape(n_users, -1), wanted.reshape(n_users, -1)
-    # the others, in order, in the places that are free; an item that is pinned for a user leaves its old place
-    taken = np.zeros((n_users, k), bool)
-    res = np.full((n_users, k), -1, np.int64)
-    for j, place in enumerate(places.values()):
-        taken[:, place - 1] |= wanted[:, j]
-        res[:, place - 1] = np.where(wanted[:, j], own[:, j], res[:, place - 1])
-    others = _pack(rows, ~(rows[:, :, None] == own[:, None]).any(2))
-    others = np.pad(others, ((0, 0), (0, k)), constant_values=-1)
-    res = np.where(taken, res, np.take_along_axis(others, np.maximum(np.cumsum(~taken, 1) - 1, 0), 1))
-    return _table(recs, _pack(res, res >= 0))
+        new_users = pairs['user'].to_numpy()[new] if 'user' in recs else None
+        recs = _add_rows(recs, new_users, pairs['item'].to_numpy()[new], titles)
+    return recs, np.where(wanted, row_of, -1).reshape(n_users, n_pinned)
 
 
 def quota(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    categories,  # a column of `recs`, a Series of categories indexed by item id, or a table of 0 and 1 (item id x category) where an item has several
-    at_most=None,  # items of a category in a list: a number for all, or a dict category -> number
-    at_least: dict = None,  # category -> number of items that a list has to have
+    # a column of `recs`, a Series of categories indexed by item id, or a table of 0 and 1 (item id x category) where an
+    # item has several
+    categories,
+    at_most: int | Mapping | None = None,  # items of a category in a list: one number, or a dict category -> number
+    at_least: Mapping | None = None,  # category -> number of items that a list has to have
     k: int = 10,  # items per user in the result
 ) -> pd.DataFrame:
-    """The best `k` items of each list under quotas per category, in their order. Items fill the lower bounds first (category after category), then what is left, from the top; an item counts
-    for each of its categories. With one category per item that is the best list there is; where a bound cannot be kept with what is in a list, the list has fewer.
+    """The best `k` items of each list under quotas per category, in their order.
+
+    Items fill the lower bounds first (category after category), then what is left, from the top; an item counts for
+    each of its categories. With one category per item that is the best list there is; where a bound cannot be kept with
+    what is in a list, the list has fewer.
     """
     rows, k = _lists(recs, k)
-    codes, ids = pd.factorize(recs['item'])
+    names, member = _members(recs, categories)
+    if at_most is None and not at_least:
+        raise ValueError('say what to keep to: at_most=, at_least=')
+    at_least = dict(at_least or {})
+    _check_categories(names, [*(at_most if isinstance(at_most, Mapping) else ()), *at_least])
+    belongs = np.pad(member, ((0, 1), (0, 0)))[rows]  # (n_users, n, n_categories); where no row is: to none
+    lists = _QuotaLists(rows, belongs, _upper_bounds(names, at_most, k), k)
+    for category, n in at_least.items():
+        j = names.index(category)
+        for column in range(rows.shape[1]):
+            lists.take(column, belongs[:, column, j] & (lists.filled[:, j] < n))
+    for column in range(rows.shape[1]):
+        lists.take(column, np.ones(len(rows), bool))
+    return _table(recs, _pack(rows, lists.taken)[:, :k])
+
+
+def _members(recs: pd.DataFrame, categories: Any) -> tuple[list, np.ndarray]:
+    """Names of the categories, and which of them each row of `recs` belongs to, bool (len(recs), n_categories)."""
     if isinstance(categories, str):
         if categories not in recs:
             raise ValueError(
-                f'no column {categories!r} in the table; columns: {first_few(recs.columns, 20)}. Merge it in, or give a Series of categories indexed by item id'
+                f'no column {categories!r} in the table; columns: {first_few(recs.columns, 20)}. '
+                'Merge it in, or give a Series of categories indexed by item id'
             )
-        member, of_row = pd.get_dummies(recs[categories]), np.arange(len(recs))
-    elif isinstance(categories, pd.Series):
-        member, of_row = pd.get_dummies(_of_items(categories, ids, 'categories')), codes
+        of_rows = pd.get_dummies(recs[categories])
+        return list(of_rows.columns), of_rows.to_numpy(bool)
+    codes, ids = pd.factorize(recs['item'])
+    if isinstance(categories, pd.Series):
+        of_items = pd.get_dummies(_of_items(categories, ids, 'categories'))
     elif isinstance(categories, pd.DataFrame):
-        member, of_row = _of_items(categories, ids, 'categories') > 0, codes
+        of_items = _of_items(categories, ids, 'categories') > 0
     else:
         raise TypeError(
-            f'categories: a column name, a Series indexed by item id, or a table of 0 and 1 (item id x category); got {type(categories).__name__}'
+            'categories: a column name, a Series indexed by item id, or a table of 0 and 1 (item id x category); '
+            f'got {type(categories).__name__}'
         )
-    if at_most is None and not at_least:
-        raise ValueError('say what to keep to: at_most=, at_least=')
-    names, at_least = list(member.columns), dict(at_least or {})
-    for o in (*(at_most if isinstance(at_most, dict) else ()), *at_least):
-        if o not in names:
-            raise ValueError(f'no recommended item is of category {o!r}; categories: {first_few(names, 20)}')
-    upper = np.array(
-        [at_most.get(c, k) if isinstance(at_most, dict) else k if at_most is None else at_most for c in names]
-    )
-    belongs = np.concatenate([member.to_numpy(bool)[of_row], np.zeros((1, len(names)), bool)])[
-        rows
-    ]  # (n_users, n, n_categories)
-    taken, filled = np.zeros(rows.shape, bool), np.zeros((len(rows), len(names)), np.int64)
+    return list(of_items.columns), of_items.to_numpy(bool)[codes]
 
-    def walk(column, more):  # take from the top, for as many users at once as have room
-        fits = (
-            (rows[:, column] >= 0)
-            & ~taken[:, column]
-            & (taken.sum(1) < k)
-            & more(column)
-            & (filled + belongs[:, column] <= np.maximum(upper, filled)).all(1)
-        )
-        taken[:, column] |= fits
-        filled[fits] += belongs[fits, column]
 
-    for c, n in at_least.items():
-        j = names.index(c)
-        for column in range(rows.shape[1]):
-            walk(column, lambda col: belongs[:, col, j] & (filled[:, j] < n))
-    for column in range(rows.shape[1]):
-        walk(column, lambda col: True)
-    return _table(recs, _pack(rows, taken)[:, :k])
+def _check_categories(names: list, asked: Iterable) -> None:
+    for category in asked:
+        if category not in names:
+            raise ValueError(f'no recommended item is of category {category!r}; categories: {first_few(names, 20)}')
+
+
+def _upper_bounds(names: list, at_most: int | Mapping | None, k: int) -> np.ndarray:
+    """How many items of each category a list may have, (n_categories,); `k` where nothing is said."""
+    if isinstance(at_most, Mapping):
+        return np.array([at_most.get(name, k) for name in names])
+    return np.full(len(names), k if at_most is None else at_most)
+
+
+class _QuotaLists:
+    """Lists of all users that fill up together."""
+
+    def __init__(
+        self,
+        rows: np.ndarray,  # (n_users, n)
+        belongs: np.ndarray,  # bool (n_users, n, n_categories)
+        upper: np.ndarray,  # (n_categories,)
+        k: int,  # items in a list
+    ) -> None:
+        self.there = rows >= 0
+        self.belongs = belongs
+        self.upper = upper
+        self.k = k
+        self.taken = np.zeros(rows.shape, bool)
+        self.filled: np.ndarray = np.zeros((len(rows), len(upper)), np.int64)  # items of each category in each list
+
+    def take(self, column: int, wanted: np.ndarray) -> None:
+        """Take the items of a column, for as many of the users who want it, bool (n_users,), as have room."""
+        of_item = self.belongs[:, column]
+        bound = np.maximum(self.upper, self.filled)  # what lower bounds have filled beyond it may stay
+        has_room = (self.taken.sum(1) < self.k) & (self.filled + of_item <= bound).all(1)
+        taken = self.there[:, column] & ~self.taken[:, column] & wanted & has_room
+        self.taken[:, column] |= taken
+        self.filled[taken] += of_item[taken]
+
+
+# --- a re-ranked scorer
 
 
 class Reranked(Scorer):
-    """A scorer whose first `n` recommendations go through `rerank`, a function of the table of them: `Reranked(learn, lambda recs: recs.pipe(mmr, learn, diversity=.3))`.
+    """A scorer whose first `n` recommendations go through `rerank`, a function of the table of them.
 
-    It is a `Scorer` like any other, so `evaluate` and `compare_models` tell what re-ranking costs in accuracy and gains in diversity. Items beyond the first `n` follow in their old order, and
-    after them what `rerank` left out. Training rows of the user are no part of the table.
+    `Reranked(learn, lambda recs: recs.pipe(mmr, learn, diversity=.3))`. It is a `Scorer` like any other, so `evaluate`
+    and `compare_models` tell what re-ranking costs in accuracy and gains in diversity. Items beyond the first `n`
+    follow in their old order, and after them what `rerank` left out. Training rows of the user are not in the table.
     """
 
     scale = 'rank'
 
     def __init__(
         self,
-        scorer,  # a fitted learner or other `Scorer`
-        rerank,  # function: table of recommendations -> table of recommendations
+        scorer: Scorer,  # a fitted learner or other `Scorer`
+        rerank: Callable[[pd.DataFrame], pd.DataFrame],  # table of recommendations -> table of recommendations
         n: int = 100,  # recommendations per user that go in
-    ):
-        self.scorer, self.rerank, self.n, self.catalog = scorer, rerank, n, scorer.catalog
+    ) -> None:
+        self.scorer = scorer
+        self.rerank = rerank
+        self.n = n
+        self.catalog = scorer.catalog
         self.knows_cold = scorer.knows_cold
 
-    def parts(self):
+    def config(self) -> dict[str, Any]:
+        """How many recommendations go in."""
+        return dict(n=self.n)
+
+    def parts(self) -> list[Scorer]:
         """The scorer whose lists are re-ranked."""
         return [self.scorer]
 
-    def knows(self, side: str = 'item'):
+    def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): as of the scorer."""
         return self.scorer.knows(side)
 
@@ -477,24 +648,31 @@ class Reranked(Scorer):
         """Those of the scorer."""
         return self.scorer.vectors(side)
 
-    def score_items(self, users):
+    def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Descending with the rank: codes (B,) -> (B, n_items), on the CPU."""
         scores = self.scorer.score_items(users).float().cpu()
-        ids = self.catalog.vocab
-        before = recommend(self.scorer, ids['user'].decode(users.cpu().numpy()), self.n, cold='mean')
+        user_ids = self.vocab['user'].decode(users.cpu().numpy())
+        before = recommend(self.scorer, user_ids, self.n, cold='mean')
+        assert isinstance(before, pd.DataFrame)  # no file was asked for
         after = self.rerank(before)
+        row_of = pd.Series(np.arange(len(users)), index=user_ids)
+
+        def pairs(recs: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+            """Where the rows of a table are in the scores."""
+            items = self.vocab['item'].encode(recs['item'])
+            return torch.from_numpy(row_of[recs['user']].to_numpy()), torch.from_numpy(items)
+
+        n_items = scores.shape[1]
         places = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1).double()  # 0: best
-        row = pd.Series(np.arange(len(users)), index=ids['user'].decode(users.cpu().numpy()))
-        at = lambda df: (torch.from_numpy(row[df['user']].to_numpy()), torch.from_numpy(ids['item'].encode(df['item'])))
-        res, n = -places, scores.shape[1]
-        res[at(before)] -= n  # left out, unless it comes back
-        res[at(after)] = 2.0 * n - torch.from_numpy(after['rank'].to_numpy()).double()
+        res = -places
+        res[pairs(before)] -= n_items  # left out, unless it comes back
+        res[pairs(after)] = 2.0 * n_items - torch.from_numpy(after['rank'].to_numpy()).double()
         return res.float()
 
-    def score(self, users, items):
+    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
-        users, at = torch.unique(torch.as_tensor(users), return_inverse=True)
-        return self.score_items(users)[at, torch.as_tensor(items)]
+        distinct, of_pair = torch.unique(torch.as_tensor(users), return_inverse=True)
+        return self.score_items(distinct)[of_pair, torch.as_tensor(items)]
 
     def recommend(
         self,
@@ -503,12 +681,14 @@ class Reranked(Scorer):
         exclude_seen: bool = True,
         candidates=None,
         cold: str = 'popular',
-        seen=None,
+        seen: pd.DataFrame | None = None,
         basket=None,
         to=None,
     ) -> pd.DataFrame | Path:
         """The first `k` of the re-ranked lists; arguments as in `Scorer.recommend`."""
-        res = self.rerank(self.scorer.recommend(users, max(k, self.n), exclude_seen, candidates, cold, seen, basket))
+        recs = self.scorer.recommend(users, max(k, self.n), exclude_seen, candidates, cold, seen, basket)
+        assert isinstance(recs, pd.DataFrame)  # no file was asked for
+        res = self.rerank(recs)
         res = res[res['rank'] <= k].reset_index(drop=True)
         if to is None:
             return res
