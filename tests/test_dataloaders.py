@@ -342,7 +342,7 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
     ratings, _, _ = synthetic
     want = RecDataLoaders.from_df(ratings, seed=0)
     if large:
-        for room in ('data.columns', 'data.interactions', 'data.history', 'training.dataloaders'):
+        for room in ('data.columns', 'data.interactions', 'data.history'):
             monkeypatch.setattr(f'fastrec.{room}.CHUNK_ROWS', 500)
         for room in ('data.splits', 'training.batches', 'training.dataloaders'):
             monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
+from pathlib import Path
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -11,16 +14,18 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.torch_core import default_device
 from fastcore.meta import delegates
+from scipy.sparse import csr_matrix
 
 from ..data.catalog import Catalog, cold_groups, cold_mask
-from ..data.columns import CHUNK_ROWS, column_of, first_few
+from ..data.columns import column_of, first_few, in_chunks
 from ..data.files import FileTable
 from ..data.history import History
-from ..data.interactions import Interactions
+from ..data.interactions import Interactions, Vocab
 from ..data.sampling import NegativeSampler
 from ..data.splits import LARGE, Split, describe_splitter, everything, make_split, split_summary
 from ..data.stream import PARTS, ParquetStream, StreamHistory
 from .batches import (
+    SCORING_BATCH,
     InBatchDL,
     InteractionDataset,
     InteractionDL,
@@ -34,97 +39,102 @@ from .stream_batches import BUFFER_ROWS, StreamDataset, StreamDL
 
 __all__ = ['RecDataLoaders', 'StreamDataLoaders']
 
-FEW_STEPS = 20
+FEW_STEPS = 20  # steps an epoch from which on a model learns much
 
 
 class RecDataLoaders(DataLoaders):
     """`DataLoaders` of a rating table: `train`, `valid` and, if the split has one, `test` (`dls[2]`).
 
-    `catalog` knows ids, metadata and history; `vocab` is `{'user': Vocab, 'item': Vocab}`. `print(dls.summary())` tells what is in each part.
+    `catalog` knows ids, metadata and history; `vocab` is `{'user': Vocab, 'item': Vocab}`; `target` is what they were
+    made for: 'rating', 'liked' or 'implicit'. `print(dls.summary())` tells what is in each part.
     """
 
-    split_by = None  # how the split was made, in words
+    split_by: str | None = None  # how the split was made, in words
 
-    def __init__(self, *loaders, path='.', device=None):
-        super().__init__(*loaders, path=path, device=device if device is not None else default_device())
-        self.n_inp = loaders[0].dataset.n_inp
-        self.target = (
-            'implicit'
-            if isinstance(loaders[0], (NegativesDL, InBatchDL, UserDL))
-            else 'rating'
-            if self.catalog.thresholds is None
-            else 'liked'
-        )  # what the loaders were made for
+    def __init__(
+        self,
+        *loaders: InteractionDL,  # of train, valid[, test]
+        path: str | Path = '.',  # where learners save models
+        device: Any = None,  # where batches are made; by default fastai's default device
+    ) -> None:
+        super().__init__(*loaders, path=path, device=default_device() if device is None else device)
+        # kept here, since fastai wraps the loaders while it trains on several devices
+        self.n_inp: int = loaders[0].dataset.n_inp
+        self._objective = loaders[0].objective
+        self._has_context = loaders[0].has_context
+        self.target: str = self._made_for()
+
+    def _made_for(self) -> str:
+        if self.objective != 'pairs':
+            return 'implicit'
+        return 'rating' if self.catalog.thresholds is None else 'liked'
+
+    # --- making them
 
     @classmethod
     def from_df(
         cls,
-        df: pd.DataFrame,  # one row per interaction
-        valid_pct: float = 0.2,  # share of rows in valid, if no splitter is given; 0: all rows are for training, as for the last fit before a model is used
-        seed: int = None,  # of that random split
-        splitter=None,  # a splitter (fastai's or ours), the name of a column, or two or three index arrays
-        item_df: pd.DataFrame = None,  # what is known of items: a column of ids, and e.g. title, year, genres
-        user_df: pd.DataFrame = None,  # what is known of users
-        user_name: str = None,  # column of user ids
-        item_name: str = None,  # column of item ids
-        rating_name: str = None,  # column of ratings; False: none
-        time_name: str = None,  # column of times; False: none
-        title_name: str = None,  # column of `item_df` with the titles
+        df: pd.DataFrame | FileTable,  # one row per interaction
+        valid_pct: float = 0.2,  # share of rows in valid, if no splitter is given; 0: all rows are for training
+        seed: int | None = None,  # of that random split
+        splitter: Any = None,  # a splitter (fastai's or ours), the name of a column, or two or three index arrays
+        item_df: pd.DataFrame | None = None,  # what is known of items: a column of ids, and e.g. title, year, genres
+        user_df: pd.DataFrame | None = None,  # what is known of users
+        user_name: str | None = None,  # column of user ids
+        item_name: str | None = None,  # column of item ids
+        rating_name: str | bool | None = None,  # column of ratings; False: none
+        time_name: str | bool | None = None,  # column of times; False: none
+        title_name: str | None = None,  # column of `item_df` with the titles
         duplicates: str = 'error',  # repeated user-item pairs of ratings: 'error', 'first', 'last' or 'mean'
-        target: str = 'rating',  # 'rating': predict it; 'liked': 1 if it reaches the user's own mean over the training rows, else 0; 'implicit': rank what users choose, where repeats add up
-        threshold: float = None,  # 'implicit': ratings from it on are positives; the other rows count as seen
-        weighted: bool = False,  # 'implicit': a row counts as much as its rating says (play counts; with a long tail, train on their logarithm), not once
-        context=None,  # columns of what belongs to the interaction itself (its time, a device, a weekday), for ratings: batches have it as third input, and `svdpp_learner` and `collab_learner` read it (see `Context`)
-        weight_name: str = None,  # column of what each rating counts in the loss (recent ones, rare ones more), from 0 up; errors such as rmse count all rows alike
-        n_neg: int = 4,  # 'implicit': negatives drawn for each positive; 0: the other items of the batch are the negatives; None: a row is a user, and the objective is over the whole catalogue
-        alpha: float = 0.0,  # 'implicit': negatives are drawn in proportion to popularity^alpha (0: uniformly)
-        bs: int = None,  # batch size; by default a power of two that leaves about 300 steps an epoch (25 where a row is a user)
-        path='.',  # where learners save models
-        device=None,  # where batches are made; by default fastai's default device
-    ):
-        """`RecDataLoaders` of a table; columns not named are found by their usual names, else by position (user, item, rating, time)."""
-        if target not in ('rating', 'liked', 'implicit'):
-            raise ValueError(f"target={target!r}: choose 'rating', 'liked' or 'implicit'")
-        if target != 'implicit' and (threshold is not None or weighted):
-            raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
-        policy = 'keep' if target == 'implicit' else duplicates
-        if isinstance(df, FileTable):
-            inter, df = df.interactions(
-                user_name,
-                item_name,
-                rating_name,
-                time_name,
-                policy,
-                whole=splitter is not None and not callable(splitter),
-                context=context,
-                weight_name=weight_name,
-            )
-        else:
-            inter = Interactions.from_df(
-                df, user_name, item_name, rating_name, time_name, policy, context=context, weight_name=weight_name
-            )
-        if target == 'implicit':
-            if weight_name is not None:
-                raise ValueError(
-                    'weight_name= is for ratings; of implicit feedback weighted=True makes the rating column the weight of a row'
-                )
-            if context is not None:
-                raise ValueError(
-                    "context= is for ratings: what was not chosen has none. Leave it out, or learn target='rating' or 'liked'"
-                )
-            inter = inter.implicit(threshold, weighted)
-        by = (
-            f'random rows: valid_pct={valid_pct:g}, seed={seed}'
-            if splitter is None and valid_pct
-            else 'all rows for training'
-            if splitter is None
-            else describe_splitter(splitter)
+        target: str = 'rating',  # 'rating', 'liked' or 'implicit', see below
+        threshold: float | None = None,  # 'implicit': ratings from it on are positives; the others count as seen
+        weighted: bool = False,  # 'implicit': a row counts as much as its rating says, not once
+        context: str | list[str] | None = None,  # of ratings: columns of what belongs to the interaction itself
+        weight_name: str | None = None,  # column of what each rating counts in the loss, from 0 up
+        n_neg: int | None = 4,  # 'implicit': negatives of each positive; 0: those of the batch; None: all items
+        alpha: float = 0.0,  # 'implicit': negatives come in proportion to popularity^alpha (0: uniformly)
+        bs: int | None = None,  # batch size; by default a power of two that leaves about 300 steps an epoch
+        path: str | Path = '.',  # where learners save models
+        device: Any = None,  # where batches are made; by default fastai's default device
+    ) -> RecDataLoaders:
+        """`RecDataLoaders` of a table.
+
+        Columns not named are found by their usual names, else by position (user, item, rating, time). With
+        `valid_pct=0` all rows are for training, as for the last fit before a model is used.
+
+        `target` is 'rating': predict it; 'liked': 1 if it reaches the user's own mean over the training rows, else 0;
+        or 'implicit': rank what users choose, where repeats add up. Of implicit feedback `n_neg` negatives are drawn
+        for each positive; with 0 the other items of the batch are the negatives; with None a row is a user, the
+        objective is over the whole catalogue, and the default batch size leaves about 25 steps an epoch. Weights
+        (`weighted`) are e.g. play counts; with a long tail, train on their logarithm.
+
+        `context` (of ratings: time, a device, a weekday) is the third input of batches; `svdpp_learner` and
+        `collab_learner` read it (see `Context`). With `weight_name`, e.g. recent or rare ratings count more in the
+        loss; errors such as rmse count all rows alike.
+        """
+        _check_target(target, threshold, weighted, context, weight_name)
+        columns: dict[str, Any] = dict(
+            user_name=user_name,
+            item_name=item_name,
+            rating_name=rating_name,
+            time_name=time_name,
+            duplicates='keep' if target == 'implicit' else duplicates,
+            context=context,
+            weight_name=weight_name,
         )
-        split = make_split(inter, _default_splitter(valid_pct, seed) if splitter is None else splitter, df)
+        table: pd.DataFrame | None
+        if isinstance(df, FileTable):
+            needs_table = splitter is not None and not callable(splitter)  # a column of it, or positions in it
+            inter, table = df.interactions(whole=needs_table, **columns)
+        else:
+            table = df
+            inter = Interactions.from_df(table, **columns)
+        if target == 'implicit':
+            inter = inter.implicit(threshold, weighted)
+        split = make_split(inter, _random_splitter(valid_pct, seed) if splitter is None else splitter, table)
         res = cls.from_interactions(
             inter,
             split,
-            liked=target == 'liked',
             item_df=item_df,
             user_df=user_df,
             title_name=title_name,
@@ -133,30 +143,48 @@ class RecDataLoaders(DataLoaders):
             bs=bs,
             path=path,
             device=device,
+            liked=target == 'liked',
         )
-        res.split_by = by
+        if splitter is not None:
+            res.split_by = describe_splitter(splitter)
+        elif valid_pct:
+            res.split_by = f'random rows: valid_pct={valid_pct:g}, seed={seed}'
+        else:
+            res.split_by = 'all rows for training'
         return res
 
     @classmethod
     @delegates(from_df)
-    def from_csv(cls, csv, sep: str = ',', encoding: str = None, parse_dates=None, **kwargs):
-        """`RecDataLoaders` of a CSV file; see `from_df`. Read in parts by pyarrow if that is there, so that the table is never in memory as a whole, else (or with `parse_dates`) by pandas."""
+    def from_csv(
+        cls,
+        csv: Any,  # a path, an address, or a file
+        sep: str = ',',  # between the columns
+        encoding: str | None = None,  # by default UTF-8
+        parse_dates: Any = None,  # as of `pd.read_csv`, which then reads the file
+        **kwargs,
+    ) -> RecDataLoaders:
+        """`RecDataLoaders` of a CSV file; see `from_df`.
+
+        Read in parts by pyarrow if that is there, so that the table is never in memory as a whole, else (or with
+        `parse_dates`) by pandas.
+        """
         return cls.from_df(FileTable(csv, 'csv', sep=sep, encoding=encoding, parse_dates=parse_dates), **kwargs)
 
     @classmethod
     @delegates(from_df)
     def from_parquet(
         cls,
-        file,  # a file, a folder of files, or a list of them
-        columns: list = None,  # read only these
-        stream: bool = False,  # leave the rows in the files, which may be larger than memory: they are read in shuffled row groups at each epoch; for ratings
-        buffer: int = 2**22,  # with `stream`: rows that are shuffled together
+        file: Any,  # a file, a folder of files, or a list of them
+        columns: list[str] | None = None,  # read only these
+        stream: bool = False,  # leave the rows in the files, which may be larger than memory; for ratings
+        buffer: int = BUFFER_ROWS,  # with `stream`: rows that are shuffled together
         **kwargs,
-    ):
+    ) -> RecDataLoaders:
         """`RecDataLoaders` of parquet (needs pyarrow, the extra 'parquet'); see `from_df`.
 
-        It is read in parts, so that the table is never in memory as a whole: what stays of a row is 20 bytes, 4 more with times before 1970 or after 2038, or with `stream` nothing (see `StreamDataLoaders`; the split is then `valid_pct` and
-        `seed`, or a column).
+        It is read in parts, so that the table is never in memory as a whole: what stays of a row is 20 bytes, 4 more
+        with times before 1970 or after 2038. With `stream` nothing stays: rows are read in shuffled row groups at each
+        epoch (see `StreamDataLoaders`); the split is then `valid_pct` and `seed`, or a column.
         """
         if stream:
             return StreamDataLoaders.of_stream(file, columns, buffer, **kwargs)
@@ -165,480 +193,647 @@ class RecDataLoaders(DataLoaders):
     @classmethod
     def from_interactions(
         cls,
-        interactions: Interactions,  # checked rows; with `weights` (see `Interactions.implicit`) they are implicit feedback
-        splitter,  # a splitter, or two or three index arrays
-        item_df=None,
-        user_df=None,
-        title_name=None,
-        n_neg: int = 4,
+        interactions: Interactions,  # checked rows; with `weights` (see `Interactions.implicit`): implicit feedback
+        splitter: Any,  # a splitter, or two or three index arrays
+        item_df: pd.DataFrame | None = None,
+        user_df: pd.DataFrame | None = None,
+        title_name: str | None = None,
+        n_neg: int | None = 4,
         alpha: float = 0.0,
-        bs: int = None,
-        path='.',
-        device=None,
-        liked: bool = False,  # of ratings: the target is whether they reach the user's own mean over the training rows
-    ):
+        bs: int | None = None,
+        path: str | Path = '.',
+        device: Any = None,
+        liked: bool = False,  # of ratings: the target is whether they reach the user's mean over the training rows
+    ) -> RecDataLoaders:
         """`RecDataLoaders` of checked interactions; arguments as in `from_df`."""
         inter = interactions
-        if inter.ratings is None and inter.weights is None:
+        is_implicit = inter.weights is not None
+        if inter.ratings is None and not is_implicit:
             raise ValueError(
-                "the table has no rating column to learn from. Name it with rating_name=, or rank what users choose with target='implicit'"
+                'the table has no rating column to learn from. Name it with rating_name=, '
+                "or rank what users choose with target='implicit'"
             )
-        if liked and inter.weights is not None:
+        if liked and is_implicit:
             raise ValueError('liked=True is for ratings, and these interactions are implicit feedback')
         split = make_split(inter, splitter)
         catalog = Catalog(History(inter, split), item_df, user_df, title_name, liked)
-        if inter.weights is not None and n_neg is None:
+        loaders: list[Any]
+        if is_implicit and n_neg is None:
             loaders = _user_loaders(catalog, bs)
         else:
             n_rows = len(inter.positive(split.train))
             if bs is None:
                 bs = auto_batch_size(n_rows)
-            elif n_rows < FEW_STEPS * bs and bs > auto_batch_size(n_rows):
-                warn(
-                    f'bs={bs} leaves {-(-n_rows // bs)} steps an epoch for {n_rows:,} training rows: too few for a model to learn much. '
-                    f'Try bs={auto_batch_size(n_rows)} (the default), or more epochs',
-                    stacklevel=3,
-                )
-            loaders = (
-                _rating_loaders(catalog, bs)
-                if inter.weights is None
-                else _negatives_loaders(catalog, bs, n_neg, alpha)
-                if n_neg
-                else _in_batch_loaders(catalog, bs)
-            )
+            else:
+                _warn_of_few_steps(bs, n_rows)
+            if not is_implicit:
+                loaders = _rating_loaders(catalog, bs)
+            elif n_neg:
+                loaders = _negatives_loaders(catalog, bs, n_neg, alpha)
+            else:
+                loaders = _in_batch_loaders(catalog, bs)
         res = cls(*loaders, path=path, device=device)
         res.split_by = describe_splitter(splitter)
         return res
 
-    def rebuilt(self, interactions, split, item_df=None, user_df=None):
-        """Loaders made as these were, of other interactions; metadata is that of these, with the rows of `item_df, user_df` added."""
-        train, old = self.train, self.catalog
-        options = dict(
-            n_neg=None if self.n_inp == 1 else getattr(train, 'n_neg', 4),
-            alpha=train.sampler.alpha if isinstance(train, NegativesDL) else 0.0,
-            liked=self.target == 'liked',
-        )
-        metadata = {
-            f'{side}_df': _joined(before, more, old.names[side], side)
-            for side, before, more in (('item', old.item_df, item_df), ('user', old.user_df, user_df))
-        }
+    # --- others like these
+
+    def rebuilt(
+        self,
+        interactions: Interactions,  # checked rows
+        split: Split,  # of them
+        item_df: pd.DataFrame | None = None,  # metadata of items, beside what is known
+        user_df: pd.DataFrame | None = None,  # the same of users
+    ) -> RecDataLoaders:
+        """Loaders made as these were, of other interactions.
+
+        Metadata is that of these, with the rows of `item_df, user_df` added.
+        """
+        old = self.catalog
         res = type(self).from_interactions(
             interactions,
             split,
-            **metadata,
+            item_df=_joined(old.item_df, item_df, old.names['item'], 'item'),
+            user_df=_joined(old.user_df, user_df, old.names['user'], 'user'),
             title_name=old.title_name,
-            bs=train.bs,
+            bs=self.train.bs,
             path=self.path,
             device=self.device,
-            **options,
+            liked=self.target == 'liked',
+            **self._negatives_options(),
         )
         for dl, before in zip(res.loaders, self.loaders):
             dl.seed = before.seed
         res.split_by = f'{self.split_by}, then extended'
         return res
 
-    def in_batch(self, bs: int = None):
-        """Loaders of the same implicit feedback whose negatives are the other items of the batch (as `n_neg=0` makes them), with batches of the same size unless `bs` says otherwise."""
+    def _negatives_options(self) -> dict[str, Any]:
+        """Arguments of `from_interactions` that say which negatives these loaders have."""
+        if self.objective == 'catalogue':
+            return dict(n_neg=None)
+        if self.objective == 'in_batch':
+            return dict(n_neg=0)
+        if self.objective == 'negatives':
+            return dict(n_neg=self.train.n_neg, alpha=self.train.sampler.alpha)
+        return {}
+
+    def in_batch(
+        self,
+        bs: int | None = None,  # batch size; by default the same, or if a row is a user, as `from_df` sets it
+    ) -> RecDataLoaders:
+        """Loaders of the same implicit feedback whose negatives are the other items of the batch, as of `n_neg=0`."""
         if self.target != 'implicit':
             raise ValueError(
-                f"negatives are for implicit feedback, and these loaders hold a {self.target}: make them with target='implicit', n_neg=0"
+                f'negatives are for implicit feedback, and these loaders hold a {self.target}: '
+                "make them with target='implicit', n_neg=0"
             )
         if bs is None:
-            bs = (
-                self.train.bs
-                if self.n_inp == 2
-                else auto_batch_size(len(self.catalog.interactions.positive(self.catalog.split.train)))
-            )
+            bs = self._pairs_batch_size()
         res = type(self)(*_in_batch_loaders(self.catalog, bs), path=self.path, device=self.device)
         res.split_by = self.split_by
         return res
 
-    def __repr__(self):
-        return f'RecDataLoaders({self.target}, {", ".join(f"{name} {len(dl.dataset):,}" for name, dl in zip(Split._fields, self.loaders))}, bs {self.train.bs}, {self.catalog})'
+    def _pairs_batch_size(self) -> int:
+        """Batch size of loaders of positives: the same as these have, unless a row of these is a user."""
+        if self.objective != 'catalogue':
+            return self.train.bs
+        inter, split = _rows_and_split(self.catalog)
+        return auto_batch_size(len(inter.positive(split.train)))
+
+    def new_empty(self) -> RecDataLoaders:
+        """Loaders without rows, of a catalog without history: what is exported."""
+        return type(self)(*(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device)
+
+    def with_catalog(self, catalog: Catalog) -> RecDataLoaders:
+        """The same rows under a catalog that knows further items (see `Catalog.with_items`).
+
+        Negatives are drawn from the items of before.
+        """
+        loaders = []
+        for dl in self.loaders:
+            wider = copy(dl)
+            wider.dataset = dl.dataset.with_catalog(catalog)
+            loaders.append(wider)
+        return type(self)(*loaders, path=self.path, device=self.device)
+
+    # --- what is in them
+
+    def __repr__(self) -> str:
+        sizes = ', '.join(f'{name} {len(dl.dataset):,}' for name, dl in zip(Split._fields, self.loaders))
+        return f'RecDataLoaders({self.target}, {sizes}, bs {self.train.bs}, {self.catalog})'
+
+    @property
+    def objective(self) -> str:
+        """What a batch is for: 'pairs', 'negatives', 'in_batch' or 'catalogue'.
+
+        'pairs': a row is a pair with its rating, or whether it is liked; 'negatives': a positive with negatives drawn
+        for it (`NegativesDL`); 'in_batch': a positive among the items of the batch (`InBatchDL`); 'catalogue': a user
+        with all positives, over all items (`UserDL`).
+        """
+        return self._objective
+
+    @property
+    def has_context(self) -> bool:
+        """Is the third tensor of a batch what belongs to the interaction itself (see `Context`)?"""
+        return self._has_context
 
     @property
     def catalog(self) -> Catalog:
+        """Who and what there is, and who has what."""
         return self.train.dataset.catalog
 
     @property
-    def vocab(self):
+    def vocab(self) -> dict[str, Vocab]:
+        """{'user': Vocab, 'item': Vocab}."""
         return self.catalog.vocab
 
     @property
     def n_users(self) -> int:
+        """Number of users."""
         return self.catalog.n_users
 
     @property
     def n_items(self) -> int:
+        """Number of items."""
         return self.catalog.n_items
 
     @property
-    def item_df(self):
+    def item_df(self) -> pd.DataFrame | None:
+        """Metadata of items in the order of their codes; None: there is none."""
         return self.catalog.item_df
 
     @property
-    def y_bounds(self) -> tuple:
+    def y_bounds(self) -> tuple[float, float]:
         """Lowest and highest rating of the table."""
-        y = self.catalog.require_history().interactions.ratings
-        return float(y.min()), float(y.max())
+        inter, _ = _rows_and_split(self.catalog)
+        return float(inter.ratings.min()), float(inter.ratings.max())
 
-    def cold_shares(self, scorer) -> dict:
+    def cold_shares(self, scorer: Any) -> dict[str, float]:
         """Group of `standing` -> share of the valid rows."""
-        inter, rows = self.catalog.require_history().interactions, self.catalog.split.valid
+        inter, split = _rows_and_split(self.catalog)
+        rows = split.valid
         if not len(rows):
             return dict(all=1.0)
-        return {
-            k: float(m.mean())
-            for k, m in cold_groups(scorer, self.catalog, inter.users[rows], inter.items[rows]).items()
-        }
-
-    def new_empty(self):
-        return type(self)(*(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device)
-
-    def with_catalog(self, catalog):
-        """The same rows under a catalog that knows further items (see `Catalog.with_items`); negatives are drawn from the items of before."""
-        loaders = []
-        for dl in self.loaders:
-            loaders.append(copy(dl))
-            loaders[-1].dataset = dl.dataset.with_catalog(catalog)
-        return type(self)(*loaders, path=self.path, device=self.device)
+        groups = cold_groups(scorer, self.catalog, inter.users[rows], inter.items[rows])
+        return {name: float(mask.mean()) for name, mask in groups.items()}
 
     def summary(self) -> str:
         """Users, items, rows and density, rows per user and item, and who is cold in each part."""
-        text = split_summary(self.catalog.require_history().interactions, self.catalog.split)
+        inter, split = _rows_and_split(self.catalog)
+        text = split_summary(inter, split)
         if self.target != 'liked':
             return text
-        liked = ', '.join(
-            f'{self.catalog.liked(rows).mean():.1%} of {name}'
-            for name, rows in zip(Split._fields, self.catalog.split)
-            if rows is not None
-        )
-        return f"{text}\nliked (at or above the user's mean over the training rows): {liked}"
+        shares = []
+        for name, rows in zip(Split._fields, split):
+            if rows is not None:
+                shares.append(f'{self.catalog.liked(rows).mean():.1%} of {name}')
+        return f"{text}\nliked (at or above the user's mean over the training rows): {', '.join(shares)}"
 
-    def show_batch(self, b=None, max_n: int = 9, **kwargs):
-        """Show rows of a training batch with ids and titles."""
+    def show_batch(
+        self,
+        b: tuple[torch.Tensor, ...] | None = None,  # a batch; None: one of training
+        max_n: int = 9,  # rows of it
+        **kwargs,
+    ) -> pd.DataFrame | None:
+        """Show rows of a training batch with ids and titles (or return them with `show=False`)."""
         return self.train.show_batch(b, max_n, **kwargs)
+
+    # --- pairs to predict
 
     def test_dl(
         self,
-        test_items,  # a table with user and item columns, or a list of (user, item) pairs
+        test_items: Any,  # a table with user and item columns, or a list of (user, item) pairs
         with_labels: bool = False,  # take targets from the table's rating column
-        bs: int = None,
+        bs: int | None = None,  # by default that of valid, or more
         **kwargs,  # (fastai passes rm_type_tfms, num_workers and process, which mean nothing here)
-    ):
-        """A loader of pairs to predict, in the order given; unknown ids raise a `KeyError`. Of context that the table has no column of, nothing is given."""
-        catalog, names = self.catalog, self.catalog.names
-        if not isinstance(test_items, pd.DataFrame):
-            pairs = list(test_items)
-            if not all(isinstance(o, (tuple, list)) and len(o) == 2 for o in pairs):
-                raise ValueError(f'expected a table, or a list of (user, item) pairs, got {first_few(pairs, 3)}')
-            if with_labels:
-                raise ValueError('pairs have no labels: give a table with a rating column')
-            test_items = pd.DataFrame({'user': [o[0] for o in pairs], 'item': [o[1] for o in pairs]})
-        codes = [
-            catalog.vocab[side].encode(test_items[column_of(test_items, side, names)]) for side in ('user', 'item')
-        ]
-        if n := int(cold_mask(catalog, *codes).sum()):
+    ) -> InteractionDL:
+        """A loader of pairs to predict, in the order given; unknown ids raise a `KeyError`.
+
+        Of context that the table has no column of, nothing is given.
+        """
+        catalog = self.catalog
+        table = test_items if isinstance(test_items, pd.DataFrame) else _table_of_pairs(test_items, with_labels)
+        codes = []
+        for side in ('user', 'item'):
+            ids = table[column_of(table, side, catalog.names)]
+            codes.append(catalog.vocab[side].encode(ids))
+        n_cold = int(cold_mask(catalog, *codes).sum())
+        if n_cold:
             warn(
-                f'{n:,} of {len(codes[0]):,} pairs have a user or an item without training rows: unless the model reads their features, they are predicted as the average one',
+                f'{n_cold:,} of {len(codes[0]):,} pairs have a user or an item without training rows: '
+                'unless the model reads their features, they are predicted as the average one',
                 stacklevel=2,
             )
-        tensors = [torch.from_numpy(o) for o in codes]
-        if self.n_inp == 3:
-            tensors.append(torch.from_numpy(catalog.context_of.encode(test_items)))
+        columns = [torch.from_numpy(o) for o in codes]
+        if self.has_context:
+            assert catalog.context_of is not None
+            columns.append(torch.from_numpy(catalog.context_of.encode(table)))
         if with_labels:
-            ratings = test_items[column_of(test_items, 'rating', names)].to_numpy()
-            tensors.append(
-                torch.tensor(
-                    ratings if catalog.thresholds is None else ratings >= catalog.thresholds[codes[0]],
-                    dtype=torch.float32,
-                )
-            )
-        dataset = InteractionDataset(tensors, None, catalog, 3 if self.n_inp == 3 else 2)
-        return InteractionDL(dataset, bs=bs or max(self.valid.bs, 4096), device=self.device)
+            labels = table[column_of(table, 'rating', catalog.names)].to_numpy()
+            if catalog.thresholds is not None:
+                labels = labels >= catalog.thresholds[codes[0]]
+            columns.append(torch.tensor(labels, dtype=torch.float32))
+        dataset = InteractionDataset(columns, None, catalog, 3 if self.has_context else 2)
+        return InteractionDL(dataset, bs=bs or max(self.valid.bs, SCORING_BATCH), device=self.device)
 
 
-def _joined(before, more, id_name, side):
+# --- checks and tables
+
+
+def _check_target(target: str, threshold: float | None, weighted: bool, context: Any, weight_name: str | None) -> None:
+    """`ValueError` for options of `from_df` that go with another target."""
+    if target not in ('rating', 'liked', 'implicit'):
+        raise ValueError(f"target={target!r}: choose 'rating', 'liked' or 'implicit'")
+    if target != 'implicit' and (threshold is not None or weighted):
+        raise ValueError("threshold= and weighted= say what is a positive: they go with target='implicit'")
+    if target == 'implicit' and weight_name is not None:
+        raise ValueError(
+            'weight_name= is for ratings; '
+            'of implicit feedback weighted=True makes the rating column the weight of a row'
+        )
+    if target == 'implicit' and context is not None:
+        raise ValueError(
+            "context= is for ratings: what was not chosen has none. Leave it out, or learn target='rating' or 'liked'"
+        )
+
+
+def _warn_of_few_steps(bs: int, n_rows: int) -> None:
+    """Warn of a batch size that leaves few steps an epoch, where the default one is smaller."""
+    best = auto_batch_size(n_rows)
+    if n_rows < FEW_STEPS * bs and bs > best:
+        n_steps = -(-n_rows // bs)
+        warn(
+            f'bs={bs} leaves {n_steps} steps an epoch for {n_rows:,} training rows: too few for a model to learn much. '
+            f'Try bs={best} (the default), or more epochs',
+            stacklevel=4,
+        )
+
+
+def _table_of_pairs(pairs: Any, with_labels: bool) -> pd.DataFrame:
+    """A table of (user, item) pairs."""
+    pairs = list(pairs)
+    if not all(isinstance(o, (tuple, list)) and len(o) == 2 for o in pairs):
+        raise ValueError(f'expected a table, or a list of (user, item) pairs, got {first_few(pairs, 3)}')
+    if with_labels:
+        raise ValueError('pairs have no labels: give a table with a rating column')
+    return pd.DataFrame({'user': [o[0] for o in pairs], 'item': [o[1] for o in pairs]})
+
+
+def _joined(before: pd.DataFrame | None, more: pd.DataFrame | None, id_name: str, side: str) -> pd.DataFrame | None:
     """Metadata `before` (which has the column `id_name`) with the rows of `more`, which count where both have an id."""
     if more is None:
         return before
     more = more.rename(columns={column_of(more, side, {side: id_name}): id_name})
-    return (
-        more if before is None else pd.concat([before, more]).drop_duplicates(id_name, keep='last', ignore_index=True)
-    )
+    if before is None:
+        return more
+    return pd.concat([before, more]).drop_duplicates(id_name, keep='last', ignore_index=True)
 
 
-def _parts(split):
+def _rows_and_split(catalog: Catalog) -> tuple[Interactions, Split]:
+    """The rows of a catalog and how they are split; `ValueError` where they did not travel or stay in files."""
+    history = catalog.require_history()
+    assert history.interactions is not None and history.split is not None
+    return history.interactions, history.split
+
+
+# --- loaders of each kind: of each part, train first
+
+
+def _rating_loaders(catalog: Catalog, bs: int) -> list[InteractionDL]:
+    """Loaders of pairs with their ratings, or whether they are liked."""
+    inter, split = _rows_and_split(catalog)
+    target = inter.ratings if catalog.thresholds is None else catalog.liked(slice(None)).astype(np.float32)
+    columns = [inter.users, inter.items, inter.context, target, inter.row_weights]
+    shared = [torch.from_numpy(o) for o in columns if o is not None]
+    n_inp = 2 if inter.context is None else 3
+    loaders = []
+    for part, rows in enumerate(_parts(split)):
+        dataset = InteractionDataset(shared, torch.from_numpy(rows), catalog, n_inp)
+        loaders.append(InteractionDL(dataset, **_order_and_size(part, bs)))
+    return loaders
+
+
+def _negatives_loaders(catalog: Catalog, bs: int, n_neg: int, alpha: float) -> list[NegativesDL]:
+    """Loaders of positives with negatives that are drawn for them, which are not among what the user has so far."""
+    if n_neg < 1:
+        raise ValueError(
+            f'n_neg={n_neg}: negatives for each positive, 0 for those of the batch, '
+            'or None for an objective over the whole catalogue'
+        )
+    inter, _ = _rows_and_split(catalog)
+    loaders = []
+    for part, (rows, dataset) in enumerate(_positives(catalog)):
+        sampler = NegativeSampler(_seen_until(catalog, part), alpha)
+        _check_enough_left(sampler, inter.users[rows], n_neg)
+        # training draws afresh at each epoch; what is held out is judged on the same negatives each time
+        neg_seed = None if part == 0 else part
+        loaders.append(NegativesDL(dataset, sampler, n_neg, neg_seed, **_order_and_size(part, bs)))
+    return loaders
+
+
+def _in_batch_loaders(catalog: Catalog, bs: int) -> list[InBatchDL]:
+    """Loaders of positives whose negatives are those of the batch, unless they are among what the user has so far.
+
+    All parts have the same batch size, which is how many negatives there are.
+    """
+    loaders = []
+    for part, (_, dataset) in enumerate(_positives(catalog)):
+        loaders.append(InBatchDL(dataset, _seen_until(catalog, part), bs=bs, shuffle=part == 0))
+    return loaders
+
+
+def _user_loaders(catalog: Catalog, bs: int | None) -> list[UserDL]:
+    """Loaders of users with their positives; what is held out is not looked for among what a user had before."""
+    inter, split = _rows_and_split(catalog)
+    history = catalog.require_history()
+    if bs is None:
+        bs = user_batch_size(catalog.n_users, catalog.n_items)
+    loaders = []
+    for part, rows in enumerate(_parts(split)):
+        positives = history.matrix(inter.positive(rows))
+        masked = None if part == 0 else history.matrix(_rows_until(split, part - 1))
+        loaders.append(UserDL(UserDataset(positives, masked, catalog), bs=bs, shuffle=part == 0))
+    return loaders
+
+
+def _parts(split: Split) -> list[np.ndarray]:
+    """Rows of the parts that there are."""
     return [o for o in split if o is not None]
 
 
-def _rating_loaders(catalog, bs):
-    inter = catalog.interactions
-    target = inter.ratings if catalog.thresholds is None else catalog.liked(slice(None)).astype(np.float32)
-    columns = [
-        torch.from_numpy(o)
-        for o in (inter.users, inter.items, inter.context, target, inter.row_weights)
-        if o is not None
-    ]
-    return [
-        InteractionDL(
-            InteractionDataset(columns, torch.from_numpy(rows), catalog, 2 if inter.context is None else 3),
-            bs=bs if i == 0 else max(bs, 4096),
-            shuffle=i == 0,
-        )
-        for i, rows in enumerate(_parts(catalog.split))
-    ]
+def _order_and_size(part: int, bs: int) -> dict[str, Any]:
+    """Training goes in a new order each epoch; the other parts as they stand, in large batches."""
+    if part == 0:
+        return dict(bs=bs, shuffle=True)
+    return dict(bs=max(bs, SCORING_BATCH), shuffle=False)
 
 
-def _seen_until(split, i):
-    return np.concatenate(_parts(split)[: i + 1])
+def _positives(catalog: Catalog) -> list[tuple[np.ndarray, InteractionDataset]]:
+    """Positions and dataset of each part's positives; `ValueError` for a part that has none.
 
-
-def _negatives_loaders(catalog, bs, n_neg, alpha):
-    """Training never draws what a user has in train, validation also not what it has in valid, and so on: excluding held-out items from training would give them away."""
-    inter = catalog.interactions
-    if n_neg < 1:
-        raise ValueError(
-            f'n_neg={n_neg}: negatives for each positive, 0 for those of the batch, or None for an objective over the whole catalogue'
-        )
-    columns = [torch.from_numpy(o) for o in (inter.users, inter.items)]
+    The datasets have a column of weights if they are not all 1.
+    """
+    inter, split = _rows_and_split(catalog)
+    columns = [torch.from_numpy(inter.users), torch.from_numpy(inter.items)]
     if (inter.weights[inter.positive()] != 1).any():
         columns.append(torch.from_numpy(inter.weights))
-    loaders = []
-    for i, rows in enumerate(_parts(catalog.split)):
-        sampler = NegativeSampler(
-            catalog.require_history().seen if i == 0 else catalog.history.matrix(_seen_until(catalog.split, i)), alpha
-        )
+    res = []
+    for name, rows in zip(Split._fields, _parts(split)):
         positives = inter.positive(rows)
         if len(rows) and not len(positives):
-            raise ValueError(
-                f'the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)'
-            )
-        left = sampler.left()[np.unique(inter.users[positives])]
-        if len(left) and left.min() < n_neg:
-            raise ValueError(
-                f'n_neg={n_neg} negatives cannot be drawn for {int((left < n_neg).sum()):,} users, who leave as few as {left.min()} of {catalog.n_items:,} items unseen. Take n_neg={max(int(left.min()), 1)} or less, '
-                'drop those users, or n_neg=None for an objective over the whole catalogue'
-            )
-        loaders.append(
-            NegativesDL(
-                InteractionDataset(columns, torch.from_numpy(positives), catalog),
-                sampler,
-                n_neg,
-                neg_seed=None if i == 0 else i,
-                bs=bs if i == 0 else max(bs, 4096),
-                shuffle=i == 0,
-            )
-        )
-    return loaders
+            raise ValueError(f'the {name} part has no positives ({len(rows):,} rows are below the threshold)')
+        res.append((positives, InteractionDataset(columns, torch.from_numpy(positives), catalog)))
+    return res
 
 
-def _in_batch_loaders(catalog, bs):
-    """What a user has up to a part is no negative in it, as in `_negatives_loaders`."""
-    inter, loaders = catalog.interactions, []
-    columns = [torch.from_numpy(o) for o in (inter.users, inter.items)]
-    if (inter.weights[inter.positive()] != 1).any():
-        columns.append(torch.from_numpy(inter.weights))
-    for i, rows in enumerate(_parts(catalog.split)):
-        positives = inter.positive(rows)
-        if len(rows) and not len(positives):
-            raise ValueError(
-                f'the {catalog.split._fields[i]} part has no positives ({len(rows):,} rows are below the threshold)'
-            )
-        seen = catalog.require_history().seen if i == 0 else catalog.history.matrix(_seen_until(catalog.split, i))
-        loaders.append(
-            InBatchDL(InteractionDataset(columns, torch.from_numpy(positives), catalog), seen, bs=bs, shuffle=i == 0)
-        )
-    return loaders
+def _rows_until(split: Split, part: int) -> np.ndarray:
+    """Rows of the parts up to `part`."""
+    return np.concatenate(_parts(split)[: part + 1])
 
 
-def _user_loaders(catalog, bs):
-    inter, split, loaders = catalog.interactions, catalog.split, []
-    bs = user_batch_size(catalog.n_users, catalog.n_items) if bs is None else bs
-    for i, rows in enumerate(_parts(split)):
-        masked = None if i == 0 else catalog.history.matrix(_seen_until(split, i - 1))
-        loaders.append(
-            UserDL(UserDataset(catalog.history.matrix(inter.positive(rows)), masked, catalog), bs=bs, shuffle=i == 0)
-        )
-    return loaders
+def _seen_until(catalog: Catalog, part: int) -> csr_matrix:
+    """What users have in the parts up to `part`, CSR (n_users, n_items): it is not a negative there.
+
+    Held-out items can be negatives in training, since leaving them out would give them away.
+    """
+    history = catalog.require_history()
+    if part == 0:
+        return history.seen
+    _, split = _rows_and_split(catalog)
+    return history.matrix(_rows_until(split, part))
 
 
-def _positions(mask):
-    """Where `mask` is True: int64, in large tables int32."""
-    if len(mask) < LARGE:
-        return np.flatnonzero(mask)
-    return np.concatenate(
-        [(np.flatnonzero(mask[i : i + CHUNK_ROWS]) + i).astype(np.int32) for i in range(0, len(mask), CHUNK_ROWS)]
+def _check_enough_left(sampler: NegativeSampler, users: np.ndarray, n_neg: int) -> None:
+    """`ValueError` if one of the users has seen so much that `n_neg` negatives cannot be drawn."""
+    left = sampler.left()[np.unique(users)]
+    if not len(left) or left.min() >= n_neg:
+        return
+    n_users = int((left < n_neg).sum())
+    fewest = int(left.min())
+    raise ValueError(
+        f'n_neg={n_neg} negatives cannot be drawn for {n_users:,} users, who leave as few as {fewest} of '
+        f'{sampler.n_items:,} items unseen. Take n_neg={max(fewest, 1)} or less, '
+        'drop those users, or n_neg=None for an objective over the whole catalogue'
     )
 
 
-def _default_splitter(valid_pct, seed):
+# --- the split of `valid_pct` and `seed`
+
+
+def _random_splitter(valid_pct: float, seed: int | None) -> Callable[[Interactions], Split]:
+    """A splitter that holds out a random share of the rows; with 0 none."""
     if valid_pct == 0:
         return everything
     if not 0 < valid_pct < 1:
         raise ValueError(f'valid_pct={valid_pct}: a share between 0 and 1, or 0 to train on every row')
 
-    def split(inter):
-        order = np.arange(len(inter), dtype=np.int32 if len(inter) < 2**31 else np.int64)
+    def split(inter: Interactions) -> Split:
+        order: np.ndarray = np.arange(len(inter), dtype=np.int32 if len(inter) < 2**31 else np.int64)
         np.random.default_rng(seed).shuffle(order)
-        valid = np.zeros(len(inter), bool)
-        valid[order[: max(1, int(round(valid_pct * len(inter))))]] = True
-        del order
-        return Split(*(_positions(o) for o in (~valid, valid)))
+        n_valid = max(1, round(valid_pct * len(inter)))
+        is_valid: np.ndarray = np.zeros(len(inter), bool)
+        is_valid[order[:n_valid]] = True
+        del order  # 4 bytes a row, which the positions can use
+        return Split(_positions(~is_valid), _positions(is_valid))
 
     return split
+
+
+def _positions(mask: np.ndarray) -> np.ndarray:
+    """Where `mask` is True: int64, in large tables int32."""
+    if len(mask) < LARGE:
+        return np.flatnonzero(mask)
+    return np.concatenate([(np.flatnonzero(mask[o]) + o.start).astype(np.int32) for o in in_chunks(len(mask))])
+
+
+# --- rows that stay in their files
 
 
 class StreamDataLoaders(RecDataLoaders):
     """`RecDataLoaders` of ratings that stay in their files: what `RecDataLoaders.from_parquet(..., stream=True)` makes.
 
-    Training, `lr_find`, errors of the valid part, `get_preds`, `predict` and `recommend` work as ever; seen items are looked up in the files, in one pass for millions of rows. What needs all rows at once says so; `of_users` has those of some users.
+    Training, `lr_find`, errors of the valid part, `get_preds`, `predict` and `recommend` work as ever; seen items are
+    looked up in the files, in one pass for millions of rows. What needs all rows at once says so; `of_users` has those
+    of some users.
     """
 
     @classmethod
     def of_stream(
         cls,
-        file,
-        columns=None,
+        file: Any,
+        columns: list[str] | None = None,  # (not of a stream, which reads only those it needs)
         buffer: int = BUFFER_ROWS,
         valid_pct: float = 0.2,
-        seed: int = None,
-        splitter: str = None,
-        item_df=None,
-        user_df=None,
-        user_name: str = None,
-        item_name: str = None,
-        rating_name: str = None,
-        time_name: str = None,
-        title_name: str = None,
-        target: str = 'rating',
-        bs: int = None,
-        path='.',
-        device=None,
-        **others,
-    ):
+        seed: int | None = None,
+        splitter: str | None = None,  # a column that says which part a row is in
+        item_df: pd.DataFrame | None = None,
+        user_df: pd.DataFrame | None = None,
+        user_name: str | None = None,
+        item_name: str | None = None,
+        rating_name: str | bool | None = None,
+        time_name: str | bool | None = None,  # (times are not read)
+        title_name: str | None = None,
+        target: str = 'rating',  # (no other)
+        bs: int | None = None,
+        path: str | Path = '.',
+        device: Any = None,
+        **others,  # arguments of `from_df` that are not for a stream
+    ) -> StreamDataLoaders:
         """Loaders of files; arguments as in `RecDataLoaders.from_parquet`."""
-        read = 'read the rows instead, from_parquet without stream=True: that takes 20 bytes a row'
-        if target != 'rating':
-            raise ValueError(
-                f'target={target!r}: only ratings are streamed, since negatives and thresholds ask what else a user has; {read}'
-            )
-        if columns is not None:
-            raise ValueError(
-                'columns= is for tables that are read: of a stream only the columns of users, items and ratings are'
-            )
-        if others:
-            raise ValueError(
-                f'{first_few(others)}: not for a stream, which cannot look for repeated pairs and has neither negatives nor weights; {read}'
-            )
-        if splitter is not None and not isinstance(splitter, str):
-            raise ValueError(
-                f"splitter={splitter!r}: a splitter looks at all rows. Stream with valid_pct= and seed=, or with a column that says the part (splitter='column'); or {read}"
-            )
-        stream = ParquetStream(
-            file, dict(user=user_name, item=item_name, rating=rating_name, time=False), valid_pct, seed, splitter
-        )
+        _check_streamable(target, columns, others, splitter)
+        names = dict(user=user_name, item=item_name, rating=rating_name, time=False)
+        stream = ParquetStream(file, names, valid_pct, seed, splitter)
         catalog = Catalog(StreamHistory(stream), item_df, user_df, title_name)
-        bs = auto_batch_size(stream.sizes[0]) if bs is None else bs
-        res = cls(
-            *(
-                StreamDL(StreamDataset(stream, p, catalog), buffer, bs=max(bs, 4096) if p else bs, shuffle=not p)
-                for p in range(len(PARTS))
-                if p < 2 or stream.sizes[p]
-            ),
-            path=path,
-            device=device,
-        )
-        res.split_by = (
-            f'column {splitter!r}'
-            if splitter is not None
-            else 'all rows for training'
-            if not valid_pct
-            else f'random rows of a stream: valid_pct={valid_pct:g}, seed={stream.seed}'
-        )
+        if bs is None:
+            bs = auto_batch_size(stream.sizes[0])
+        loaders = []
+        for part in _stream_parts(stream):
+            dataset = StreamDataset(stream, part, catalog)
+            loaders.append(StreamDL(dataset, buffer, **_order_and_size(part, bs)))
+        res = cls(*loaders, path=path, device=device)
+        if splitter is not None:
+            res.split_by = f'column {splitter!r}'
+        elif valid_pct:
+            res.split_by = f'random rows of a stream: valid_pct={valid_pct:g}, seed={stream.seed}'
+        else:
+            res.split_by = 'all rows for training'
         return res
 
     @property
     def stream(self) -> ParquetStream:
+        """The files."""
         return self.train.dataset.stream
 
     @property
-    def y_bounds(self) -> tuple:
+    def y_bounds(self) -> tuple[float, float]:
         """Lowest and highest rating of the files."""
         return self.stream.low, self.stream.high
 
-    def cold_shares(self, scorer) -> dict:
-        """Group of `standing` -> share of the valid rows; of those that are not warm at most so many, since users and items were counted apart."""
-        held, known = self.stream.counts[1], self.catalog.known
+    def cold_shares(self, scorer: Any) -> dict[str, float]:
+        """Group of `standing` -> share of the valid rows; of those that are not warm at most so many.
+
+        Users and items were counted apart, so a row that has neither counts twice.
+        """
         if not self.stream.sizes[1]:
             return dict(all=1.0)
-        without = lambda has: min(1.0, sum(int(held[side][~has(side)].sum()) for side in held) / self.stream.sizes[1])
-        new, cold = without(known), without(lambda side: known(side) | scorer.knows(side))
-        return {
-            k: v
-            for k, v in dict(all=1.0, warm=1 - new, features=new - cold, cold=cold).items()
-            if v > 0 and (k == 'all' or new)
-        }
+        trained = {side: self.catalog.known(side) for side in ('user', 'item')}
+        scored = {side: known | scorer.knows(side) for side, known in trained.items()}
+        new = self._valid_share_beyond(trained)
+        cold = self._valid_share_beyond(scored)
+        if not new:
+            return dict(all=1.0)
+        shares = dict(all=1.0, warm=1 - new, features=new - cold, cold=cold)
+        return {group: share for group, share in shares.items() if share > 0}
+
+    def _valid_share_beyond(self, known: dict[str, np.ndarray]) -> float:
+        """Share of the valid rows whose user or item is not in the masks `known`, at most."""
+        counts = self.stream.counts[1]
+        n_rows = sum(int(counts[side][~known[side]].sum()) for side in known)
+        return min(1.0, n_rows / self.stream.sizes[1])
 
     def summary(self) -> str:
         """Users, items, rows and density, rows per user and item, and how many of them are in each part."""
-        s = self.stream
+        stream = self.stream
+        files = 'file' if len(stream.files) == 1 else 'files'
+        density = stream.n / self.n_users / self.n_items
         lines = [
-            f'{s.n:,} rows in {len(s.groups):,} row groups of {len(s.files):,} file{"s" if len(s.files) > 1 else ""}, {self.n_users:,} users, {self.n_items:,} items, density {s.n / self.n_users / self.n_items:.3%}, '
-            f'ratings {s.low:g} to {s.high:g} (mean of training rows {s.mean:.2f})'
+            f'{stream.n:,} rows in {len(stream.groups):,} row groups of {len(stream.files):,} {files}, '
+            f'{self.n_users:,} users, {self.n_items:,} items, density {density:.3%}, '
+            f'ratings {stream.low:g} to {stream.high:g} (mean of training rows {stream.mean:.2f})'
         ]
-        for side, counts in s.counts[0].items():
-            q = np.quantile(counts[counts > 0], [0, 0.25, 0.5, 0.75, 1])
+        for side, counts in stream.counts[0].items():
+            low, *quartiles, high = np.quantile(counts[counts > 0], [0, 0.25, 0.5, 0.75, 1])
+            shown = ' / '.join(f'{o:.0f}' for o in quartiles)
+            n_without = int((counts == 0).sum())
             lines.append(
-                f'training rows per {side}: min {q[0]:.0f}, quartiles {q[1]:.0f} / {q[2]:.0f} / {q[3]:.0f}, max {q[4]:.0f}; without any: {int((counts == 0).sum()):,}'
+                f'training rows per {side}: min {low:.0f}, quartiles {shown}, max {high:.0f}; '
+                f'without any: {n_without:,}'
             )
-        return '\n'.join(
-            lines
-            + [
-                f'{name}: {n:,} rows, {int((c["user"] > 0).sum()):,} users, {int((c["item"] > 0).sum()):,} items'
-                for name, n, c in zip(PARTS, s.sizes, s.counts)
-                if n
-            ]
-        )
+        for name, size, part_counts in zip(PARTS, stream.sizes, stream.counts):
+            if size:
+                n_users = int((part_counts['user'] > 0).sum())
+                n_items = int((part_counts['item'] > 0).sum())
+                lines.append(f'{name}: {size:,} rows, {n_users:,} users, {n_items:,} items')
+        return '\n'.join(lines)
 
     def of_users(
         self,
-        users,  # ids, or how many to draw at random of those with valid rows
+        users: Any,  # ids, or how many to draw at random of those with valid rows
         seed: int = 0,  # of that draw
     ) -> RecDataLoaders:
-        """All rows of some users, in memory: loaders of the same ids and the same split, to evaluate on, `evaluate(learn, dls.of_users(10_000))`, and for whatever else needs rows."""
-        stream, catalog = self.stream, self.catalog
-        if np.isscalar(users) and not isinstance(users, str):
-            there = np.flatnonzero(stream.counts[1 if stream.sizes[1] else 0]['user'])
-            codes = np.random.default_rng(seed).choice(there, min(int(users), len(there)), replace=False)
-        else:
-            codes = catalog.vocab['user'].encode(users)
-        mask = np.zeros(catalog.n_users, bool)
-        mask[codes] = True
-        if not (found := list(stream.rows_of(mask))):
+        """All rows of some users, in memory: loaders of the same ids and the same split.
+
+        To evaluate on, `evaluate(learn, dls.of_users(10_000))`, and for whatever else needs rows. What is counted in
+        the catalog is of all users. `ValueError` if they have no rows.
+        """
+        stream = self.stream
+        catalog = self.catalog
+        is_wanted = self._mask_of(users, seed)
+        found = list(stream.rows_of(is_wanted))
+        if not found:
             raise ValueError('none of the users has a row in the files')
-        u, i, ratings, parts = map(np.concatenate, zip(*found))
-        inter = Interactions(u, i, ratings, None, stream.vocab, stream.names, no_times='a stream reads no times')
-        split = Split(*(np.flatnonzero(parts == p) for p in range(len(PARTS)) if p < 2 or stream.sizes[p]))
+        user_codes, item_codes, ratings, part_of = (np.concatenate(o) for o in zip(*found))
+        no_times = 'a stream reads no times'
+        inter = Interactions(user_codes, item_codes, ratings, None, stream.vocab, stream.names, no_times=no_times)
+        split = Split(*(np.flatnonzero(part_of == part) for part in _stream_parts(stream)))
+        has_steps = len(split.train) >= FEW_STEPS * self.train.bs
         res = RecDataLoaders.from_interactions(
             inter,
             split if stream.sizes[1] else everything,
             catalog.item_df,
             catalog.user_df,
             catalog.title_name,
-            bs=self.train.bs if len(split.train) >= 20 * self.train.bs else None,
+            bs=self.train.bs if has_steps else None,
             path=self.path,
             device=self.device,
         )
-        res.catalog.counts, res.catalog.mean_rating, res.split_by = (
-            catalog.counts,
-            catalog.mean_rating,
-            f'{self.split_by}; {int(mask.sum()):,} of {catalog.n_users:,} users',
-        )
+        res.catalog.counts = catalog.counts
+        res.catalog.mean_rating = catalog.mean_rating
+        res.split_by = f'{self.split_by}; {int(is_wanted.sum()):,} of {catalog.n_users:,} users'
         return res
 
-    def new_empty(self):
+    def _mask_of(self, users: Any, seed: int) -> np.ndarray:
+        """bool (n_users,): the users of these ids, or so many at random."""
+        if isinstance(users, (int, float, np.number)):
+            part = 1 if self.stream.sizes[1] else 0
+            there = np.flatnonzero(self.stream.counts[part]['user'])
+            codes = np.random.default_rng(seed).choice(there, min(int(users), len(there)), replace=False)
+        else:
+            codes = self.vocab['user'].encode(users)
+        mask: np.ndarray = np.zeros(self.n_users, dtype=bool)
+        mask[codes] = True
+        return mask
+
+    def new_empty(self) -> RecDataLoaders:
         """As in `RecDataLoaders`: no rows, and no files."""
-        return RecDataLoaders(
-            *(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device
+        loaders = [dl.new(dl.dataset.new_empty()) for dl in self.loaders]
+        return RecDataLoaders(*loaders, path=self.path, device=self.device)
+
+
+def _stream_parts(stream: ParquetStream) -> list[int]:
+    """Train (0), valid (1), and test (2) if it has rows."""
+    return [part for part in range(len(PARTS)) if part < 2 or stream.sizes[part]]
+
+
+def _check_streamable(target: str, columns: Any, others: dict[str, Any], splitter: Any) -> None:
+    """`ValueError` for what only rows in memory can have."""
+    way_out = 'read the rows instead, from_parquet without stream=True: that takes 20 bytes a row'
+    if target != 'rating':
+        raise ValueError(
+            f'target={target!r}: only ratings are streamed, since negatives and thresholds ask what else a user has; '
+            f'{way_out}'
+        )
+    if columns is not None:
+        raise ValueError(
+            'columns= is for tables that are read: of a stream only the columns of users, items and ratings are'
+        )
+    if others:
+        raise ValueError(
+            f'{first_few(others)}: not for a stream, which cannot look for repeated pairs and has neither negatives '
+            f'nor weights; {way_out}'
+        )
+    if splitter is not None and not isinstance(splitter, str):
+        raise ValueError(
+            f'splitter={splitter!r}: a splitter looks at all rows. Stream with valid_pct= and seed=, '
+            f"or with a column that says the part (splitter='column'); or {way_out}"
         )
