@@ -41,42 +41,35 @@ def test_the_card_of_a_rating_model(table, tmp_path):
         learn.fit_one_cycle(2, 1e-2, wd=0.03)
         learn.fit(1, 1e-3)
     card = learn.card()
-    assert (
-        card['model']['name'] == 'DotBias'
-        and card['model']['config']['n_factors'] == 5
-        and card['model']['parameters'] == sum(p.numel() for p in learn.model.parameters())
-    )
+    assert card['model']['name'] == 'DotBias'
+    assert card['model']['config']['n_factors'] == 5
+    assert card['model']['parameters'] == sum(p.numel() for p in learn.model.parameters())
     assert [(o['epochs'], o['lr'], o['wd'], o['bs']) for o in card['training']] == [
         (2, pytest.approx(1e-2), 0.03, 64),
         (1, 1e-3, learn.wd, 64),
     ], 'lr_find is no training'
     assert card['training'][1]['rmse'] == pytest.approx(float(learn.recorder.values[-1][2]))
-    assert (
-        card['split']['made_by'] == 'RandomSplitter(seed=3, valid_pct=0.2)'
-        and card['split']['valid'] == len(dls.valid.dataset)
-        and card['seeds']['torch'] == 11
-    )
-    assert card['versions']['torch'] == torch.__version__ and 'fastai' in card['versions']
+    assert card['split']['made_by'] == 'RandomSplitter(seed=3, valid_pct=0.2)'
+    assert card['split']['valid'] == len(dls.valid.dataset)
+    assert card['seeds']['torch'] == 11
+    assert card['versions']['torch'] == torch.__version__
+    assert 'fastai' in card['versions']
     got = {o['model']: o['rmse'] for o in card['metrics']['rows'] if o['users or rows'] == 'all'}
-    assert list(got) == ['DotBias', 'GlobalMean', 'BiasOnly'] and got['DotBias'] == pytest.approx(
-        evaluate(learn).rmse['all']
-    )
+    assert list(got) == ['DotBias', 'GlobalMean', 'BiasOnly']
+    assert got['DotBias'] == pytest.approx(evaluate(learn).rmse['all'])
     assert json.loads(card.to_json()) == card
     text = card.to_markdown()
-    assert (
-        text == str(card) == card._repr_markdown_()
-        and f'| DotBias | all | {len(dls.valid.dataset)} | {got["DotBias"]:.4f} |' in text
-        and card['data']['fingerprint'] in text
-    )
+    assert text == str(card) == card._repr_markdown_()
+    assert f'| DotBias | all | {len(dls.valid.dataset)} | {got["DotBias"]:.4f} |' in text
+    assert card['data']['fingerprint'] in text
     card.save(tmp_path / 'record')
-    assert (tmp_path / 'record' / 'card.md').read_text() == text and json.loads(
-        (tmp_path / 'record' / 'card.json').read_text()
-    ) == card
+    assert (tmp_path / 'record' / 'card.md').read_text() == text
+    assert json.loads((tmp_path / 'record' / 'card.json').read_text()) == card
     assert Card(card).save(tmp_path / 'x' / 'mine.md').exists()
 
 
 def test_the_card_of_a_ranker_and_other_parts(table):
-    ratings, items, _ = table
+    ratings, _items, _ = table
     dls = RecDataLoaders.from_df(
         ratings.assign(time=np.arange(len(ratings))),
         target='implicit',
@@ -87,17 +80,13 @@ def test_the_card_of_a_ranker_and_other_parts(table):
     )
     learn = collab_learner(dls, n_factors=3)
     card = learn.card(split='test', metrics=hr(5), baselines={'pop': Popularity().fit(dls)})
-    assert (
-        [o['model'] for o in card['metrics']['rows']] == ['DotBias', 'pop']
-        and 'hr@5' in card['metrics']['rows'][0]
-        and card['metrics']['split'] == 'test'
-        and card['training'] == []
-    )
-    assert (
-        card['data']['positives'] == dict(threshold=3.0, weighted=False)
-        and card['split']['made_by'] == 'LeaveLastSplitter(n=1, n_test=1, seed=0)'
-        and 'Not trained' in str(card)
-    )
+    assert [o['model'] for o in card['metrics']['rows']] == ['DotBias', 'pop']
+    assert 'hr@5' in card['metrics']['rows'][0]
+    assert card['metrics']['split'] == 'test'
+    assert card['training'] == []
+    assert card['data']['positives'] == dict(threshold=3.0, weighted=False)
+    assert card['split']['made_by'] == 'LeaveLastSplitter(n=1, n_test=1, seed=0)'
+    assert 'Not trained' in str(card)
     assert {o['model'] for o in learn.card()['metrics']['rows']} == {'DotBias', 'Popularity', 'ItemKNN', 'EASE'}
     with pytest.raises(ValueError, match="no 'test' part"):
         collab_learner(RecDataLoaders.from_df(ratings, valid_pct=0.2), n_factors=3).card(split='test')
@@ -105,34 +94,30 @@ def test_the_card_of_a_ranker_and_other_parts(table):
 
 def test_fingerprints_change_with_the_data_alone(table):
     ratings, items, _ = table
-    make = lambda df=ratings, seed=0, **kw: RecDataLoaders.from_df(df, valid_pct=0.2, seed=seed, **kw).catalog
+
+    def make(df=ratings, seed=0, **kw):
+        return RecDataLoaders.from_df(df, valid_pct=0.2, seed=seed, **kw).catalog
+
     first = make()
-    assert make(item_df=items).history.fingerprint() == first.history.fingerprint() and make().history.fingerprint(
-        'split'
-    ) == first.history.fingerprint('split')
+    assert make(item_df=items).history.fingerprint() == first.history.fingerprint()
+    assert make().history.fingerprint('split') == first.history.fingerprint('split')
     other = ratings.copy()
     other.loc[3, 'rating'] += 0.5
-    assert make(other).history.fingerprint() != first.history.fingerprint() and make(other).history.fingerprint(
-        'split'
-    ) == first.history.fingerprint('split')
+    assert make(other).history.fingerprint() != first.history.fingerprint()
+    assert make(other).history.fingerprint('split') == first.history.fingerprint('split')
     assert (
         make(ratings.assign(item=ratings.item.replace({ratings.item[0]: 99_999}))).history.fingerprint()
         != first.history.fingerprint()
     )
-    assert make(seed=1).history.fingerprint() == first.history.fingerprint() and make(seed=1).history.fingerprint(
-        'split'
-    ) != first.history.fingerprint('split')
+    assert make(seed=1).history.fingerprint() == first.history.fingerprint()
+    assert make(seed=1).history.fingerprint('split') != first.history.fingerprint('split')
     with pytest.raises(ValueError, match="'data' or 'split'"):
         first.history.fingerprint('rows')
 
 
 def test_splitters_are_described():
-    assert (
-        describe_splitter(TimeSplitter(0.2, 0.1)) == 'TimeSplitter(valid_pct=0.2, test_pct=0.1)'
-        and describe_splitter(KFoldSplitter(5, 1, 2)) == 'KFoldSplitter(n_folds=5, seed=1, fold=2)'
-    )
-    assert (
-        describe_splitter('part') == "column 'part'"
-        and describe_splitter(([0], [1])) == 'given index arrays'
-        and describe_splitter(noop) == 'noop()'
-    )
+    assert describe_splitter(TimeSplitter(0.2, 0.1)) == 'TimeSplitter(valid_pct=0.2, test_pct=0.1)'
+    assert describe_splitter(KFoldSplitter(5, 1, 2)) == 'KFoldSplitter(n_folds=5, seed=1, fold=2)'
+    assert describe_splitter('part') == "column 'part'"
+    assert describe_splitter(([0], [1])) == 'given index arrays'
+    assert describe_splitter(noop) == 'noop()'
