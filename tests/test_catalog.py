@@ -72,7 +72,8 @@ def test_metadata_order_does_not_matter(order, random):
 
 
 def test_the_given_tables_are_unchanged():
-    items, users = MOVIES.copy(deep=True), USERS.copy(deep=True)
+    items = MOVIES.copy(deep=True)
+    users = USERS.copy(deep=True)
     catalog(items, user_df=users)
     pd.testing.assert_frame_equal(items, MOVIES)
     pd.testing.assert_frame_equal(users, USERS)
@@ -86,7 +87,8 @@ def test_the_id_column_of_metadata_is_found(name):
 def test_the_id_column_is_called_as_in_the_ratings():
     ratings = RATINGS.set_axis(['customer', 'sku', 'rating', 'time'], axis=1)
     cat = catalog(MOVIES.rename(columns=dict(item='sku')).assign(movie=0), ratings, item_name='sku')
-    assert cat.names['item'] == 'sku' and cat.titles([0]).tolist() == ['Zebra (1970)']
+    assert cat.names['item'] == 'sku'
+    assert cat.titles([0]).tolist() == ['Zebra (1970)']
 
 
 def test_ids_in_a_named_index_of_metadata():
@@ -97,7 +99,8 @@ def test_items_without_metadata_are_warned_of_and_counted():
     with pytest.warns(UserWarning, match='2 of 4 items have no row in item_df; their metadata is missing'):
         cat = catalog(MOVIES[MOVIES.item.isin([20, 40])])
     assert cat.item_df.title.isna().tolist() == [True, False, True, False]
-    assert cat.item_df.year[1] == 1960 and cat.titles(range(4)).tolist() == [
+    assert cat.item_df.year[1] == 1960
+    assert cat.titles(range(4)).tolist() == [
         '10',
         'Blue Moon (1960)',
         '30',
@@ -119,7 +122,9 @@ def test_repeated_rows_of_metadata():
 
 
 def test_metadata_without_ids():
-    with pytest.raises(ValueError, match="item_df has no id column: expected 'item' .*, got 'title', 'year', 'genres'"):
+    with pytest.raises(
+        ValueError, match=r"item_df has no id column: expected 'item' .*, got 'title', 'year', 'genres'"
+    ):
         catalog(MOVIES.drop(columns='item'))
 
 
@@ -155,12 +160,16 @@ def test_titles():
 )
 def test_find_by_id_title_or_part(query, code):
     found = catalog().find(query)
-    assert found == code and isinstance(found, int)
+    assert found == code
+    assert isinstance(found, int)
 
 
 def test_find_prefers_the_whole_title_and_the_exact_case():
     cat = catalog(MOVIES.assign(title=['Moon', 'Blue', 'Blue Moon', 'x', 'moon']))
-    assert cat.find('Blue') == 1 and cat.find('Moon') == 3 and cat.find('moon') == 0 and cat.find('BLUE') == 1
+    assert cat.find('Blue') == 1
+    assert cat.find('Moon') == 3
+    assert cat.find('moon') == 0
+    assert cat.find('BLUE') == 1
 
 
 def test_find_user():
@@ -172,7 +181,8 @@ def test_find_user():
 def test_an_id_comes_before_a_title():
     ratings = RATINGS.assign(item=RATINGS.item.astype(str))
     cat = catalog(MOVIES.assign(item=MOVIES.item.astype(str), title=['10', 'a', 'b', 'c', 'd']), ratings)
-    assert cat.find('10') == 0 and cat.find('a') == 1
+    assert cat.find('10') == 0
+    assert cat.find('a') == 1
 
 
 def test_an_ambiguous_part_lists_ids_and_titles_the_best_known_first():
@@ -180,16 +190,16 @@ def test_an_ambiguous_part_lists_ids_and_titles_the_best_known_first():
         catalog(split=([0, 2, 3, 4], [1, 5])).find('blue')
     assert (
         message(exc)
-        == "2 items match 'blue': 30: Blue Moon Rising (1999); 20: Blue Moon (1960). Pass the id or the whole title of one"
+        == "2 items match 'blue': 30: Blue Moon Rising (1999); 20: Blue Moon (1960). Pass the id or the whole title "
+        'of one'
     )
 
 
 def test_an_ambiguous_title_lists_ids():
     with pytest.raises(KeyError) as exc:
         catalog(MOVIES.assign(title='Same')).find('Same')
-    assert message(exc).startswith("4 items match 'Same': 10: Same; ") and all(
-        f'{i}: Same' in message(exc) for i in (20, 30, 40)
-    )
+    assert message(exc).startswith("4 items match 'Same': 10: Same; ")
+    assert all(f'{i}: Same' in message(exc) for i in (20, 30, 40))
 
 
 def test_many_matches_are_cut_to_five():
@@ -230,7 +240,8 @@ def test_a_missing_title_is_never_found():
 def test_find_all():
     assert catalog().find_all([30, 10]).tolist() == [2, 0]
     assert catalog().find_all(['Zebra (1970)', 'Rising']).tolist() == [0, 2]
-    assert catalog().find_all('zebra').tolist() == [0] and catalog().find_all(20).tolist() == [1]
+    assert catalog().find_all('zebra').tolist() == [0]
+    assert catalog().find_all(20).tolist() == [1]
     assert catalog().find_all([20, 'Rising']).tolist() == [1, 2]
     assert catalog().find_all(['cyd', 'ann'], 'user').tolist() == [2, 0]
 
@@ -256,7 +267,8 @@ def test_find_all():
 )
 def test_candidates(candidates, codes):
     found = catalog().candidates(candidates)
-    assert found.tolist() == codes and found.dtype == np.int64
+    assert found.tolist() == codes
+    assert found.dtype == np.int64
 
 
 def test_all_items_are_candidates_by_default():
@@ -276,7 +288,7 @@ def test_a_mask_in_another_order_is_aligned():
 
 @pytest.mark.parametrize('candidates', ['year > 2100', [], lambda df: df.year > 2100], ids=['text', 'ids', 'function'])
 def test_no_candidate_left(candidates):
-    with pytest.raises(ValueError, match='no item is left: .*none of the 4 items'):
+    with pytest.raises(ValueError, match=r'no item is left: .*none of the 4 items'):
         catalog().candidates(candidates)
 
 
@@ -296,15 +308,20 @@ def test_bad_candidates():
 
 def test_counts_and_known_speak_of_training_rows():
     cat = catalog()
-    assert cat.counts['user'].tolist() == [2, 2, 0] and cat.counts['item'].tolist() == [2, 1, 1, 0]
-    assert cat.known('user').tolist() == [True, True, False] and cat.known('item').tolist() == [True, True, True, False]
-    assert cat.mean_rating == 3.5 and (cat.n_users, cat.n_items) == (3, 4)
+    assert cat.counts['user'].tolist() == [2, 2, 0]
+    assert cat.counts['item'].tolist() == [2, 1, 1, 0]
+    assert cat.known('user').tolist() == [True, True, False]
+    assert cat.known('item').tolist() == [True, True, True, False]
+    assert cat.mean_rating == 3.5
+    assert (cat.n_users, cat.n_items) == (3, 4)
     assert repr(cat) == 'Catalog(3 users, 4 items)'
 
 
 def test_seen_holds_the_training_ratings():
     seen = catalog().history.seen
-    assert seen.format == 'csr' and seen.shape == (3, 4) and seen.dtype == np.float32
+    assert seen.format == 'csr'
+    assert seen.shape == (3, 4)
+    assert seen.dtype == np.float32
     assert seen.toarray().tolist() == [[4, 2, 0, 0], [5, 0, 3, 0], [0, 0, 0, 0]]
 
 
@@ -314,7 +331,8 @@ def test_seen_without_ratings_counts_rows():
         split=([0, 1, 2, 7], [3, 4, 5, 6]),
         duplicates='keep',
     )
-    assert cat.history.seen.toarray().tolist() == [[2, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]] and cat.mean_rating is None
+    assert cat.history.seen.toarray().tolist() == [[2, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert cat.mean_rating is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -365,19 +383,22 @@ def test_without_history_drops_the_rows_and_keeps_the_rest():
     cat = catalog(user_df=USERS)
     assert cat.history.seen.nnz == 4  # cached
     res = cat.without_history()
-    assert res.interactions is None and res.split is None and res.user_df is None and 'seen' not in res.__dict__
+    assert res.interactions is None
+    assert res.split is None
+    assert res.user_df is None
+    assert 'seen' not in res.__dict__
     for ask in (lambda: res.require_history().seen, lambda: res.history_of('ann'), res.require_history):
-        with pytest.raises(ValueError, match='training data and did not travel with what was saved. .*RecDataLoaders'):
+        with pytest.raises(ValueError, match=r'training data and did not travel with what was saved. .*RecDataLoaders'):
             ask()
-    assert (
-        res.find('zebra') == 0
-        and res.titles([3]).tolist() == ['Dust (1990)']
-        and res.candidates('year < 1970').tolist() == [1]
-    )
-    assert res.counts['item'].tolist() == [2, 1, 1, 0] and res.mean_rating == 3.5
+    assert res.find('zebra') == 0
+    assert res.titles([3]).tolist() == ['Dust (1990)']
+    assert res.candidates('year < 1970').tolist() == [1]
+    assert res.counts['item'].tolist() == [2, 1, 1, 0]
+    assert res.mean_rating == 3.5
     assert res.vocab['user'].ids.tolist() == ['ann', 'bob', 'cyd']
     assert repr(res) == 'Catalog(3 users, 4 items, without history)'
-    assert cat.history_of('ann').shape == (4, 6) and cat.user_df is not None  # the original is as before
+    assert cat.history_of('ann').shape == (4, 6)
+    assert cat.user_df is not None
 
 
 def test_without_history_nothing_of_the_rows_is_pickled():
@@ -389,7 +410,8 @@ def test_without_history_nothing_of_the_rows_is_pickled():
 
 
 def test_the_split_is_kept_as_given():
-    assert isinstance(catalog().split, Split) and catalog().split.test.tolist() == [6]
+    assert isinstance(catalog().split, Split)
+    assert catalog().split.test.tolist() == [6]
 
 
 def test_conditions_may_use_the_id_and_a_string_id_is_an_id():
@@ -399,7 +421,8 @@ def test_conditions_may_use_the_id_and_a_string_id_is_an_id():
         History(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3])))),
         pd.DataFrame(dict(item=['z', 'y', 'x'], title=['Z', 'Y', 'X'])),
     )
-    assert catalog.item_df.item.tolist() == ['x', 'y', 'z'] and catalog.candidates("item != 'y'").tolist() == [0, 2]
+    assert catalog.item_df.item.tolist() == ['x', 'y', 'z']
+    assert catalog.candidates("item != 'y'").tolist() == [0, 2]
     assert catalog.candidates('z').tolist() == [2]
 
 
