@@ -60,7 +60,8 @@ def test_recommendations_in_chunks_are_those_of_the_model(folder, run, tmp_path)
         code, out, err = run('recommend', *args, '-k', 5, '-o', tmp_path / 'out.parquet')
         assert code == 0 and out == '' and '300 rows for 60 users' in err, err
         got = pd.read_parquet(tmp_path / 'out.parquet')
-        assert got.cold.sum() == 0 and list(got) == ['user', 'item', 'title', 'score', 'rank', 'cold']
+        assert got.cold.sum() == 0
+        assert list(got) == ['user', 'item', 'title', 'score', 'rank', 'cold']
         pd.testing.assert_frame_equal(got.drop(columns='cold'), want, check_dtype=False)
         assert pq.ParquetFile(tmp_path / 'out.parquet').num_row_groups == (9 if '--chunk' in args else 1)
     assert [o.name for o in tmp_path.iterdir()] == ['out.parquet']
@@ -89,7 +90,7 @@ def test_other_ways_in_and_out(folder, run, monkeypatch, tmp_path):
     )
     assert len(pd.read_csv(tmp_path / 'out.csv')) == 600
     monkeypatch.setattr(sys, 'stdin', io.StringIO('user\n0003\n0005\n0003\n'))
-    code, out, err = run(
+    code, out, _err = run(
         'recommend', 'model', '-', '--include-seen', '-k', 2, '-o', '-', '--candidates', "title > 'D'", '--chunk', 2
     )
     df = pd.read_csv(io.StringIO(out), dtype={'user': str})
@@ -103,26 +104,27 @@ def test_the_last_fit_takes_every_row(folder, run, tmp_path):
     assert code == 0 and 'No rows are held out' in out and 'valid:' not in out, err
     assert load_recommender(tmp_path / 'all').recommend([3], 2, exclude_seen=False).shape[0] == 2
     code, out, err = run('train', folder / 'ratings.csv', '--valid-pct', 0, '--split', 'time', '-o', tmp_path / 'not')
-    assert code == 1 and '--valid-pct 0 holds nothing out' in err and not (tmp_path / 'not').exists()
+    assert code == 1
+    assert '--valid-pct 0 holds nothing out' in err
+    assert not (tmp_path / 'not').exists()
 
 
 def test_what_is_wrong_is_said(folder, run, tmp_path):
     def fails(*args, code=1):
         got, out, err = run(*args)
-        assert (
-            got == code
-            and out == ''
-            and err.startswith('fastrec: ')
-            and 'Traceback' not in err
-            and not (tmp_path / 'o.parquet').exists()
-            and not list(tmp_path.glob('.o*'))
-        )
+        assert got == code
+        assert out == ''
+        assert err.startswith('fastrec: ')
+        assert 'Traceback' not in err
+        assert not (tmp_path / 'o.parquet').exists()
+        assert not list(tmp_path.glob('.o*'))
         return err
 
     (tmp_path / 'some.csv').write_text('user\n' + ''.join(f'{i:04}\n' for i in range(20)) + 'x1\nx2\n')
     out = ['-o', tmp_path / 'o.parquet']
     err = fails('recommend', 'with_history', tmp_path / 'some.csv', *out, '--chunk', 5)
-    assert "'x1', 'x2'" in err and '--unknown skip' in err
+    assert "'x1', 'x2'" in err
+    assert '--unknown skip' in err
     assert '--seen ratings.csv' in fails('recommend', 'model', 'users.csv', *out)
     assert 'one of them' in fails('recommend', 'model', 'users.csv', *out, '--seen', 'ratings.csv', '--include-seen')
     assert 'no recommender in nowhere' in fails('recommend', 'nowhere', 'users.csv', *out)
@@ -133,16 +135,17 @@ def test_what_is_wrong_is_said(folder, run, tmp_path):
         'recommend', 'model', 'users.csv', '--include-seen', '--candidates', 'yearr > 3', *out
     )
     assert 'at least 1' in fails('recommend', 'model', 'users.csv', '-k', 0, *out)
-    assert 'no such file' in fails('train', 'no.csv') and '.csv, .tsv' in fails('train', 'model/recommender.json')
+    assert 'no such file' in fails('train', 'no.csv')
+    assert '.csv, .tsv' in fails('train', 'model/recommender.json')
     assert '--model mlp is for' in fails('train', 'ratings.csv', '--model', 'mlp', '--target', 'implicit')
-    assert 'closed form' in fails(
-        'train', 'ratings.csv', '--model', 'biases', '--epochs', 3
-    ) and '--target implicit' in fails('train', 'ratings.csv', '--threshold', 3)
+    assert 'closed form' in fails('train', 'ratings.csv', '--model', 'biases', '--epochs', 3)
+    assert '--target implicit' in fails('train', 'ratings.csv', '--threshold', 3)
     assert "no column 'stars'" in fails('train', 'ratings.csv', '--rating-name', 'stars')
     code, _, err = run(
         'recommend', 'with_history', tmp_path / 'some.csv', '-o', tmp_path / 'ok.parquet', '--unknown', 'skip'
     )
-    assert code == 0 and '20 users, 2 unknown ones left out' in err
+    assert code == 0
+    assert '20 users, 2 unknown ones left out' in err
     for args in (['recommend', 'model'], ['train'], [], ['train', 'ratings.csv', '--model', 'magic']):
         with pytest.raises(SystemExit) as e:
             run(*args)
@@ -173,16 +176,16 @@ def test_train(folder, run, args, model, tmp_path):
         *args,
     )
     assert code == 0, err
-    assert (
-        ('rmse' if '--target' not in args else 'ndcg@10') in out
-        and f'| {model} |' in out
-        and 'saved in' in err
-        and out.count('\n') > 8
-    )
+    assert ('rmse' if '--target' not in args else 'ndcg@10') in out
+    assert f'| {model} |' in out
+    assert 'saved in' in err
+    assert out.count('\n') > 8
     card = json.loads((tmp_path / 'm' / 'card.json').read_text())
-    assert card['model']['name'] == model and (closed or card['training'][0]['epochs'] == 2)
+    assert card['model']['name'] == model
+    assert closed or card['training'][0]['epochs'] == 2
     loaded = load_recommender(tmp_path / 'm')
-    assert loaded.catalog.title_name == 'title' and (loaded.catalog.interactions is not None) == ('--history' in args)
+    assert loaded.catalog.title_name == 'title'
+    assert (loaded.catalog.interactions is not None) == ('--history' in args)
     if model == 'DotBias':
         assert loaded.model.y_range[0] < 1 <= 5 < loaded.model.y_range[1]
 
@@ -191,7 +194,8 @@ def test_train_goes_on_after_a_cut(folder, run, tmp_path, monkeypatch):
     import fastrec.all as fr
 
     whole = run('train', 'ratings.csv', '-o', tmp_path / 'whole', '--epochs', 3)
-    steps, epoch = [], fr.RecLearner._do_epoch
+    steps = []
+    epoch = fr.RecLearner._do_epoch
 
     def cut(self):
         steps.append(self.epoch)
@@ -200,25 +204,23 @@ def test_train_goes_on_after_a_cut(folder, run, tmp_path, monkeypatch):
         return epoch(self)
 
     monkeypatch.setattr(fr.RecLearner, '_do_epoch', cut)
-    assert (
-        run('train', 'ratings.csv', '-o', tmp_path / 'm', '--epochs', 3, '--resume')[0] == 130
-        and (tmp_path / 'm' / 'training.ckpt').exists()
-    )
+    assert run('train', 'ratings.csv', '-o', tmp_path / 'm', '--epochs', 3, '--resume')[0] == 130
+    assert (tmp_path / 'm' / 'training.ckpt').exists()
     code, out, _ = run('train', 'ratings.csv', '-o', tmp_path / 'm', '--epochs', 3, '--resume')
-    assert (
-        code == 0
-        and steps == [0, 1, 2, 2]
-        and 'goes on after epoch 1' in out
-        and not (tmp_path / 'm' / 'training.ckpt').exists()
-    )
+    assert code == 0
+    assert steps == [0, 1, 2, 2]
+    assert 'goes on after epoch 1' in out
+    assert not (tmp_path / 'm' / 'training.ckpt').exists()
     a, b = (load_recommender(tmp_path / o).model.state_dict() for o in ('whole', 'm'))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_recommend_starts_without_fastai(folder, tmp_path):
     code = (
-        "import sys\nfrom fastrec.cli import main\nassert not {'torch', 'pandas'} & set(sys.modules), 'help and usage errors come at once'\n"
-        f"code = main(['recommend', {str(folder / 'with_history')!r}, {str(folder / 'users.csv')!r}, '-o', {str(tmp_path / 'out.parquet')!r}])\n"
+        'import sys\nfrom fastrec.cli import main\n'
+        "assert not {'torch', 'pandas'} & set(sys.modules), 'help and usage errors come at once'\n"
+        f"code = main(['recommend', {str(folder / 'with_history')!r}, {str(folder / 'users.csv')!r}, '-o', "
+        f'{str(tmp_path / "out.parquet")!r}])\n'
         "print(code, [m for m in ('fastai', 'fastcore', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
@@ -227,7 +229,5 @@ def test_recommend_starts_without_fastai(folder, tmp_path):
 
 def test_the_command_is_installed_by_its_name():
     root = Path(__file__).parents[1]
-    assert (
-        'fastrec=fastrec.cli:main' in (root / 'settings.ini').read_text()
-        and 'console_scripts' in (root / 'setup.py').read_text()
-    )
+    assert 'fastrec=fastrec.cli:main' in (root / 'settings.ini').read_text()
+    assert 'console_scripts' in (root / 'setup.py').read_text()
