@@ -1,4 +1,7 @@
-"""New users of a trained model: their rows against a general optimiser, the model unchanged, what is asked of them answered."""
+"""New users of a trained model.
+
+Their rows against a general optimiser, the model unchanged, what is asked of them answered.
+"""
 
 import numpy as np
 import pandas as pd
@@ -62,7 +65,8 @@ def of_one(late):
 
 def parts(learn):
     m = learn.model.eval()
-    q, bi = m.vectors('item').double().numpy(), m.biases('item').double().numpy()
+    q = m.vectors('item').double().numpy()
+    bi = m.biases('item').double().numpy()
     x = torch.cat([m.biases('user')[:, None], m.vectors('user')], 1).double()
     mean, precision = _prior(x[torch.from_numpy(learn.catalog.known('user'))])
     return np.c_[np.ones(len(q)), q], bi + m.mean.item(), mean.numpy(), precision.numpy()
@@ -77,7 +81,9 @@ def test_ridge_in_closed_form(rated):
     mine = of_one(late)
     z, o, m, precision = parts(learn)
     at = learn.vocab['item'].encode(mine.index)
-    z, y, noise = z[at], mine.to_numpy() - o[at], 0.3
+    z = z[at]
+    y = mine.to_numpy() - o[at]
+    noise = 0.3
     want = np.linalg.solve(z.T @ z / noise + precision, z.T @ y / noise + precision @ m)
     np.testing.assert_allclose(row_of(learn.fold_in(mine, noise=noise)), want, atol=1e-5)
 
@@ -85,7 +91,8 @@ def test_ridge_in_closed_form(rated):
 def test_prior_by_hand():
     m, precision = _prior(torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.0, 2.0], [2.0, 0.0]] * 10).double())
     n = 40
-    assert m.tolist() == [1, 1] and torch.allclose(torch.linalg.inv(precision), torch.eye(2).double() * n / (n - 1))
+    assert m.tolist() == [1, 1]
+    assert torch.allclose(torch.linalg.inv(precision), torch.eye(2).double() * n / (n - 1))
 
 
 def test_noise_is_half_the_training_error(rated):
@@ -121,7 +128,8 @@ def test_y_range_against_a_general_optimiser(squashed):
 
 def test_liked_against_a_general_optimiser(synthetic):
     dls, late, _ = make(synthetic, target='liked')
-    learn, mine = fit(collab_learner, dls, 4, n_factors=5), of_one(late)
+    learn = fit(collab_learner, dls, 4, n_factors=5)
+    mine = of_one(late)
     z, o, m, precision = parts(learn)
     at = learn.vocab['item'].encode(mine.index)
     threshold = (mine.sum() + 5 * dls.catalog.thresholds.mean()) / (len(mine) + 5)
@@ -135,7 +143,8 @@ def test_liked_against_a_general_optimiser(synthetic):
 @pytest.mark.parametrize('n_neg, scale', [(2, 'logit'), (None, 'rank')])
 def test_choices_against_a_general_optimiser(synthetic, n_neg, scale):
     dls, late, _ = make(synthetic, target='implicit', n_neg=n_neg)
-    learn, mine = fit(collab_learner, dls, 3, n_factors=4), list(of_one(late).index)
+    learn = fit(collab_learner, dls, 3, n_factors=4)
+    mine = list(of_one(late).index)
     z, o, m, precision = parts(learn)
     y = np.zeros(dls.n_items)
     y[learn.vocab['item'].encode(mine)] = 1
@@ -149,12 +158,16 @@ def test_choices_against_a_general_optimiser(synthetic, n_neg, scale):
 def errors(learn, late, n_given):
     """RMSE of what the late users rated after their first rows: folded in, and as the average user."""
     late = late.assign(place=late.groupby('user').cumcount())
-    given, rest = late[late.place < n_given], late[late.place >= n_given]
+    given = late[late.place < n_given]
+    rest = late[late.place >= n_given]
     folded = learn.fold_in(given)
     users, items = (
         torch.from_numpy(o) for o in (folded.vocab['user'].encode(rest.user), learn.vocab['item'].encode(rest['item']))
     )
-    rmse = lambda scores: float(np.sqrt(((scores.cpu().numpy() - rest.rating) ** 2).mean()))
+
+    def rmse(scores):
+        return float(np.sqrt(((scores.cpu().numpy() - rest.rating) ** 2).mean()))
+
     average = learn.fold_in(given, noise=1e9)  # ratings that say nothing
     return rmse(folded.score(users, items)), rmse(average.score(users, items))
 
@@ -189,11 +202,13 @@ def test_without_weight_ratings_give_the_average_user(rated):
 @pytest.mark.parametrize('builder', [gmf_learner, neumf_learner])
 def test_models_of_pairs(synthetic, builder):
     dls, late, _ = make(synthetic, target='implicit')
-    learn, mine = fit(builder, dls, 4, n_factors=4), list(of_one(late).index)
+    learn = fit(builder, dls, 4, n_factors=4)
+    mine = list(of_one(late).index)
     folded = learn.fold_in(mine)
     scores = folded.score_items(torch.tensor([0]))[0]
     at = torch.from_numpy(learn.vocab['item'].encode(mine))
-    assert scores[at].mean() > scores.mean() and not folded.model.training
+    assert scores[at].mean() > scores.mean()
+    assert not folded.model.training
     assert torch.allclose(folded.score(torch.zeros(len(at), dtype=torch.long), at), scores[at], atol=1e-5)
 
 
@@ -202,10 +217,8 @@ def test_tables_are_shared_but_those_of_users(synthetic):
     learn = fit(mlp_learner, dls, 1, n_factors=4)
     folded = learn.fold_in(of_one(late))
     assert folded.model.tower.item_factors.weight is learn.model.tower.item_factors.weight
-    assert (
-        folded.model.tower.user_factors.weight.shape == (1, 4)
-        and learn.model.tower.user_factors.weight.shape[0] == dls.n_users
-    )
+    assert folded.model.tower.user_factors.weight.shape == (1, 4)
+    assert learn.model.tower.user_factors.weight.shape[0] == dls.n_users
     assert learn.model.tower.user_factors.num_embeddings == dls.n_users
 
 
@@ -217,14 +230,13 @@ def test_what_a_person_asks(rated, synthetic):
     assert folded.predict(item) == folded.predict('new user', item) > folded.predict(learn.vocab['item'].ids[1])
     assert folded.history('new user').rating.tolist() == [5, 1]
     recs = folded.recommend(k=4)
-    assert (
-        list(recs.user.unique()) == ['new user']
-        and len(recs) == 4
-        and item not in list(recs.item)
-        and 'cold' not in recs
-    )
+    assert list(recs.user.unique()) == ['new user']
+    assert len(recs) == 4
+    assert item not in list(recs.item)
+    assert 'cold' not in recs
     many = learn.fold_in(late)
-    assert set(many.vocab['user'].ids) == set(late.user) and len(many.recommend(k=2)) == 2 * HELD
+    assert set(many.vocab['user'].ids) == set(late.user)
+    assert len(many.recommend(k=2)) == 2 * HELD
     first = late.user.iloc[0]
     assert np.allclose(
         many.score_items(torch.from_numpy(many.vocab['user'].encode([first]))),
@@ -244,13 +256,15 @@ def test_scorers_that_read_histories(synthetic):
             np.asarray(x @ (scorer.weights.toarray() if hasattr(scorer.weights, 'toarray') else scorer.weights)),
             atol=1e-5,
         )
-        assert scorer.catalog is dls.catalog and len(learn_codes) == len(mine)
+        assert scorer.catalog is dls.catalog
+        assert len(learn_codes) == len(mine)
 
 
 def test_a_saved_recommender_folds_in(rated, tmp_path):
     learn, late = rated
     save_recommender(learn, tmp_path)
-    loaded, mine = load_recommender(tmp_path), of_one(late)
+    loaded = load_recommender(tmp_path)
+    mine = of_one(late)
     assert np.allclose(
         loaded.fold_in(mine, noise=0.3).score_items(torch.tensor([0])),
         learn.fold_in(mine, noise=0.3).score_items(torch.tensor([0])),
@@ -266,7 +280,8 @@ def test_randomness_and_mode_are_left_alone(rated):
     want = torch.rand(2)
     torch.manual_seed(5)
     learn.fold_in(of_one(late))
-    assert torch.equal(torch.rand(2), want) and learn.model.training
+    assert torch.equal(torch.rand(2), want)
+    assert learn.model.training
 
 
 def test_items_without_training_rows_say_nothing(synthetic):
@@ -324,7 +339,8 @@ class Own(torch.nn.Module):
 
     def __init__(self, n_users, n_items):
         super().__init__()
-        self.a, self.b = torch.nn.Embedding(n_users, 2), torch.nn.Embedding(n_items, 2)
+        self.a = torch.nn.Embedding(n_users, 2)
+        self.b = torch.nn.Embedding(n_items, 2)
 
     def forward(self, users, items):
         return (self.a(users) * self.b(items)).sum(-1)
@@ -339,7 +355,8 @@ class OwnWhole(Own):
 def test_untrained_vectors_are_never_used(model):
     df = pd.DataFrame(dict(user=list('aabbc'), item=[1, 2, 1, 2, 3], rating=[1, 2, 3, 4, 5.0]))
     learn = rec_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), model)
-    users, items = torch.tensor([0, 0, 2, 2]), torch.tensor([0, 2, 0, 2])
+    users = torch.tensor([0, 0, 2, 2])
+    items = torch.tensor([0, 2, 0, 2])
     want = [
         learn.model(users[:1], items[:1]).item(),
         2.5,
@@ -367,7 +384,7 @@ def test_cold_can_be_refused(synthetic):
     df = pd.DataFrame(dict(user=list('aabbc'), item=[1, 2, 1, 2, 3], rating=[1, 2, 3, 4, 5.0]))
     learn = collab_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), n_factors=2)
     assert np.isfinite(learn.predict('a', 2, cold='raise'))
-    with pytest.raises(KeyError, match="user 'c' has no training row.*fold_in"):
+    with pytest.raises(KeyError, match=r"user 'c' has no training row.*fold_in"):
         learn.predict('c', 1, cold='raise')
     with pytest.raises(KeyError, match='item 3 has no training row'):
         learn.predict(('a', 3), cold='raise')
@@ -377,5 +394,6 @@ def test_cold_can_be_refused(synthetic):
         learn.recommend('c', cold='raise')
     assert list(learn.recommend('c', k=2).cold) == [True, True]
     blend = Blend([learn, collab_learner(learn.dls, n_factors=2)])
-    assert blend.knows('item').tolist() == [True, True, False] and blend.knows_cold
+    assert blend.knows('item').tolist() == [True, True, False]
+    assert blend.knows_cold
     assert not Blend([learn, rec_learner(learn.dls, Own)]).knows_cold
