@@ -1,4 +1,7 @@
-"""What belongs to an interaction itself (context), side features and weights of ratings: from the table to the scores."""
+"""What belongs to an interaction itself (context), side features and weights of ratings.
+
+From the table to the scores.
+"""
 
 import warnings
 
@@ -37,15 +40,22 @@ def quiet(learn, epochs=0, lr=5e-3):
 
 @pytest.fixture(scope='module')
 def moody():
-    """Ratings given in sittings, each with a mood of its own; a device that takes something off; genres and ages that say who likes what."""
+    """Ratings given in sittings, each with a mood of its own.
+
+    A device that takes something off; genres and ages that say who likes what.
+    """
     rng = np.random.default_rng(0)
-    n_users, n_items, rows = 80, 60, []
-    genre, age = rng.integers(0, 3, n_items), rng.integers(0, 2, n_users)
+    n_users = 80
+    n_items = 60
+    rows = []
+    genre = rng.integers(0, 3, n_items)
+    age = rng.integers(0, 2, n_users)
     taste = rng.normal(0, 0.8, (2, 3))
     for u in range(n_users):
         items = rng.permutation(n_items)[:36]
         for s, part in enumerate(np.split(items, 6)):
-            mood, device = rng.normal(0, 1), rng.integers(0, 2)
+            mood = rng.normal(0, 1)
+            device = rng.integers(0, 2)
             rows += [
                 (
                     u,
@@ -86,7 +96,8 @@ def test_context_encodes_categories_bins_and_times():
     )
     context = Context.fit(df, ['when', 'device'], dict(time='when'))
     codes = context.encode(df)
-    assert context.sizes == [0, 3] and context.time_column == 0
+    assert context.sizes == [0, 3]
+    assert context.time_column == 0
     assert codes[:, 1].tolist() == [2, 0, 1, 2] and np.diff(codes[:, 0]).tolist() == [86400, 5, 30 * 86400 - 5], (
         'seconds; a missing value is not given'
     )
@@ -101,12 +112,10 @@ def test_context_encodes_categories_bins_and_times():
     many = pd.DataFrame(dict(x=np.r_[np.arange(999.0), np.nan]))
     bins = Context.fit(many, 'x')
     counts = np.bincount(bins.encode(many)[:, 0])
-    assert (
-        bins.sizes == [21]
-        and counts[0] == 1
-        and counts[1:].min() >= 49
-        and bins.encode(pd.DataFrame(dict(x=[-5.0, 5000.0])))[:, 0].tolist() == [1, 20]
-    )
+    assert bins.sizes == [21]
+    assert counts[0] == 1
+    assert counts[1:].min() >= 49
+    assert bins.encode(pd.DataFrame(dict(x=[-5.0, 5000.0])))[:, 0].tolist() == [1, 20]
     assert '[' in bins.decode(bins.encode(many)).x[0]
 
 
@@ -119,7 +128,8 @@ def test_times_of_any_kind_become_whole_numbers():
         df = pd.DataFrame(dict(time=times))
         context = Context.fit(df, 'time', dict(time='time'))
         codes = context.encode(df)[:, 0]
-        assert (np.diff(codes) > 0).all() and context.of(dict(time=times[1]))[0] == codes[1]
+        assert (np.diff(codes) > 0).all()
+        assert context.of(dict(time=times[1]))[0] == codes[1]
     back = Context.fit(pd.DataFrame(dict(time=[0.5, 0.75, 2.0])), 'time', dict(time='time'))
     assert np.allclose(
         back.decode(back.encode(pd.DataFrame(dict(time=[0.5, 0.75, 2.0])))).time, [0.5, 0.75, 2.0], atol=1e-6
@@ -148,7 +158,7 @@ def test_context_says_what_is_wrong(moody):
         collab_learner(loaders(df, context='time'))
     with pytest.raises(TypeError, match='reads no context'):
         collab_learner(loaders(df)).in_context(dict(device='tv'))
-    with pytest.raises(KeyError, match="device='fridge' is in no row: known are 'phone', 'tv'. Leave it out"):
+    with pytest.raises(KeyError, match=r"device='fridge' is in no row: known are 'phone', 'tv'. Leave it out"):
         collab_learner(loaders(df, context='device')).in_context(dict(device='fridge'))
 
 
@@ -156,17 +166,21 @@ def test_context_goes_through_the_loaders(moody):
     df = moody[0]
     dls = loaders(df, context=['time', 'device'])
     users, items, context, target = dls.one_batch()
-    assert dls.n_inp == 3 and context.shape == (128, 2) and context.dtype == torch.int64 and target.shape == (128,)
+    assert dls.n_inp == 3
+    assert context.shape == (128, 2)
+    assert context.dtype == torch.int64
+    assert target.shape == (128,)
     want = df.set_index(['user', 'item'])
     ids = dls.vocab['user'].decode(users.cpu()), dls.vocab['item'].decode(items.cpu())
     rows = want.loc[list(zip(*ids))]
-    assert (rows.time.to_numpy() == context[:, 0].cpu().numpy()).all() and (
-        rows.device.map(dict(phone=1, tv=2)).to_numpy() == context[:, 1].cpu().numpy()
-    ).all()
+    assert (rows.time.to_numpy() == context[:, 0].cpu().numpy()).all()
+    assert (rows.device.map(dict(phone=1, tv=2)).to_numpy() == context[:, 1].cpu().numpy()).all()
     shown = dls.show_batch(show=False)
-    assert {'user', 'item', 'rating', 'time', 'device'} <= set(shown) and shown.device.isin(['phone', 'tv']).all()
+    assert {'user', 'item', 'rating', 'time', 'device'} <= set(shown)
+    assert shown.device.isin(['phone', 'tv']).all()
     test = dls.test_dl(df[['user', 'item', 'device']].head(7))
-    assert next(iter(test))[2][:, 0].tolist() == [-1] * 7 and test.n_inp == 3
+    assert next(iter(test))[2][:, 0].tolist() == [-1] * 7
+    assert test.n_inp == 3
     assert len(dls.test_dl(df.head(7), with_labels=True).one_batch()) == 4
     twice = Interactions.from_df(
         pd.concat([df.head(9), df.head(3).assign(device='tv')]), duplicates='last', context='device'
@@ -195,10 +209,12 @@ def test_mood_by_hand():
                 continue
             d = abs(t - times[u, j])
             w = np.exp(mood.kernel[0 if d == 0 else 1 + int(np.log2(d))].item())
-            top, bottom = top + w * r[u, j], bottom + w
+            top = top + w * r[u, j]
+            bottom = bottom + w
         return mood.amplitude.item() * top / (bottom + np.exp(mood.damping.item()))
 
-    users, items = torch.tensor([0, 0, 1, 2, 2, 3]), torch.tensor([0, 4, 8, 3, 3, 1])
+    users = torch.tensor([0, 0, 1, 2, 2, 3])
+    items = torch.tensor([0, 4, 8, 3, 3, 1])
     when = torch.tensor([100, 117, 128, 5, 4000, 110])
     want = [by_hand(*o) for o in zip(users.tolist(), items.tolist(), when.tolist())]
     assert np.allclose(mood(users, items, when).detach(), want, atol=1e-5)
@@ -216,7 +232,8 @@ def test_mood_by_hand():
 
 def test_mood_of_times_as_fine_as_nanoseconds():
     """A user's neighbours are the user's own, however many users and moments there are."""
-    n, late = 5000, 10**18
+    n = 5000
+    late = 10**18
     times = csr_matrix(([10**17, late, late + 10**9], ([0, n - 1, n - 1], [0, 1, 2])), shape=(n, 3), dtype=np.int64)
     mood = TimeDependentBias(times, np.array([1.0, -1.0, 1.0], np.float32))
     got = mood(
@@ -224,7 +241,9 @@ def test_mood_of_times_as_fine_as_nanoseconds():
         torch.tensor([1, 1, 0, 0]),
         torch.tensor([10**17 + 10**9, late, late, late]),
     ).detach()
-    assert got[0] > 0 and got[1] > 0 > got[2] and got[3] == 0
+    assert got[0] > 0
+    assert got[1] > 0 > got[2]
+    assert got[3] == 0
     assert got[1] == pytest.approx(got[0].item(), rel=0.2), 'a second away, either way'
 
 
@@ -242,7 +261,7 @@ def test_context_takes_off_the_error(moody):
 
 @pytest.fixture(scope='module')
 def learn(moody):
-    df, items, users = moody
+    df, items, _users = moody
     torch.manual_seed(0)
     return quiet(
         svdpp_learner(
@@ -276,7 +295,8 @@ def test_each_row_is_scored_in_its_context(learn, moody):
 
 def test_whole_catalogue_in_context_is_the_pairs_in_context(learn):
     now = learn.in_context(dict(time=10**9 + 3 * 10**6 + 50, device='tv'))
-    users, items = torch.arange(3).repeat_interleave(60), torch.arange(60).repeat(3)
+    users = torch.arange(3).repeat_interleave(60)
+    items = torch.arange(60).repeat(3)
     for scorer in (now, learn, learn.in_context(dict(device='phone'))):
         assert torch.allclose(
             scorer.score_items(torch.arange(3)).cpu().reshape(-1), scorer.score(users, items).cpu(), atol=1e-4
@@ -302,18 +322,19 @@ def test_collab_learner_reads_levels(moody):
         for o in (None, 'device')
     )
     assert evaluate(levels).rmse['all'] < evaluate(plain).rmse['all'] - 0.02
-    users, items = torch.arange(3).repeat_interleave(60), torch.arange(60).repeat(3)
+    users = torch.arange(3).repeat_interleave(60)
+    items = torch.arange(60).repeat(3)
     now = levels.in_context(dict(device='tv'))
-    assert type(levels.model) is DotBias and torch.allclose(
-        now.score_items(torch.arange(3)).reshape(-1), now.score(users, items), atol=1e-4
-    )
+    assert type(levels.model) is DotBias
+    assert torch.allclose(now.score_items(torch.arange(3)).reshape(-1), now.score(users, items), atol=1e-4)
     assert now.recommend([0], k=2).score.tolist() == pytest.approx(
         [now.predict(0, i) for i in now.recommend([0], k=2)['item']], abs=1e-4
     )
 
 
 def test_learners_with_context_travel(learn, tmp_path):
-    users, items = torch.arange(3).repeat_interleave(60), torch.arange(60).repeat(3)
+    users = torch.arange(3).repeat_interleave(60)
+    items = torch.arange(60).repeat(3)
     want = learn.in_context(dict(device='tv'))
     learn.path = tmp_path
     learn.save('m')
@@ -321,9 +342,8 @@ def test_learners_with_context_travel(learn, tmp_path):
     learn.export('e.pkl')
     for other in (load_learner(tmp_path / 'e.pkl'), load_recommender(save_recommender(learn, tmp_path / 'r'))):
         there = other.in_context(dict(device='tv'))
-        assert torch.allclose(there.score(users, items), want.score(users, items), atol=1e-4) and torch.allclose(
-            other.score(users, items), learn.score(users, items), atol=1e-4
-        )
+        assert torch.allclose(there.score(users, items), want.score(users, items), atol=1e-4)
+        assert torch.allclose(other.score(users, items), learn.score(users, items), atol=1e-4)
         assert not any(
             o in k for k in dict(other.model.named_buffers()) for o in ('residual', 'pairs', 'times', 'mood')
         ), 'what users did stays at home'
@@ -337,19 +357,16 @@ def test_learners_with_context_grow(learn, moody):
     new = pd.DataFrame(
         dict(user=[999, 999, 0], item=[0, 1, 777], rating=[5.0, 4.0, 3.0], time=10**9, device=['tv', 'radio', 'phone'])
     )
-    n, before = learn.catalog.n_items, learn.model.levels.factors[0].weight.clone()
+    n = learn.catalog.n_items
+    before = learn.model.levels.factors[0].weight.clone()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         grown.extend(new)
-    assert (
-        grown.catalog.n_items == n + 1
-        and len(grown.catalog.interactions.context) == len(df) + 3
-        and grown.catalog.interactions.context[-3:, 1].tolist() == [2, 0, 1]
-    )
-    assert (
-        torch.equal(grown.model.levels.factors[0].weight, before)
-        and len(grown.model.time_bias.key) == len(learn.model.time_bias.key) + 3
-    )
+    assert grown.catalog.n_items == n + 1
+    assert len(grown.catalog.interactions.context) == len(df) + 3
+    assert grown.catalog.interactions.context[-3:, 1].tolist() == [2, 0, 1]
+    assert torch.equal(grown.model.levels.factors[0].weight, before)
+    assert len(grown.model.time_bias.key) == len(learn.model.time_bias.key) + 3
     assert np.isfinite(evaluate(grown).rmse['all'])
 
 
@@ -367,11 +384,13 @@ def test_new_items_are_known_by_their_features(moody):
         for o in (dict(item_features=features, user_features=ages), {})
     )
     assert evaluate(with_features).rmse['features'] < evaluate(without).rmse['cold'] - 0.02
-    assert with_features.knows('item').all() and not without.knows('item').all()
+    assert with_features.knows('item').all()
+    assert not without.knows('item').all()
     known = with_features.score_items(torch.arange(4)).clone()
     with_features.add_items(pd.DataFrame(dict(item=[900, 901], genre=['1', '2'])))
     now = with_features.score_items(torch.arange(4))
-    assert now.shape[1] == known.shape[1] + 2 and torch.allclose(now[:, :-2], known, atol=1e-5)
+    assert now.shape[1] == known.shape[1] + 2
+    assert torch.allclose(now[:, :-2], known, atol=1e-5)
     other = [int(o) for o in items[items.genre == '1']['item'] if o >= 55]
     assert not other or torch.allclose(
         now[:, -2], now[:, with_features.vocab['item'].encode(other[:1])[0]], atol=1e-4
@@ -399,7 +418,8 @@ def test_features_of_models_have_as_many_rows():
 
 def test_fold_in_is_out_of_context(learn):
     new = learn.fold_in({1: 5.0, 2: 4.0, 3: 5.0})
-    assert np.isfinite(new.predict(7)) and len(new.recommend(k=4)) == 4
+    assert np.isfinite(new.predict(7))
+    assert len(new.recommend(k=4)) == 4
     with pytest.raises(TypeError, match='reads no context'):
         new.in_context(dict(device='tv'))
 
@@ -411,9 +431,8 @@ def test_ensembles_score_rows_in_context(moody):
     want = torch.stack([m.score_rows(ens.catalog.interactions, rows) for m in ens.members]).mean(0)
     assert torch.allclose(ens.score_rows(ens.catalog.interactions, rows), want.cpu(), atol=1e-5)
     df = moody[0].iloc[rows]
-    assert np.allclose(ens.predictions(df).score, want.cpu(), atol=1e-5) and not np.allclose(
-        ens.predictions(df[['user', 'item']]).score, want.cpu(), atol=1e-3
-    )
+    assert np.allclose(ens.predictions(df).score, want.cpu(), atol=1e-5)
+    assert not np.allclose(ens.predictions(df[['user', 'item']]).score, want.cpu(), atol=1e-3)
     row = df.iloc[0]
     assert ens.in_context(dict(time=row.time)).predict(row.user, row['item']) == pytest.approx(want[0].item(), abs=1e-5)
     assert evaluate(ens).rmse['all'] == pytest.approx(
@@ -425,10 +444,11 @@ def test_ensembles_score_rows_in_context(moody):
 
 
 def test_weighted_loss_by_hand():
-    scores, target, weight = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 4.0, 1.0]), torch.tensor([5.0, 1.0, 3.0])
-    assert MSELoss()(scores, target).item() == pytest.approx(13 / 3) and MSELoss()(
-        scores, target, weight
-    ).item() == pytest.approx((4 + 27) / 9)
+    scores = torch.tensor([1.0, 2.0, 4.0])
+    target = torch.tensor([1.0, 4.0, 1.0])
+    weight = torch.tensor([5.0, 1.0, 3.0])
+    assert MSELoss()(scores, target).item() == pytest.approx(13 / 3)
+    assert MSELoss()(scores, target, weight).item() == pytest.approx((4 + 27) / 9)
     assert MSELoss('none')(scores, target, weight).tolist() == [0, 4, 27]
 
 
@@ -440,12 +460,14 @@ def test_rows_of_weight_0_teach_nothing(moody):
     for name, kw in (('weighted', dict(weight_name='weight')), ('all', {})):
         torch.manual_seed(0)
         found[name] = quiet(collab_learner(loaders(wrong, **kw), n_factors=4, y_range=(-0.5, 6.5)), 5, 1e-2)
-    assert len(found['weighted'].dls.one_batch()) == 4 and isinstance(found['weighted'].loss_func, MSELoss)
+    assert len(found['weighted'].dls.one_batch()) == 4
+    assert isinstance(found['weighted'].loss_func, MSELoss)
     w = found['weighted'].model
     assert w.item_biases.weight[1::2].abs().max() < 1e-6 < w.item_biases.weight[::2].abs().max(), (
         'items all of whose rows weigh nothing are not learned'
     )
-    inter, valid = found['all'].catalog.interactions, found['all'].catalog.split.valid
+    inter = found['all'].catalog.interactions
+    valid = found['all'].catalog.split.valid
     rows = valid[inter.items[valid] % 2 == 0]
     error = {k: (v.score_rows(inter, rows).cpu().numpy() - inter.ratings[rows]).std() for k, v in found.items()}
     assert error['weighted'] < error['all']
@@ -480,4 +502,5 @@ def test_the_scale_of_ratings_does_not_matter(moody):
         )
         torch.manual_seed(1)
         preds.append((quiet(learn, 3).get_preds()[0] - shift) / scale)
-    assert (preds[0] - preds[1]).abs().max() < 0.06 and preds[0].std() > 0.5
+    assert (preds[0] - preds[1]).abs().max() < 0.06
+    assert preds[0].std() > 0.5
