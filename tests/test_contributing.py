@@ -14,9 +14,12 @@ def test_the_worked_examples_run():
     scope = {}
     for code in blocks:
         exec(code, scope)
-    learn, evaluate, hr = scope['learn'], scope['evaluate'], scope['hr']
+    learn = scope['learn']
+    evaluate = scope['evaluate']
+    hr = scope['hr']
     hinge = scope['HingeLoss']()
-    scores, target = scope['torch'].tensor([[2.0, 1.5, 0.0]]), scope['torch'].tensor([[1.0, 0.0, 0.0]])
+    scores = scope['torch'].tensor([[2.0, 1.5, 0.0]])
+    target = scope['torch'].tensor([[1.0, 0.0, 0.0]])
     assert hinge(scores, target).item() == np.mean([0.5, 0.0])
     table = evaluate(learn, metrics=[hr(10), scope['first_hit'](10)])
     assert 1 <= table['first_hit@10']['all'] <= 11
