@@ -25,24 +25,30 @@ def as_set(t):
 
 
 def test_types(dls):
-    assert isinstance(dls, DataLoaders) and isinstance(dls.train, TfmdDL)
+    assert isinstance(dls, DataLoaders)
+    assert isinstance(dls.train, TfmdDL)
     users, items, target = dls.one_batch()
-    assert users.dtype == items.dtype == torch.int64 and target.dtype == torch.float32
+    assert users.dtype == items.dtype == torch.int64
+    assert target.dtype == torch.float32
     assert users.shape == items.shape == target.shape == (64,)
     assert dls.n_inp == dls.train.n_inp == dls.valid.n_inp == 2
 
 
 def test_every_row_once_an_epoch_in_a_new_order(dls):
-    a, b = rows(dls.train), rows(dls.train)
-    assert len(a) == len(dls.train_ds) and as_set(a) == as_set(b)
+    a = rows(dls.train)
+    b = rows(dls.train)
+    assert len(a) == len(dls.train_ds)
+    assert as_set(a) == as_set(b)
     assert not torch.equal(a, b)
-    inter, split = dls.catalog.interactions, dls.catalog.split
+    inter = dls.catalog.interactions
+    split = dls.catalog.split
     truth = np.column_stack([inter.users[split.train], inter.items[split.train], inter.ratings[split.train]])
     assert as_set(a) == as_set(torch.from_numpy(truth).float())
 
 
 def test_valid_keeps_the_order_of_the_table(dls):
-    inter, split = dls.catalog.interactions, dls.catalog.split
+    inter = dls.catalog.interactions
+    split = dls.catalog.split
     got = rows(dls.valid)
     assert torch.equal(got[:, 0], torch.from_numpy(inter.users[split.valid]).float())
     assert torch.equal(got[:, 2], torch.from_numpy(inter.ratings[split.valid]))
@@ -57,7 +63,8 @@ def test_chunks_do_not_change_batches(dls, monkeypatch):
 def test_drop_last(dls):
     dl = dls.train.new(drop_last=True)
     sizes = [len(b[0]) for b in dl]
-    assert set(sizes) == {64} and len(sizes) == len(dl) == len(dls.train_ds) // 64
+    assert set(sizes) == {64}
+    assert len(sizes) == len(dl) == len(dls.train_ds) // 64
 
 
 def test_seed_makes_a_local_order(dls):
@@ -65,7 +72,8 @@ def test_seed_makes_a_local_order(dls):
     a = rows(dls.train.new(seed=5))
     state = torch.get_rng_state()
     b = rows(dls.train.new(seed=5))
-    assert torch.equal(a, b) and torch.equal(state, torch.get_rng_state())
+    assert torch.equal(a, b)
+    assert torch.equal(state, torch.get_rng_state())
     dl = dls.train.new(seed=5)
     assert not torch.equal(rows(dl), rows(dl)), 'the order must change from epoch to epoch'
 
@@ -87,9 +95,11 @@ def test_after_batch_transforms_run(dls):
 
 
 def test_new_empty_holds_no_rows_and_no_history(dls):
-    full, empty = pickle.dumps(dls.train_ds.columns), dls.new_empty()
+    full = pickle.dumps(dls.train_ds.columns)
+    empty = dls.new_empty()
     assert len(empty.train_ds) == len(empty.valid_ds) == 0
-    assert empty.catalog.interactions is None and empty.catalog.split is None
+    assert empty.catalog.interactions is None
+    assert empty.catalog.split is None
     assert len(pickle.dumps([list(dl.dataset.columns) for dl in empty.loaders])) < len(full) / 10
     assert empty.vocab['user'] == dls.vocab['user']
 
@@ -103,8 +113,10 @@ def test_workers_are_refused(dls):
 
 def test_show_batch_has_ids_and_titles(dls, capsys):
     df = dls.show_batch(show=False, max_n=4)
-    assert list(df.columns) == ['user', 'item', 'title', 'rating'] and len(df) == 4
-    assert df.user.str.startswith('u').all() and (df.item >= 1000).all()
+    assert list(df.columns) == ['user', 'item', 'title', 'rating']
+    assert len(df) == 4
+    assert df.user.str.startswith('u').all()
+    assert (df.item >= 1000).all()
     b = dls.one_batch()
     shown = dls.show_batch(b, show=False)
     titles = dls.item_df.title.to_numpy()[b[1][:9]]
@@ -114,7 +126,7 @@ def test_show_batch_has_ids_and_titles(dls, capsys):
 
 
 def test_fastai_splitter_column_and_arrays(synthetic):
-    ratings, items, _ = synthetic
+    ratings, _items, _ = synthetic
     a = RecDataLoaders.from_df(ratings, splitter=RandomSplitter(0.3, seed=1), bs=64)
     assert len(a.valid_ds) == int(0.3 * len(ratings))
     marked = ratings.assign(part=np.where(np.arange(len(ratings)) % 5 == 0, 'valid', 'train'))
@@ -144,15 +156,14 @@ def test_test_dl(dls, synthetic):
     ratings = synthetic[0].head(7)
     dl = dls.test_dl(ratings)
     ((users, items),) = list(dl)
-    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (
-        dls.vocab['item'].decode(items) == ratings.item
-    ).all()
-    assert torch.equal(list(dls.test_dl(ratings, with_labels=True))[0][2], torch.tensor(ratings.rating.to_numpy()))
+    assert (dls.vocab['user'].decode(users) == ratings.user).all()
+    assert (dls.vocab['item'].decode(items) == ratings.item).all()
+    assert torch.equal(next(iter(dls.test_dl(ratings, with_labels=True)))[2], torch.tensor(ratings.rating.to_numpy()))
     pairs = list(zip(ratings.user, ratings.item))
-    assert torch.equal(list(dls.test_dl(pairs))[0][1], items)
+    assert torch.equal(next(iter(dls.test_dl(pairs)))[1], items)
     with pytest.raises(ValueError, match='which column holds the ratings'):
         dls.test_dl(ratings[['user', 'item']], with_labels=True)
-    with pytest.raises(ValueError, match='list of .user, item. pairs'):
+    with pytest.raises(ValueError, match=r'list of .user, item. pairs'):
         dls.test_dl(('u0001', 1000))
     with pytest.raises(ValueError, match='no labels'):
         dls.test_dl(pairs, with_labels=True)
@@ -163,15 +174,16 @@ def test_test_dl(dls, synthetic):
 def test_test_dl_with_category_dtype_gives_the_right_rows(dls, synthetic):
     ratings = synthetic[0].tail(5)
     df = ratings.assign(user=ratings.user.astype('category'), item=ratings.item.astype('category'))
-    users, items = list(dls.test_dl(df))[0]
-    assert (dls.vocab['user'].decode(users) == ratings.user).all() and (
-        dls.vocab['item'].decode(items) == ratings.item
-    ).all()
+    users, items = next(iter(dls.test_dl(df)))
+    assert (dls.vocab['user'].decode(users) == ratings.user).all()
+    assert (dls.vocab['item'].decode(items) == ratings.item).all()
 
 
 def test_batch_size(synthetic):
     ratings, _, _ = synthetic
-    assert auto_batch_size(90_000) == 256 and auto_batch_size(10) == 16 and auto_batch_size(20_000_000) == 8192
+    assert auto_batch_size(90_000) == 256
+    assert auto_batch_size(10) == 16
+    assert auto_batch_size(20_000_000) == 8192
     with pytest.warns(UserWarning, match='steps an epoch.*Try bs='):
         RecDataLoaders.from_df(ratings, bs=4096)
 
@@ -184,11 +196,10 @@ def test_no_ratings():
 
 def test_summary_counts(dls):
     text = dls.summary()
-    inter, split = dls.catalog.interactions, dls.catalog.split
-    assert (
-        f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items' in text
-        and f'valid: {len(split.valid):,} rows' in text
-    )
+    inter = dls.catalog.interactions
+    split = dls.catalog.split
+    assert f'{len(inter):,} rows, {inter.n_users:,} users, {inter.n_items:,} items' in text
+    assert f'valid: {len(split.valid):,} rows' in text
 
 
 # --- large tables, files
@@ -204,10 +215,12 @@ def test_columns_from_files_give_the_loaders_of_the_table(synthetic, tmp_path):
         RecDataLoaders.from_parquet(tmp_path / 'r.parquet', seed=0),
         RecDataLoaders.from_csv(tmp_path / 'r.csv', seed=0),
     ):
-        a, b = dls.catalog.interactions, want.catalog.interactions
+        a = dls.catalog.interactions
+        b = want.catalog.interactions
         for name in ('users', 'items', 'ratings', 'times'):
             assert np.array_equal(getattr(a, name), getattr(b, name))
-        assert dls.vocab == want.vocab and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
+        assert dls.vocab == want.vocab
+        assert np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
     assert list(ratings.columns) == ['user', 'item', 'rating', 'time'], 'the table given is left alone'
 
 
@@ -232,19 +245,20 @@ def test_rows_that_come_in_parts(n, monkeypatch):
         if not parts:
             assert got is None
         else:
-            assert np.array_equal(got, np.concatenate(parts)) and got.dtype == np.result_type(*parts)
+            assert np.array_equal(got, np.concatenate(parts))
+            assert got.dtype == np.result_type(*parts)
 
 
 def _same(dls, want):
-    a, b = dls.catalog.interactions, want.catalog.interactions
+    a = dls.catalog.interactions
+    b = want.catalog.interactions
     for name in ('users', 'items', 'ratings', 'times'):
-        x, y = getattr(a, name), getattr(b, name)
+        x = getattr(a, name)
+        y = getattr(b, name)
         assert (x is None) == (y is None) and (x is None or (np.array_equal(x, y) and x.dtype == y.dtype)), name
-    assert (
-        dls.vocab == want.vocab
-        and np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
-        and dls.catalog.names == want.catalog.names
-    )
+    assert dls.vocab == want.vocab
+    assert np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
+    assert dls.catalog.names == want.catalog.names
 
 
 @pytest.mark.parametrize(
@@ -293,7 +307,7 @@ def test_what_a_file_holds_that_cannot_be_converted_in_parts_is_said_as_of_a_tab
         if 'fractions' not in message:
             with pytest.raises(ValueError, match=message):
                 RecDataLoaders.from_csv(tmp_path / 'r.csv')
-    with pytest.raises(FileNotFoundError, match='no .parquet file'):
+    with pytest.raises(FileNotFoundError, match=r'no .parquet file'):
         RecDataLoaders.from_parquet([tmp_path / 'nothing'] if (tmp_path / 'nothing').mkdir() is None else None)
     with pytest.raises(ValueError, match="no column 'nope'"):
         RecDataLoaders.from_parquet(path, rating_name='nope')
@@ -348,13 +362,10 @@ def test_large_tables_go_through_in_chunks(synthetic, monkeypatch, large):
             monkeypatch.setattr(f'fastrec.{room}.LARGE', 10)
     dls = RecDataLoaders.from_df(ratings, seed=0)
     assert dls.catalog.split.train.dtype == (np.int32 if large else np.int64)
-    assert np.array_equal(dls.catalog.split.train, want.catalog.split.train) and np.array_equal(
-        dls.catalog.counts['user'], want.catalog.counts['user']
-    )
-    assert (
-        dls.catalog.mean_rating == pytest.approx(want.catalog.mean_rating, abs=1e-9)
-        and dls.one_batch()[0].dtype == torch.int64
-    )
+    assert np.array_equal(dls.catalog.split.train, want.catalog.split.train)
+    assert np.array_equal(dls.catalog.counts['user'], want.catalog.counts['user'])
+    assert dls.catalog.mean_rating == pytest.approx(want.catalog.mean_rating, abs=1e-9)
+    assert dls.one_batch()[0].dtype == torch.int64
     with pytest.raises(ValueError, match='repeat a user-item pair'):
         RecDataLoaders.from_df(pd.concat([ratings, ratings.head(1)]))
 
@@ -377,4 +388,6 @@ def test_codes_by_a_table_over_the_range_are_those_of_factorize(values):
         assert found is None
     else:
         codes, ids = pd.factorize(values, sort=True)
-        assert np.array_equal(found[0], ids) and np.array_equal(found[1], codes) and found[0].dtype == values.dtype
+        assert np.array_equal(found[0], ids)
+        assert np.array_equal(found[1], codes)
+        assert found[0].dtype == values.dtype
