@@ -1,4 +1,7 @@
-"""movielens() from each of GroupLens' layouts and sources, and synthetic_ratings() against its own truth. The files here are invented."""
+"""movielens() from each of GroupLens' layouts and sources, and synthetic_ratings() against its own truth.
+
+The files here are invented.
+"""
 
 import os
 import zipfile
@@ -107,7 +110,8 @@ def no_fastai(monkeypatch):
 @pytest.mark.parametrize('kind', ['folder', 'folder above', 'zip', 'flat zip', 'text path'])
 @pytest.mark.parametrize('name', list(LAYOUTS))
 def test_every_layout_from_folder_and_zip(tmp_path, name, kind):
-    files, inner = LAYOUTS[name], f'ml-{name}'
+    files = LAYOUTS[name]
+    inner = f'ml-{name}'
     if kind == 'zip':
         path = write_zip(tmp_path / 'a.zip', files, inner + '/')
     elif kind == 'flat zip':
@@ -128,10 +132,13 @@ def test_every_layout_from_folder_and_zip(tmp_path, name, kind):
         (2, 3, 1.0, 90),
     ]
     assert movies.columns.tolist() == ['item', 'title', 'year', 'genres']
-    assert movies.item.tolist() == [3, 1, 9] and movies.item.dtype == np.int64
+    assert movies.item.tolist() == [3, 1, 9]
+    assert movies.item.dtype == np.int64
     assert movies.title.tolist() == TITLES[name]
-    assert movies.year.astype(object).tolist()[:2] == [1995, 1971] and pd.isna(movies.year[2])
-    assert movies.genres.tolist()[:2] == ['Action|Comedy', 'Western'] and pd.isna(movies.genres[2])
+    assert movies.year.astype(object).tolist()[:2] == [1995, 1971]
+    assert pd.isna(movies.year[2])
+    assert movies.genres.tolist()[:2] == ['Action|Comedy', 'Western']
+    assert pd.isna(movies.genres[2])
 
 
 @pytest.mark.parametrize(
@@ -202,8 +209,11 @@ def test_fastai_comes_second(tmp_path, monkeypatch, name):
     monkeypatch.setattr('fastai.data.external.untar_data', lambda url: (asked.append(url), folder)[1])
     fake_recbole(monkeypatch, tmp_path / 'site')
     ratings, movies = movielens(name)
-    assert len(ratings) == 3 and movies.title.tolist() == TITLES[name]
-    assert len(asked) == 1 and asked[0].startswith('https://') and f'ml-{name}.' in asked[0]
+    assert len(ratings) == 3
+    assert movies.title.tolist() == TITLES[name]
+    assert len(asked) == 1
+    assert asked[0].startswith('https://')
+    assert f'ml-{name}.' in asked[0]
 
 
 def test_recbole_comes_third(tmp_path, monkeypatch):
@@ -214,8 +224,10 @@ def test_recbole_comes_third(tmp_path, monkeypatch):
     assert list(ratings.itertuples(index=False, name=None)) == [(7, 3, 2.0, 100), (2, 1, 5.0, 90)]
     assert movies.item.tolist() == [3, 1, 267]
     assert movies.title.tolist() == ['Café Noir (1995)', 'Plain Tale (1971) (V)', 'unknown']
-    assert movies.year.astype(object).tolist()[:2] == [1995, 1971] and pd.isna(movies.year[2])
-    assert movies.genres.tolist()[:2] == ['Action|Comedy', "Animation|Children's"] and pd.isna(movies.genres[2])
+    assert movies.year.astype(object).tolist()[:2] == [1995, 1971]
+    assert pd.isna(movies.year[2])
+    assert movies.genres.tolist()[:2] == ['Action|Comedy', "Animation|Children's"]
+    assert pd.isna(movies.genres[2])
 
 
 def test_recbole_steps_in_where_fastai_downloaded_something_else(tmp_path, monkeypatch):
@@ -239,9 +251,12 @@ def test_no_source_names_the_three_ways(monkeypatch):
     with pytest.raises(FileNotFoundError) as exc:
         movielens()
     first, *ways = str(exc.value).splitlines()
-    assert first.startswith('no MovieLens 100k found. Three ways to get it') and len(ways) == 3
-    assert "movielens('100k', path=" in ways[0] and 'grouplens.org' in ways[0]
-    assert 'fastai download' in ways[1] and 'OSError: no network here' in ways[1]
+    assert first.startswith('no MovieLens 100k found. Three ways to get it')
+    assert len(ways) == 3
+    assert "movielens('100k', path=" in ways[0]
+    assert 'grouplens.org' in ways[0]
+    assert 'fastai download' in ways[1]
+    assert 'OSError: no network here' in ways[1]
     assert 'pip install --no-deps recbole==1.2.1' in ways[2]
 
 
@@ -273,8 +288,11 @@ def real(folder):
 def test_real_100k():
     ratings, movies = movielens('100k', path=real('ml-100k'))
     assert (len(ratings), ratings.user.nunique(), ratings.item.nunique(), len(movies)) == (100_000, 943, 1682, 1682)
-    assert set(ratings.rating) == {1, 2, 3, 4, 5} and not ratings.duplicated(['user', 'item']).any()
-    assert movies.item.is_unique and set(ratings.item) <= set(movies.item) and movies.year.isna().sum() == 1
+    assert set(ratings.rating) == {1, 2, 3, 4, 5}
+    assert not ratings.duplicated(['user', 'item']).any()
+    assert movies.item.is_unique
+    assert set(ratings.item) <= set(movies.item)
+    assert movies.year.isna().sum() == 1
     assert movies.set_index('item').loc[50].tolist() == [
         'Star Wars (1977)',
         1977,
@@ -285,7 +303,8 @@ def test_real_100k():
 def test_real_latest_small():
     ratings, movies = movielens('latest-small', path=real('ml-latest-small'))
     assert (len(ratings), ratings.user.nunique(), ratings.item.nunique(), len(movies)) == (100_836, 610, 9724, 9742)
-    assert (ratings.rating.min(), ratings.rating.max()) == (0.5, 5.0) and set(ratings.item) <= set(movies.item)
+    assert (ratings.rating.min(), ratings.rating.max()) == (0.5, 5.0)
+    assert set(ratings.item) <= set(movies.item)
 
 
 def recbole_tables(monkeypatch):
@@ -316,27 +335,34 @@ def test_the_copy_in_recbole_equals_grouplens(monkeypatch):
 
 def test_synthetic_tables():
     ratings, items, truth = synthetic_ratings(60, 40, n_factors=3, density=0.2, seed=1)
-    assert ratings.columns.tolist() == ['user', 'item', 'rating', 'time'] and items.columns.tolist() == [
+    assert ratings.columns.tolist() == ['user', 'item', 'rating', 'time']
+    assert items.columns.tolist() == [
         'item',
         'title',
         'year',
         'genres',
     ]
-    assert len(items) == 40 and items.item.is_unique and items.title.is_unique
-    assert ratings.user.nunique() == 60 and set(ratings.item) <= set(items.item)
-    assert ratings.time.tolist() == list(range(len(ratings))) and ratings.rating.dtype == np.float32
+    assert len(items) == 40
+    assert items.item.is_unique
+    assert items.title.is_unique
+    assert ratings.user.nunique() == 60
+    assert set(ratings.item) <= set(items.item)
+    assert ratings.time.tolist() == list(range(len(ratings)))
+    assert ratings.rating.dtype == np.float32
     assert not ratings.duplicated(['user', 'item']).any()
     assert ratings.rating.between(1, 5).all()
-    assert (
-        truth.scores.shape == (60, 40) and truth.user_factors.shape == (60, 3) and truth.item_factors.shape == (40, 3)
-    )
-    assert truth.user_biases.shape == (60,) and truth.item_biases.shape == (40,)
+    assert truth.scores.shape == (60, 40)
+    assert truth.user_factors.shape == (60, 3)
+    assert truth.item_factors.shape == (40, 3)
+    assert truth.user_biases.shape == (60,)
+    assert truth.item_biases.shape == (40,)
     assert abs(len(ratings) / (60 * 40) - 0.2) < 0.03
 
 
 def at(ratings, values):
     """`values` (n_users, n_items) of the rows: row i belongs to the i-th smallest id."""
-    users, items = sorted(set(ratings.user)), sorted(set(ratings.item))
+    users = sorted(set(ratings.user))
+    items = sorted(set(ratings.item))
     assert (len(users), len(items)) == values.shape  # so that the i-th id of the table is the i-th of all
     return values[ratings.user.map(users.index), ratings.item.map(items.index)]
 
@@ -356,7 +382,8 @@ def test_ratings_are_clipped_and_noisy_as_asked():
     assert (ratings.rating - scores)[inside].std() == pytest.approx(0.3, rel=0.1)
     noiseless, _, truth = synthetic_ratings(200, 60, density=0.4, noise=0.0, seed=3)
     np.testing.assert_allclose(noiseless.rating, np.clip(at(noiseless, truth.scores), 1, 5), rtol=1e-6)
-    assert (noiseless.rating == 1).any() and (noiseless.rating == 5).any()
+    assert (noiseless.rating == 1).any()
+    assert (noiseless.rating == 5).any()
 
 
 @pytest.mark.parametrize(
@@ -373,7 +400,8 @@ def test_the_seed_decides():
     for i in (0, 1):
         pd.testing.assert_frame_equal(a[i], b[i])
     np.testing.assert_array_equal(a[2].scores, b[2].scores)
-    assert not a[0].equals(c[0]) and not np.array_equal(a[2].scores, c[2].scores)
+    assert not a[0].equals(c[0])
+    assert not np.array_equal(a[2].scores, c[2].scores)
 
 
 def test_global_random_state_is_left_alone():
@@ -385,7 +413,8 @@ def test_global_random_state_is_left_alone():
 
 def test_no_factors_and_all_pairs():
     ratings, _, truth = synthetic_ratings(20, 10, n_factors=0, density=1.0, seed=0)
-    assert truth.user_factors.shape == (20, 0) and len(ratings) > 150
+    assert truth.user_factors.shape == (20, 0)
+    assert len(ratings) > 150
     np.testing.assert_allclose(truth.scores, truth.mean + truth.user_biases[:, None] + truth.item_biases)
 
 
@@ -399,4 +428,5 @@ def test_items_of_a_genre_share_their_main_factor():
     main = [np.array(truth.item_factors[items.genres == g]).mean(0) for g in items.genres.unique()]
     assert sorted(int(m.argmax()) for m in main) == [0, 1, 2, 3]
     for m in main:
-        assert m.max() == pytest.approx(1, abs=0.2) and np.sort(np.abs(m))[-2] < 0.2
+        assert m.max() == pytest.approx(1, abs=0.2)
+        assert np.sort(np.abs(m))[-2] < 0.2
