@@ -30,7 +30,8 @@ def test_two_processes(tmp_path):
     assert all(p.returncode == 0 for p in ranks), '\n'.join(e[-2000:] for e in errors)
     a, b = (json.loads((tmp_path / f'{r}.json').read_text()) for r in range(2))
     for kind in ('rating', 'implicit'):
-        assert a[kind]['parameters'] == b[kind]['parameters'] and a[kind]['values'] == pytest.approx(b[kind]['values'])
+        assert a[kind]['parameters'] == b[kind]['parameters']
+        assert a[kind]['values'] == pytest.approx(b[kind]['values'])
         assert a[kind]['values'][1] < a[kind]['first_loss']
     seen = sorted(map(tuple, a['rows'] + b['rows']))
     assert len(set(seen)) == a['n_rows'] and len(seen) - a['n_rows'] <= 1, (
