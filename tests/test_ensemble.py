@@ -39,17 +39,16 @@ def ens(dls):
 
 
 def test_scores_are_means_of_members_that_differ(ens):
-    users, items = torch.tensor([0, 3, 7]), torch.tensor([5, 1, 1])
+    users = torch.tensor([0, 3, 7])
+    items = torch.tensor([5, 1, 1])
     each = torch.stack([m.score(users, items) for m in ens.members])
     assert not torch.allclose(each[0], each[1], atol=1e-3), 'members are the same'
-    assert torch.allclose(ens.score(users, items), each.mean(0), atol=1e-5) and torch.allclose(
-        ens.spread(users, items), each.std(0, correction=0), atol=1e-5
-    )
+    assert torch.allclose(ens.score(users, items), each.mean(0), atol=1e-5)
+    assert torch.allclose(ens.spread(users, items), each.std(0, correction=0), atol=1e-5)
     assert torch.allclose(ens.score_items(users)[torch.arange(3), items], each.mean(0), atol=1e-5)
     preds, target, spread = ens.get_preds(with_spread=True)
-    assert preds.shape == target.shape == spread.shape and torch.allclose(
-        preds, torch.stack([m.get_preds()[0] for m in ens.members]).mean(0), atol=1e-5
-    )
+    assert preds.shape == target.shape == spread.shape
+    assert torch.allclose(preds, torch.stack([m.get_preds()[0] for m in ens.members]).mean(0), atol=1e-5)
     assert torch.allclose(
         ens.vectors('user') @ ens.vectors('item').T,
         torch.stack([m.vectors('user') @ m.vectors('item').T for m in ens.members]).mean(0),
@@ -78,14 +77,12 @@ def test_seeds_decide_and_the_global_generator_is_left_alone(dls):
 
 
 def test_what_a_person_asks(ens, synthetic):
-    ratings, items, _ = synthetic
+    ratings, _items, _ = synthetic
     pairs = ratings[['user', 'item']].head(4)
     df = ens.predictions(pairs)
-    assert (
-        list(df.columns) == ['user', 'item', 'title', 'score', 'spread']
-        and (df.spread > 0).all()
-        and (df.user.to_numpy() == pairs.user.to_numpy()).all()
-    )
+    assert list(df.columns) == ['user', 'item', 'title', 'score', 'spread']
+    assert (df.spread > 0).all()
+    assert (df.user.to_numpy() == pairs.user.to_numpy()).all()
     assert (
         ens.predict(*pairs.iloc[2])
         == pytest.approx(df.score[2], abs=1e-5)
@@ -93,7 +90,8 @@ def test_what_a_person_asks(ens, synthetic):
     )
     pd.testing.assert_frame_equal(ens.predictions([tuple(o) for o in pairs.itertuples(index=False)]), df)
     assert len(ens.recommend('u0003', 5)) == 5
-    assert 'Ensemble(3 x' in repr(ens) and len(ens) == 3
+    assert 'Ensemble(3 x' in repr(ens)
+    assert len(ens) == 3
     assert 'ensemble' in str(compare_models({'ensemble': ens, 'one': ens.members[0]}, ens.dls, relevant=4))
 
 
@@ -102,11 +100,9 @@ def test_scores_that_only_rank_are_standardised(synthetic):
     dls = RecDataLoaders.from_df(ratings, item_df=items, target='implicit', valid_pct=0.1, seed=1, n_neg=None)
     ens = quiet(ensemble_learner(dls, [svdpp_learner, collab_learner], 2, n_factors=4))
     ens.fit_one_cycle(2, 1e-2)
-    assert (
-        ens.scale == 'rank'
-        and type(ens.members[0].model).__name__ == 'SVDpp'
-        and type(ens.members[1].model).__name__ == 'DotBias'
-    )
+    assert ens.scale == 'rank'
+    assert type(ens.members[0].model).__name__ == 'SVDpp'
+    assert type(ens.members[1].model).__name__ == 'DotBias'
     users = torch.tensor([2, 0, 5, 0])
     assert torch.allclose(ens.score_items(users), Blend(ens.members).score_items(users), atol=1e-5), (
         'the mean of standardised scores is an equal blend'
@@ -114,18 +110,19 @@ def test_scores_that_only_rank_are_standardised(synthetic):
     items = torch.tensor([1, 2, 3, 50])
     assert torch.allclose(ens.score(users, items), ens.score_items(users)[torch.arange(4), items], atol=1e-5)
     assert (ens.spread(users, items) > 0).all()
-    preds, target = ens.get_preds()
+    preds, _target = ens.get_preds()
     rows = dls.valid.dataset.users
     assert torch.allclose(preds, ens.score_items(rows), atol=1e-4)
     assert 0 < evaluate(ens, dls, metrics=[hr(10), ndcg(10)])['hr@10']['all'] < 1
 
 
 def test_logits_are_averaged(synthetic):
-    ratings, items, _ = synthetic
+    ratings, _items, _ = synthetic
     dls = RecDataLoaders.from_df(ratings, target='implicit', valid_pct=0.1, seed=1, n_neg=2)
     ens = quiet(ensemble_learner(dls, collab_learner, 2, n_factors=4))
     ens.fit(1, 1e-2)
-    assert ens.scale == 'logit' and torch.allclose(
+    assert ens.scale == 'logit'
+    assert torch.allclose(
         ens.score_items(torch.tensor([1])), sum(m.score_items(torch.tensor([1])) for m in ens.members) / 2, atol=1e-6
     )
     assert ens.get_preds()[0].shape == ens.get_preds()[1].shape
@@ -135,7 +132,8 @@ def test_saved_and_loaded(ens, tmp_path):
     save_recommender(ens, tmp_path / 'ens')
     loaded = load_recommender(tmp_path / 'ens')
     users = torch.tensor([1, 2])
-    assert isinstance(loaded, Ensemble) and torch.allclose(loaded.score_items(users), ens.score_items(users), atol=1e-5)
+    assert isinstance(loaded, Ensemble)
+    assert torch.allclose(loaded.score_items(users), ens.score_items(users), atol=1e-5)
     with pytest.raises(TypeError, match='no fit_one_cycle'):
         loaded.fit_one_cycle(1)
 
