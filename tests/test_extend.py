@@ -1,4 +1,7 @@
-"""New rows, users and items join a trained model: old rows stay, training goes on; vectors come from another model by id."""
+"""New rows, users and items join a trained model: old rows stay, training goes on.
+
+Vectors come from another model by id.
+"""
 
 import numpy as np
 import pandas as pd
@@ -35,17 +38,21 @@ from fastrec.data.interactions import Vocab
 def table():
     """(old, new, items): the new rows bring 20 users and 12 items, and more rows of old ones."""
     ratings, items, _ = synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=0.4, noise=0.2, seed=4)
-    users, names = ratings.user.unique(), ratings.item.unique()
+    users = ratings.user.unique()
+    names = ratings.item.unique()
     late = ratings.user.isin(users[::6]) | ratings.item.isin(names[3::6])
     rest = ratings[~late].sample(frac=1, random_state=0)
     return rest.iloc[:-200], pd.concat([ratings[late], rest.iloc[-200:]]).sample(frac=1, random_state=1), items
 
 
-FEATURES = lambda: ItemFeatures.from_df(
-    synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=0.4, noise=0.2, seed=4)[1].iloc[:60],
-    multilabel='genres',
-    numeric='year',
-)
+def FEATURES():
+    return ItemFeatures.from_df(
+        synthetic_ratings(n_users=120, n_items=70, n_factors=2, density=0.4, noise=0.2, seed=4)[1].iloc[:60],
+        multilabel='genres',
+        numeric='year',
+    )
+
+
 OPTIONS = dict(valid_pct=0.1, seed=0, bs=64)
 KINDS = dict(
     collab=lambda df, items: collab_learner(
@@ -96,27 +103,28 @@ def test_old_rows_stay_and_new_ones_start_at_the_mean(kind, table):
     learn = KINDS[kind](old, items[items.item.isin(old.item)])
     quietly(learn, lambda: learn.fit_one_cycle(2, 1e-2))
     learn.model.eval()
-    before, vocab = {k: v.clone() for k, v in learn.model.state_dict().items()}, learn.vocab
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    vocab = learn.vocab
     rng = torch.get_rng_state()
     assert learn.extend(new, item_df=items) is learn
     assert torch.equal(rng, torch.get_rng_state())
     for side in ('user', 'item'):
-        assert learn.vocab[side].ids[: len(vocab[side])].equals(vocab[side].ids) and len(learn.vocab[side]) > len(
-            vocab[side]
-        )
-    assert (
-        learn.catalog.item_df.title.notna().all()
-        and learn.catalog.item_df.item.tolist() == learn.vocab['item'].ids.tolist()
-    )
+        assert learn.vocab[side].ids[: len(vocab[side])].equals(vocab[side].ids)
+        assert len(learn.vocab[side]) > len(vocab[side])
+    assert learn.catalog.item_df.title.notna().all()
+    assert learn.catalog.item_df.item.tolist() == learn.vocab['item'].ids.tolist()
     for name, m in learn.model.named_modules():
         if not isinstance(m, EmbeddingTable):
             continue
-        was, ok = before[f'{name}.weight'], before[f'{name}.known']
+        was = before[f'{name}.weight']
+        ok = before[f'{name}.known']
         n = len(was)
-        assert len(m.weight) > n and torch.equal(m.weight[:n][ok], was[ok])
+        assert len(m.weight) > n
+        assert torch.equal(m.weight[:n][ok], was[ok])
         fresh = m.known.clone()
         fresh[:n] &= ~ok
-        assert fresh.any() and torch.allclose(m.weight[fresh], was[ok].mean(0).expand(int(fresh.sum()), -1), atol=1e-5)
+        assert fresh.any()
+        assert torch.allclose(m.weight[fresh], was[ok].mean(0).expand(int(fresh.sum()), -1), atol=1e-5)
     tables = [name for name, m in learn.model.named_modules() if isinstance(m, EmbeddingTable)]
     for name, p in learn.model.state_dict().items():
         assert name.rpartition('.')[0] in tables or name == 'log_counts' or torch.equal(p, before[name]), name
@@ -131,11 +139,13 @@ def test_old_rows_stay_and_new_ones_start_at_the_mean(kind, table):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_first_phase_moves_new_rows_only(kind, table):
-    old, new, items = table
+    old, new, _items = table
     learn = KINDS[kind](old, None)
     learn.extend(new)
-    state, mask = {k: p.detach().clone() for k, p in learn.model.named_parameters()}, learn.new_rows
-    n_train, seen = len(learn.dls.train.dataset), []
+    state = {k: p.detach().clone() for k, p in learn.model.named_parameters()}
+    mask = learn.new_rows
+    n_train = len(learn.dls.train.dataset)
+    seen = []
 
     class Watch(Callback):
         def before_batch(self):
@@ -161,7 +171,7 @@ def test_the_first_phase_moves_new_rows_only(kind, table):
 
 
 def test_going_on_is_as_good_as_starting_anew(table):
-    old, new, items = table
+    old, new, _items = table
     test = new.sample(frac=0.2, random_state=3)
     more = new.drop(test.index)
     set_seed(1)
@@ -177,7 +187,8 @@ def test_going_on_is_as_good_as_starting_anew(table):
     quietly(learn, lambda: learn.fine_tune(4, 2e-2, freeze_epochs=4))
     anew = KINDS['collab'](pd.concat([old, more]), None)
     quietly(anew, lambda: anew.fit_one_cycle(10, 2e-2))
-    assert error(learn) < 0.75 * start and error(learn) < 1.15 * error(anew)
+    assert error(learn) < 0.75 * start
+    assert error(learn) < 1.15 * error(anew)
 
 
 def test_pairs_that_were_there():
@@ -191,8 +202,12 @@ def test_pairs_that_were_there():
     learn = collab_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3, 4], [5]), bs=4), n_factors=2)
     with pytest.warns(UserWarning, match='1 of 4 new rows are about pairs that are held out'):
         learn.extend(new)
-    inter, split = learn.catalog.interactions, learn.catalog.split
-    rows = lambda part: sorted(inter.to_df(part).itertuples(index=False, name=None))
+    inter = learn.catalog.interactions
+    split = learn.catalog.split
+
+    def rows(part):
+        return sorted(inter.to_df(part).itertuples(index=False, name=None))
+
     assert rows(split.train) == [
         (1, 'a', 5.0),
         (1, 'b', 3.0),
@@ -201,8 +216,10 @@ def test_pairs_that_were_there():
         (3, 'a', 1.0),
         (9, 'a', 3.0),
         (9, 'd', 1.0),
-    ] and rows(split.valid) == [(3, 'c', 2.0)]
-    assert learn.vocab['user'].ids.tolist() == [1, 2, 3, 9] and learn.vocab['item'].ids.tolist() == ['a', 'b', 'c', 'd']
+    ]
+    assert rows(split.valid) == [(3, 'c', 2.0)]
+    assert learn.vocab['user'].ids.tolist() == [1, 2, 3, 9]
+    assert learn.vocab['item'].ids.tolist() == ['a', 'b', 'c', 'd']
     implicit = collab_learner(
         RecDataLoaders.from_df(
             df[['user', 'item']], target='implicit', splitter=([0, 1, 2, 3, 4], [5]), bs=4, n_neg=None
@@ -226,9 +243,13 @@ def test_pairs_that_were_there():
 def test_losses_that_count_items():
     df = pd.DataFrame([(u, 'abcdefgh'[(u + i) % 8]) for u in range(8) for i in range(3)], columns=['user', 'item'])
     new = pd.DataFrame([(1, 'x'), (1, 'y')], columns=['user', 'item'])
-    dls = lambda: RecDataLoaders.from_df(df, target='implicit', n_neg=2, bs=4)
+
+    def dls():
+        return RecDataLoaders.from_df(df, target='implicit', n_neg=2, bs=4)
+
     learn = collab_learner(dls(), n_factors=2, loss_func=WARPLoss(8)).extend(new)
-    assert learn.loss_func.n_items == 10 and len(learn.loss_func.harmonic) == 10
+    assert learn.loss_func.n_items == 10
+    assert len(learn.loss_func.harmonic) == 10
     learn = collab_learner(dls(), n_factors=2, loss_func=SampledSoftmaxLoss(torch.zeros(8)))
     with pytest.warns(
         UserWarning,
@@ -242,9 +263,8 @@ def test_a_share_of_the_new_rows_is_held_out(table):
     learn = KINDS['collab'](old, None)
     n = len(learn.catalog.split.valid)
     learn.extend(new, valid_pct=0.25, seed=1)
-    assert len(learn.catalog.split.valid) == n + round(0.25 * len(new)) and len(learn.catalog.interactions) == len(
-        old
-    ) + len(new)
+    assert len(learn.catalog.split.valid) == n + round(0.25 * len(new))
+    assert len(learn.catalog.interactions) == len(old) + len(new)
     with pytest.raises(ValueError, match='valid_pct=1'):
         learn.extend(new, valid_pct=1)
 
@@ -252,11 +272,11 @@ def test_a_share_of_the_new_rows_is_held_out(table):
 def test_what_does_not_fit_is_said(table, tmp_path):
     old, new, _ = table
     learn = KINDS['collab'](old, None)
-    with pytest.raises(ValueError, match='new item ids are of another type .*string.* than those known .*integer'):
+    with pytest.raises(ValueError, match=r'new item ids are of another type .*string.* than those known .*integer'):
         learn.extend(new.assign(item='i' + new.item.astype(str)))
     with pytest.raises(ValueError, match='which column holds the ratings'):
         learn.extend(new.drop(columns='rating'))
-    with pytest.raises(ValueError, match='outside y_range|ratings .* are missing'):
+    with pytest.raises(ValueError, match=r'outside y_range|ratings .* are missing'):
         learn.extend(new.assign(rating=np.nan))
     with pytest.raises(ValueError, match='training data'):
         learn.dls = learn.dls.new_empty()
@@ -266,7 +286,9 @@ def test_what_does_not_fit_is_said(table, tmp_path):
 def test_vocab_extended():
     v = Vocab(['b', 'd'], 'item')
     w = v.extended(pd.Series(['c', 'b', None, 'a', 'c']))
-    assert w.ids.tolist() == ['b', 'd', 'a', 'c'] and v.ids.tolist() == ['b', 'd'] and v.extended(['d']) is v
+    assert w.ids.tolist() == ['b', 'd', 'a', 'c']
+    assert v.ids.tolist() == ['b', 'd']
+    assert v.extended(['d']) is v
     assert Vocab(np.array([3, 1], dtype=np.uint16), 'user').extended([7, 3]).ids.dtype == np.uint16
 
 
@@ -274,7 +296,7 @@ def test_vocab_extended():
 
 
 def test_vectors_by_id(table, tmp_path):
-    old, new, items = table
+    old, new, _items = table
     source = KINDS['collab'](old, None)
     quietly(source, lambda: source.fit_one_cycle(1, 1e-2))
     target = KINDS['collab'](new, None)
@@ -287,7 +309,8 @@ def test_vectors_by_id(table, tmp_path):
     ]
     at, there = (torch.from_numpy(o.vocab['item'].encode(shared)) for o in (target, source))
     others = torch.ones(len(fresh), dtype=bool).index_fill(0, at, False)
-    assert others.any() and len(shared) > 20
+    assert others.any()
+    assert len(shared) > 20
     for name in ('item_factors', 'item_biases'):
         assert torch.equal(getattr(target.model, name).weight[at], getattr(source.model, name).weight[there])
     assert torch.equal(target.model.item_factors.weight[others], fresh[others])
@@ -299,7 +322,7 @@ def test_vectors_by_id(table, tmp_path):
 def test_vectors_that_do_not_fit(table):
     old, new, _ = table
     learn = KINDS['collab'](new, None)
-    with pytest.raises(ValueError, match='no table of items fits.*item_factors 4 wide.*EASE.*n_factors'):
+    with pytest.raises(ValueError, match=r'no table of items fits.*item_factors 4 wide.*EASE.*n_factors'):
         learn.load_vectors(EASE().fit(KINDS['collab'](old, None).dls))
     with pytest.raises(ValueError, match='no table of items fits'):
         learn.load_vectors(BiasOnly().fit(KINDS['collab'](old, None).dls))
