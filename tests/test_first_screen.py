@@ -13,14 +13,17 @@ def test_readme_first_screen(ml100k, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('fastrec.all.movielens', lambda name: ml100k)  # from whichever source the tests have
     code = re.search(r'```python\nfrom fastrec\.all import \*\n(.*?)```', README, re.S).group(1)
-    assert (
-        "movielens('100k')" in code and 'fit_one_cycle' in code and 'recommend(' in code and 'RecInterpretation' in code
-    )
+    assert "movielens('100k')" in code
+    assert 'fit_one_cycle' in code
+    assert 'recommend(' in code
+    assert 'RecInterpretation' in code
     scope = {}
     exec('from fastrec.all import *\nset_seed(0)\n' + code, scope)
-    learn, recommended = scope['learn'], scope['recommended']
+    learn = scope['learn']
+    recommended = scope['recommended']
     assert learn.recorder.values[-1][2] < 0.93, 'rmse of the first screen on a random tenth'
-    assert list(recommended.columns) == ['user', 'item', 'title', 'score', 'rank'] and len(recommended) == 20
+    assert list(recommended.columns) == ['user', 'item', 'title', 'score', 'rank']
+    assert len(recommended) == 20
     assert 'Empire Strikes Back, The (1980)' in scope['similar'].title.tolist()
     plt.close('all')
 
@@ -33,7 +36,8 @@ def test_design_first_screen(ml100k, monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     ratings, movies = ml100k
-    assert list(ratings.columns) == ['user', 'item', 'rating', 'time'] and list(movies.columns) == [
+    assert list(ratings.columns) == ['user', 'item', 'rating', 'time']
+    assert list(movies.columns) == [
         'item',
         'title',
         'year',
