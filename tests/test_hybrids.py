@@ -1,4 +1,7 @@
-"""Content model and gated hybrid: against slow references, what is masked, items added, and that the gate learns what was planted."""
+"""Content model and gated hybrid.
+
+Against slow references, what is masked, items added, and that the gate learns what was planted.
+"""
 
 import warnings
 
@@ -88,36 +91,37 @@ def _shake(model):
 @pytest.mark.parametrize('name', MODELS)
 def test_scores_agree_however_asked(name, blocks):
     model = _shake(MODELS[name](blocks))
-    users, items = torch.tensor([3, 0, 5, 3]), torch.tensor([7, 1, 149, 1])
+    users = torch.tensor([3, 0, 5, 3])
+    items = torch.tensor([7, 1, 149, 1])
     with torch.no_grad():
         table = model.score_items(users)
-        assert table.shape == (4, 150) and torch.allclose(model(users, items), table[torch.arange(4), items], atol=1e-5)
+        assert table.shape == (4, 150)
+        assert torch.allclose(model(users, items), table[torch.arange(4), items], atol=1e-5)
         grid = torch.randint(150, (4, 6))
         assert torch.allclose(model(users, grid), table.gather(1, grid), atol=1e-5)
-        assert torch.allclose(model(users, grid[:1]), table[:, grid[0]], atol=1e-5) and torch.allclose(
-            model(users), table, atol=1e-5
-        )
+        assert torch.allclose(model(users, grid[:1]), table[:, grid[0]], atol=1e-5)
+        assert torch.allclose(model(users), table, atol=1e-5)
     parts = model.explain(5, 149)
     x = torch.tensor(parts['mean'] + parts['user_bias'] + parts['item_bias'] + parts['factors'].sum().item())
     if model.y_range:
         x = x.sigmoid() * 5 + 0.5
     assert x.item() == pytest.approx(table[2, 149].item(), abs=1e-4)
-    assert (
-        model.vectors('item').shape == (150, 5)
-        and model.vectors('user').shape == (20, 5)
-        and model.biases('item').shape == (150,)
-        and model.biases('user').shape == (20,)
-    )
+    assert model.vectors('item').shape == (150, 5)
+    assert model.vectors('user').shape == (20, 5)
+    assert model.biases('item').shape == (150,)
+    assert model.biases('user').shape == (20,)
 
 
 def test_gate_against_a_slow_reference(blocks):
     model = _shake(MODELS['gate'](blocks))
     with torch.no_grad():
         for u, i in ((0, 1), (4, 3), (2, 7)):  # 3 has no picture, 7 no training row
-            p, code = model.user_factors.weight[u], torch.tensor([i])
+            p = model.user_factors.weight[u]
+            code = torch.tensor([i])
             z = [torch.cat([model.item_factors.weight[i], torch.zeros(1)]), *(o(code)[0] for o in model.encoders)]
             has = [i != 7, True, i % 3 != 2]  # ids are 1000 + code
-            own, query = model.query.weight[model.gate_width :] @ p, model.query.weight[: model.gate_width] @ p
+            own = model.query.weight[model.gate_width :] @ p
+            query = model.query.weight[: model.gate_width] @ p
             logits = [
                 query @ (z[m] @ model.keys[m][:, :-1])
                 + z[m] @ model.keys[m][:, -1]
@@ -128,10 +132,10 @@ def test_gate_against_a_slow_reference(blocks):
             ]
             e = np.array([np.exp(o.item()) * h for o, h in zip(logits, has)])
             g = e / e.sum()
-            weights, parts = model.gate_weights(torch.tensor([u]), code), model.contributions(torch.tensor([u]), code)
-            assert np.allclose(weights[0, 0], g, atol=1e-5) and np.allclose(
-                parts[0, 0], [g[m] * (p @ z[m][:-1] + z[m][-1]).item() for m in range(3)], atol=1e-4
-            )
+            weights = model.gate_weights(torch.tensor([u]), code)
+            parts = model.contributions(torch.tensor([u]), code)
+            assert np.allclose(weights[0, 0], g, atol=1e-5)
+            assert np.allclose(parts[0, 0], [g[m] * (p @ z[m][:-1] + z[m][-1]).item() for m in range(3)], atol=1e-4)
             x = (
                 sum(g[m] * (p @ z[m][:-1] + z[m][-1]).item() for m in range(3))
                 + model.mean
@@ -170,18 +174,21 @@ def test_ids_and_features_are_masked_in_training_only(blocks):
     model = GatedHybrid(20, 150, _paths(blocks), 5, id_dropout=0.4, feature_dropout=0.3)
     torch.manual_seed(0)
     codes = torch.arange(150).repeat(20)
-    drawn, all_ = model.train().present(codes), model.eval().present(codes)
-    assert 1 - drawn[:, 0].float().mean() == pytest.approx(0.4, abs=0.03) and 1 - drawn[
-        :, 1
-    ].float().mean() == pytest.approx(0.3, abs=0.03)
-    assert all_[:, :2].all() and drawn.any(1).all() and not (drawn & ~all_).any()
+    drawn = model.train().present(codes)
+    all_ = model.eval().present(codes)
+    assert 1 - drawn[:, 0].float().mean() == pytest.approx(0.4, abs=0.03)
+    assert 1 - drawn[:, 1].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert all_[:, :2].all()
+    assert drawn.any(1).all()
+    assert not (drawn & ~all_).any()
 
 
 def test_l2_is_per_observed_row(blocks):
     """An item that stands in a batch three times counts three times, though it is worked out once."""
     model = _shake(SumHybrid(20, 150, _paths(blocks), 5, id_dropout=0.0, feature_dropout=0.0, dropout=0.0)).train()
     set_l2(model, 0.1)
-    items, users = torch.tensor([1, 1, 1, 4]), torch.tensor([0, 1, 2, 3])
+    items = torch.tensor([1, 1, 1, 4])
+    users = torch.tensor([0, 1, 2, 3])
     model(users, items)
     want = (
         0.1
@@ -194,13 +201,18 @@ def test_l2_is_per_observed_row(blocks):
 def test_pairs_that_train_the_gate_train_nothing_else(blocks):
     model = _shake(GatedHybrid(20, 150, _paths(blocks), 5, id_dropout=0.0, feature_dropout=0.0, dropout=0.0)).train()
     gate = {'query.weight', 'keys', 'of_counts', 'gate_offsets'}
-    moved = lambda: {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    users, items = torch.arange(20), torch.randint(150, (20, 30), generator=torch.Generator().manual_seed(0))
+
+    def moved():
+        return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+
+    users = torch.arange(20)
+    items = torch.randint(150, (20, 30), generator=torch.Generator().manual_seed(0))
     for held, which in ((1.0, lambda o: o in gate), (0.0, lambda o: o not in gate)):
         model.zero_grad()
         model.held = held
         model(users, items).square().sum().backward()
-        assert moved() and all(map(which, moved()))
+        assert moved()
+        assert all(map(which, moved()))
         whole = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
         model.score_items(users)[torch.arange(20)[:, None], items].square().sum().backward()
@@ -224,7 +236,10 @@ BUILDERS = {
 
 @pytest.mark.parametrize('name', BUILDERS)
 def test_new_items_from_features_alone(name, table, feats, tmp_path):
-    """Known answer: items that training never saw are ranked by the user's taste in genres; what was there before does not move."""
+    """Known answer: items that training never saw are ranked by the user's taste in genres.
+
+    What was there before does not move.
+    """
     ratings, items, truth = table
     new = items[items.item % 10 == 3]
     dls = RecDataLoaders.from_df(
@@ -233,7 +248,8 @@ def test_new_items_from_features_alone(name, table, feats, tmp_path):
     set_seed(0)
     learn = quiet(BUILDERS[name](dls, feats, y_range=YR))
     learn.fit_one_cycle(6, 2e-2)
-    before, shared = learn.score_items(torch.arange(20)), learn.dls
+    before = learn.score_items(torch.arange(20))
+    shared = learn.dls
     n = dls.n_items
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -242,7 +258,10 @@ def test_new_items_from_features_alone(name, table, feats, tmp_path):
     scores = learn.score_items(torch.arange(200))
     assert torch.allclose(scores[:20, :n], before, atol=1e-5)
     expected = truth.scores[:, new.item - 1000] - truth.item_biases[new.item - 1000]
-    user = lambda x: x - x.mean(1, keepdims=True)
+
+    def user(x):
+        return x - x.mean(1, keepdims=True)
+
     corr = np.corrcoef(user(scores[:, n:].numpy()).ravel(), user(expected).ravel())[
         0, 1
     ]  # genres explain .66 of it at most
@@ -250,25 +269,25 @@ def test_new_items_from_features_alone(name, table, feats, tmp_path):
         0.1 if name == 'concat' else 0.4
     )  # a hidden layer over all pathways needs more than these few epochs to do without one
     recs = learn.recommend('u0003', k=5, candidates=new.item)
-    assert (
-        set(recs.item) <= set(new.item)
-        and 'cold' not in recs
-        and recs.title.iloc[0] == items.set_index('item').title[recs.item.iloc[0]]
-    )
+    assert set(recs.item) <= set(new.item)
+    assert 'cold' not in recs
+    assert recs.title.iloc[0] == items.set_index('item').title[recs.item.iloc[0]]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert learn.predict('u0003', recs.item.iloc[0]) == pytest.approx(recs.score.iloc[0], abs=1e-4)
     near = learn.similar_items(int(new.item.iloc[0]), 5)
     genre = items.set_index('item').genres
-    assert len(near) == 5 and (
-        name == 'concat' or (genre[near.item].to_numpy() == genre[new.item.iloc[0]]).mean() >= 0.6
-    )
+    assert len(near) == 5
+    assert name == 'concat' or (genre[near.item].to_numpy() == genre[new.item.iloc[0]]).mean() >= 0.6
     with pytest.raises(ValueError, match='are already there'):
         learn.add_items(new)
     learn.fit(1, 1e-3)  # training goes on
     learn.export()
     loaded = load_learner(tmp_path / 'export.pkl')
-    again = lambda l: l.recommend('u0003', 5, exclude_seen=False)
+
+    def again(l):
+        return l.recommend('u0003', 5, exclude_seen=False)
+
     pd.testing.assert_frame_equal(again(loaded), again(learn), rtol=1e-4, atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -312,15 +331,16 @@ def test_the_gate_leans_on_features_where_history_is_short(table, feats, tmp_pat
     assert np.allclose(gates[['id', 'genres']].sum(axis=1), 1, atol=1e-5)
     shares = interp.gates(shares=True)
     assert np.allclose(shares[['id', 'genres']].sum(axis=1), 1, atol=1e-5)
-    often, rarely = gates.rows > 20, (gates.rows > 0) & (gates.rows <= 2)
-    assert (
-        gates.id[often].mean() > gates.id[rarely].mean() + 0.2
-        and shares.id[often].mean() > shares.id[rarely].mean() + 0.2
-    )
+    often = gates.rows > 20
+    rarely = (gates.rows > 0) & (gates.rows <= 2)
+    assert gates.id[often].mean() > gates.id[rarely].mean() + 0.2
+    assert shares.id[often].mean() > shares.id[rarely].mean() + 0.2
     one = interp.gates([items.title[0]], users=['u0001'])
-    assert len(one) == 1 and one.title.iloc[0] == items.title[0]
+    assert len(one) == 1
+    assert one.title.iloc[0] == items.title[0]
     axes = interp.plot_gates()
-    assert axes[0].get_xlabel().startswith('training rows') and len(axes[0].patches) % 2 == 0
+    assert axes[0].get_xlabel().startswith('training rows')
+    assert len(axes[0].patches) % 2 == 0
     with pytest.raises(TypeError, match='DotBias has no gate'):
         RecInterpretation.from_learner(quiet(collab_learner(dls))).gates()
 
@@ -360,7 +380,8 @@ def test_errors_of_items_known_by_features_stand_apart(table, feats):
     )
     assert list(learn.recorder.values[-1][2:]) == pytest.approx(res.rmse.tolist(), rel=1e-4)
     other = quiet(collab_learner(dls, n_factors=4, metrics=rmse))
-    assert list(evaluate(other).index) == ['all', 'warm', 'cold'] and other.metrics.attrgot('name') == [
+    assert list(evaluate(other).index) == ['all', 'warm', 'cold']
+    assert other.metrics.attrgot('name') == [
         'rmse',
         'rmse_warm',
         'rmse_cold',
@@ -373,9 +394,8 @@ def test_a_catalog_with_further_items(dls, table):
     )
     n = dls.n_items
     assert catalog.vocab['item'].encode([5001, 5000, int(dls.vocab['item'].ids[0])]).tolist() == [n, n + 1, 0]
-    assert (
-        catalog.titles([n, n + 1]).tolist() == ['b', 'a']
-        and catalog.require_history().seen.shape == (dls.n_users, n + 2)
-        and not catalog.known('item')[n:].any()
-    )
-    assert list(catalog.item_df.columns) == list(dls.item_df.columns) and dls.n_items == n
+    assert catalog.titles([n, n + 1]).tolist() == ['b', 'a']
+    assert catalog.require_history().seen.shape == (dls.n_users, n + 2)
+    assert not catalog.known('item')[n:].any()
+    assert list(catalog.item_df.columns) == list(dls.item_df.columns)
+    assert dls.n_items == n
