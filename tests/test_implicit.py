@@ -1,4 +1,7 @@
-"""Implicit feedback from table to evaluation: positives, weights, loaders, protocols, baselines, metrics in the training table."""
+"""Implicit feedback from table to evaluation.
+
+Positives, weights, loaders, protocols, baselines, metrics in the training table.
+"""
 
 import copy
 import warnings
@@ -106,10 +109,11 @@ def test_threshold_weights_and_repeats():
         [2, 'a', 4.0, 3, 1.0],
         [2, 'c', 4.0, 5, 1.0],
     ]
-    assert inter.rows.tolist() == [1, 2, 3, 5] and inter.positive().tolist() == [0, 2, 3]
+    assert inter.rows.tolist() == [1, 2, 3, 5]
+    assert inter.positive().tolist() == [0, 2, 3]
     assert Interactions.from_df(df, duplicates='keep').implicit().weights.tolist() == [2.0, 1.0, 1.0, 2.0]
     assert Interactions.from_df(df, duplicates='keep').implicit(weighted=True).weights.tolist() == [7.0, 1.0, 4.0, 7.0]
-    with pytest.raises(ValueError, match='no rating reaches threshold=9.*1 to 5'):
+    with pytest.raises(ValueError, match=r'no rating reaches threshold=9.*1 to 5'):
         Interactions.from_df(df, duplicates='keep').implicit(9)
     with pytest.raises(ValueError, match='rating_name='):
         Interactions.from_df(df[['user', 'item']], duplicates='keep').implicit(3)
@@ -123,14 +127,14 @@ def test_only_positives_are_held_out():
         columns=['user', 'item', 'rating', 'time'],
     )
     dls = RecDataLoaders.from_df(df, target='implicit', threshold=4, splitter=LeaveLastSplitter(1), n_neg=1, bs=4)
-    inter, split = dls.catalog.interactions, dls.catalog.split
-    assert (inter.items[split.valid] == 2).all() and len(split.valid) == 6
+    inter = dls.catalog.interactions
+    split = dls.catalog.split
+    assert (inter.items[split.valid] == 2).all()
+    assert len(split.valid) == 6
     assert len(dls.train_ds) == 12, 'rows below the threshold are seen, not learned from'
-    assert (
-        dls.catalog.require_history().seen.nnz == 24
-        and dls.catalog.require_history().positives.nnz == 12
-        and dls.catalog.counts['item'].tolist() == [6, 6, 0, 0, 0, 0]
-    )
+    assert dls.catalog.require_history().seen.nnz == 24
+    assert dls.catalog.require_history().positives.nnz == 12
+    assert dls.catalog.counts['item'].tolist() == [6, 6, 0, 0, 0, 0]
 
 
 # --- loaders
@@ -138,25 +142,33 @@ def test_only_positives_are_held_out():
 
 def test_negatives(idls):
     users, items, target = idls.one_batch()
-    assert items.shape == target.shape == (64, 5) and target.dtype == torch.float32 and items.dtype == torch.int64
-    assert target[:, 0].eq(1).all() and target[:, 1:].eq(0).all()
+    assert items.shape == target.shape == (64, 5)
+    assert target.dtype == torch.float32
+    assert items.dtype == torch.int64
+    assert target[:, 0].eq(1).all()
+    assert target[:, 1:].eq(0).all()
     seen = torch.from_numpy(idls.catalog.require_history().seen.toarray() != 0)
     for users, items, _ in idls.train:
-        assert seen[users, items[:, 0]].all() and not seen[users[:, None], items[:, 1:]].any()
+        assert seen[users, items[:, 0]].all()
+        assert not seen[users[:, None], items[:, 1:]].any()
         assert all(len(set(row)) == 5 for row in items.tolist())
     assert idls.n_inp == 2
 
 
 def test_training_negatives_are_fresh_and_valid_ones_fixed(idls):
-    draw = lambda dl: torch.cat([b[1][:, 1:] for b in dl])
+    def draw(dl):
+        return torch.cat([b[1][:, 1:] for b in dl])
+
     dl = idls.train.new(shuffle=False)
-    assert not torch.equal(draw(dl), draw(dl)) and torch.equal(draw(idls.valid), draw(idls.valid))
+    assert not torch.equal(draw(dl), draw(dl))
+    assert torch.equal(draw(idls.valid), draw(idls.valid))
     assert torch.equal(draw(idls.train.new(shuffle=False, seed=4)), draw(idls.train.new(shuffle=False, seed=4)))
 
 
 def test_training_may_draw_held_out_items(idls):
     """If it could not, the held-out items would be those that are never negatives, which gives them away."""
-    inter, split = idls.catalog.interactions, idls.catalog.split
+    inter = idls.catalog.interactions
+    split = idls.catalog.split
     held = set(zip(inter.users[split.valid].tolist(), inter.items[split.valid].tolist()))
     drawn = {
         (u, i)
@@ -172,18 +184,22 @@ def test_training_may_draw_held_out_items(idls):
 
 def test_weights_come_along(clicks, items):
     dls = loaders(pd.concat([clicks, clicks.head(300)]), items, splitter=TimeSplitter(0.2))
-    users, its, target, weight = dls.one_batch()
-    assert weight.shape == (64,) and set(weight.tolist()) <= {1.0, 2.0}
+    _users, _its, _target, weight = dls.one_batch()
+    assert weight.shape == (64,)
+    assert set(weight.tolist()) <= {1.0, 2.0}
     learn = quiet(collab_learner(dls, n_factors=4))
     learn.fit(1, 1e-2)
 
 
 def test_user_loader(udls):
     users, target = udls.one_batch()
-    assert users.shape == (16,) and target.shape == (16, 60) and udls.n_inp == 1
+    assert users.shape == (16,)
+    assert target.shape == (16, 60)
+    assert udls.n_inp == 1
     for part, dl in ((0, udls.train), (1, udls.valid), (2, udls.loaders[2])):
         users, target = (torch.cat(o) for o in zip(*dl.new(shuffle=False)))
-        inter, split = udls.catalog.interactions, udls.catalog.split
+        inter = udls.catalog.interactions
+        split = udls.catalog.split
         want = np.zeros((80, 60))
         for rows, value in [(r, -1) for r in split[:part]] + [(split[part], 1)]:
             want[inter.users[rows], inter.items[rows]] = value
@@ -196,9 +212,11 @@ def test_no_weights_no_column_in_the_common_case(idls):
 
 def test_show_batch(idls, udls):
     df = idls.show_batch(show=False, max_n=2)
-    assert list(df.columns) == ['user', 'item', 'title', 'label'] and df.label.tolist() == [1, 0, 0, 0, 0] * 2
+    assert list(df.columns) == ['user', 'item', 'title', 'label']
+    assert df.label.tolist() == [1, 0, 0, 0, 0] * 2
     df = udls.show_batch(show=False, max_n=3)
-    assert list(df.columns) == ['user', 'positives', 'among_them'] and len(df) == 3
+    assert list(df.columns) == ['user', 'positives', 'among_them']
+    assert len(df) == 3
 
 
 def test_loader_errors(clicks, items):
@@ -260,7 +278,8 @@ def test_verbs(trained, synthetic):
     assert preds.shape == target.shape
     trained.show_results(max_n=2)
     assert type(trained.model).__name__ in trained.summary()
-    user, item = 'u03', 507
+    user = 'u03'
+    item = 507
     score = trained.score_items(torch.tensor([3]))[0, 7]
     assert trained.predict(user, item) == pytest.approx(
         (score.sigmoid() if trained.scale == 'logit' else score).item(), abs=1e-4
@@ -273,7 +292,8 @@ def test_verbs(trained, synthetic):
         rtol=1e-4,
         atol=1e-5,
     )
-    assert loaded.dls.catalog.interactions is None and 'indices' not in dict(loaded.model.named_buffers())
+    assert loaded.dls.catalog.interactions is None
+    assert 'indices' not in dict(loaded.model.named_buffers())
     assert hasattr(trained.model, 'indices') == (type(trained.model).__name__ == 'SVDpp'), (
         'the learner at hand keeps its history'
     )
@@ -317,7 +337,8 @@ def test_losses_in_the_learner(clicks, items):
         set_seed(0)
         learn = quiet(collab_learner(dls, n_factors=8, loss_func=loss, metrics=ndcg(10)))
         learn.fit_one_cycle(10, 3e-2)
-        assert learn.scale == 'rank' and learn.recorder.values[-1][2] > 1.2 * learn.recorder.values[0][2]
+        assert learn.scale == 'rank'
+        assert learn.recorder.values[-1][2] > 1.2 * learn.recorder.values[0][2]
 
 
 def test_pretrained_neumf_starts_ahead(idls):
@@ -328,7 +349,7 @@ def test_pretrained_neumf_starts_ahead(idls):
 
 
 def test_builder_errors(idls, udls, dls):
-    with pytest.raises(ValueError, match='y_range=.*leave it out'):
+    with pytest.raises(ValueError, match=r'y_range=.*leave it out'):
         collab_learner(idls, y_range=(0, 5))
     with pytest.raises(ValueError, match='rmse and mae compare ratings'):
         collab_learner(idls, metrics=[rmse, mae])
@@ -349,11 +370,13 @@ def test_get_preds_refuses_what_does_not_fit(udls, monkeypatch):
 
 def slow_ranks(scorer, catalog, split):
     """Rank of each held-out item by sorting, seen items left out."""
-    inter, parts = catalog.interactions, catalog.split
+    inter = catalog.interactions
+    parts = catalog.split
     before = [parts.train] if split == 'valid' else [parts.train, parts.valid]
     res = {}
     for row in getattr(parts, split):
-        u, i = inter.users[row], inter.items[row]
+        u = inter.users[row]
+        i = inter.items[row]
         scores = scorer.score_items(torch.tensor([u]))[0].double().numpy()
         mask = np.zeros(len(scores), bool)
         for rows in before:
@@ -377,20 +400,16 @@ def test_whole_catalogue_against_a_slow_reference(idls, split, monkeypatch):
 
 def test_several_cut_offs(idls):
     table = evaluate(EASE(50.0).fit(idls), idls, [hr(10), auc()], k=[1, 5, 20])
-    assert (
-        list(table.columns) == ['users', 'hr@1', 'hr@5', 'hr@20', 'auc']
-        and table.loc['all'].iloc[1:4].is_monotonic_increasing
-        and table.users['all'] == 80
-    )
+    assert list(table.columns) == ['users', 'hr@1', 'hr@5', 'hr@20', 'auc']
+    assert table.loc['all'].iloc[1:4].is_monotonic_increasing
+    assert table.users['all'] == 80
 
 
 def test_sampled_protocols_are_labelled(idls):
     scorer = EASE(50.0).fit(idls)
     table = evaluate(scorer, idls, hr(10), n_candidates=20)
-    assert (
-        list(table.columns) == ['users', 'hr@10 (1+20 sampled)']
-        and table.iloc[0, 1] > evaluate(scorer, idls, hr(10)).iloc[0, 1]
-    )
+    assert list(table.columns) == ['users', 'hr@10 (1+20 sampled)']
+    assert table.iloc[0, 1] > evaluate(scorer, idls, hr(10)).iloc[0, 1]
     whole = evaluate_users(scorer, idls, [ndcg(10)])
     unseen = pd.DataFrame(
         [(u, i) for u in idls.vocab['user'].ids for i in idls.vocab['item'].ids], columns=['user', 'item']
@@ -398,9 +417,8 @@ def test_sampled_protocols_are_labelled(idls):
     seen = idls.catalog.interactions.to_df(idls.catalog.split.train)[['user', 'item']]
     given = unseen.merge(seen, how='left', indicator=True).query("_merge == 'left_only'")
     got = evaluate_users(scorer, idls, [ndcg(10)], candidates=given)
-    assert list(got.columns) == ['ndcg@10 (given candidates)'] and got.iloc[:, 0].tolist() == pytest.approx(
-        whole.iloc[:, 0].tolist()
-    )
+    assert list(got.columns) == ['ndcg@10 (given candidates)']
+    assert got.iloc[:, 0].tolist() == pytest.approx(whole.iloc[:, 0].tolist())
     with pytest.raises(KeyError, match='unknown item id: 999'):
         evaluate(scorer, idls, hr(10), candidates=pd.DataFrame(dict(user=['u01'], item=[999])))
     with pytest.raises(ValueError, match='n_candidates=55'):
@@ -410,7 +428,8 @@ def test_sampled_protocols_are_labelled(idls):
 
 
 def test_leakage_is_found(clicks, items):
-    a, b = loaders(clicks, items, splitter=KFoldSplitter(5)[0]), loaders(clicks, items, splitter=KFoldSplitter(5)[1])
+    a = loaders(clicks, items, splitter=KFoldSplitter(5)[0])
+    b = loaders(clicks, items, splitter=KFoldSplitter(5)[1])
     with pytest.raises(ValueError, match='training rows of the scorer'):
         evaluate(EASE().fit(a), b)
     assert len(evaluate(EASE().fit(a), loaders(clicks, items, splitter=KFoldSplitter(5)[0])))
@@ -429,7 +448,8 @@ def test_explicit_ratings_need_relevant(dls):
     with pytest.raises(ValueError, match='relevant='):
         evaluate(learn, metrics=ndcg(10))
     table = evaluate(learn, metrics=recall(10), relevant=4)
-    inter, rows = dls.catalog.interactions, dls.catalog.split.valid
+    inter = dls.catalog.interactions
+    rows = dls.catalog.split.valid
     assert table.users['all'] == len(np.unique(inter.users[rows][inter.ratings[rows] >= 4]))
     with pytest.raises(ValueError, match='no rating reaches 9'):
         evaluate(learn, metrics=recall(10), relevant=9)
@@ -437,9 +457,8 @@ def test_explicit_ratings_need_relevant(dls):
 
 def test_users_to_evaluate(idls):
     scorer = Popularity().fit(idls)
-    assert len(evaluate_users(scorer, idls, ndcg(5), users=13)) == 13 and evaluate_users(
-        scorer, idls, ndcg(5), users=['u07']
-    ).index.tolist() == ['u07']
+    assert len(evaluate_users(scorer, idls, ndcg(5), users=13)) == 13
+    assert evaluate_users(scorer, idls, ndcg(5), users=['u07']).index.tolist() == ['u07']
     assert evaluate_users(scorer, idls, ndcg(5), users=13).equals(evaluate_users(scorer, idls, ndcg(5), users=13))
 
 
@@ -462,12 +481,10 @@ def test_compare_models(idls):
     part = table.loc['ndcg@10']
     assert part['mean'].to_dict() == pytest.approx({name: per_user[name, 'ndcg@10'].mean() for name in models})
     best = part['mean'].idxmax()
-    assert (
-        (part.low <= part['mean']).all()
-        and (part['mean'] <= part.high).all()
-        and part.difference[best] == 0
-        and np.isnan(part.p[best])
-    )
+    assert (part.low <= part['mean']).all()
+    assert (part['mean'] <= part.high).all()
+    assert part.difference[best] == 0
+    assert np.isnan(part.p[best])
     assert part.p['popular'] < 0.01
     import matplotlib.pyplot as plt
 
@@ -495,7 +512,8 @@ def test_ease_against_its_definition(idls):
     for j in (0, 17):
         others = np.delete(np.arange(x.shape[1]), j)
         w = np.linalg.solve(x[:, others].T @ x[:, others] + 20.0 * np.eye(len(others)), x[:, others].T @ x[:, j])
-        assert base.weights[others, j] == pytest.approx(w, abs=1e-5) and base.weights[j, j] == 0
+        assert base.weights[others, j] == pytest.approx(w, abs=1e-5)
+        assert base.weights[j, j] == 0
     assert base.score_items(torch.tensor([3]))[0].numpy() == pytest.approx(x[3] @ base.weights, abs=1e-4)
     assert base.score(torch.tensor([3, 5, 3]), torch.tensor([1, 2, 9])).tolist() == pytest.approx(
         [(x[3] @ base.weights)[1], (x[5] @ base.weights)[2], (x[3] @ base.weights)[9]], abs=1e-4
@@ -525,7 +543,8 @@ def test_counts_do_not_drown_the_item_models(clicks, items):
     assert counted.catalog.require_history().positives.data.max() >= 1e4
     for scorer in (EASE(20.0), ItemKNN(5, 3.0)):
         a, b = (scorer.fit(dls).score_items(torch.arange(6)) for dls in (once, counted))
-        assert a.abs().max() > 0 and torch.allclose(a, b, atol=1e-5)
+        assert a.abs().max() > 0
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_item_knn_against_its_definition(idls):
@@ -537,7 +556,8 @@ def test_item_knn_against_its_definition(idls):
     for i in range(len(s)):
         s[i, np.argsort(-s[i], kind='stable')[5:]] = 0
     got = ItemKNN(5, 3.0).fit(idls).weights.toarray().T
-    assert (np.count_nonzero(got, axis=1) <= 5).all() and np.sort(got, 1) == pytest.approx(np.sort(s, 1), abs=1e-5)
+    assert (np.count_nonzero(got, axis=1) <= 5).all()
+    assert np.sort(got, 1) == pytest.approx(np.sort(s, 1), abs=1e-5)
     assert ItemKNN(5, 3.0).fit(idls).recommend('u00', 4).shape[0] == 4
 
 
@@ -576,7 +596,8 @@ def test_list_metrics_by_hand(idls):
     metrics = [coverage(5), gini(5), novelty(5), popularity_lift(5), diversity(5), serendipity(5), ndcg(5)]
     scorer = EASE(50.0).fit(idls)
     per_user = evaluate_users(scorer, idls, metrics)
-    catalog, (inter, split) = idls.catalog, (idls.catalog.interactions, idls.catalog.split)
+    catalog = idls.catalog
+    (inter, split) = (idls.catalog.interactions, idls.catalog.split)
     x = catalog.require_history().positives.toarray() > 0
     counts = x.sum(0)
     cosine = (x.T.astype(float) @ x) / np.sqrt(np.outer(counts, counts))
@@ -608,7 +629,8 @@ def test_given_vectors_say_how_alike_items_are(idls):
     from fastrec.all import diversity
 
     base = Popularity().fit(idls)
-    same, apart = torch.ones(60, 2), torch.eye(60)
+    same = torch.ones(60, 2)
+    apart = torch.eye(60)
     assert evaluate(base, idls, diversity(5), vectors=same).loc['all', 'diversity@5'] == pytest.approx(0, abs=1e-6)
     assert evaluate(base, idls, diversity(5), vectors=apart).loc['all', 'diversity@5'] == pytest.approx(1)
 
@@ -620,14 +642,10 @@ def test_popularity_recommends_few_items(idls):
         n: evaluate(s, idls, [coverage(5), gini(5), popularity_lift(5)]).loc['all']
         for n, s in {'popular': Popularity().fit(idls), 'EASE': EASE(50.0).fit(idls)}.items()
     }
-    assert (
-        table['popular']['coverage@5'] < table['EASE']['coverage@5']
-        and table['popular']['gini@5'] > table['EASE']['gini@5']
-    )
-    assert (
-        table['popular']['popularity_lift@5'] > table['EASE']['popularity_lift@5']
-        and table['popular']['popularity_lift@5'] > 1
-    )
+    assert table['popular']['coverage@5'] < table['EASE']['coverage@5']
+    assert table['popular']['gini@5'] > table['EASE']['gini@5']
+    assert table['popular']['popularity_lift@5'] > table['EASE']['popularity_lift@5']
+    assert table['popular']['popularity_lift@5'] > 1
 
 
 def test_by_group(clicks, items):
@@ -636,7 +654,8 @@ def test_by_group(clicks, items):
     per_user = evaluate_users(scorer, dls, ndcg(10))
     for by in ('history', 'popularity'):
         table = evaluate(scorer, dls, ndcg(10), by=by)
-        assert 2 <= len(table) <= 4 and table.users.sum() == len(per_user)
+        assert 2 <= len(table) <= 4
+        assert table.users.sum() == len(per_user)
         assert (table['ndcg@10'] * table.users).sum() / len(per_user) == pytest.approx(per_user['ndcg@10'].mean())
     assert table['ndcg@10'].iloc[-1] > table['ndcg@10'].iloc[0], 'popular items are what popularity finds'
     with pytest.raises(ValueError, match="'history' or 'popularity'"):
@@ -648,15 +667,20 @@ def test_list_metrics_in_the_training_table(idls):
 
     learn = quiet(collab_learner(idls, n_factors=4, metrics=[ndcg(5), coverage(5)]))
     learn.fit(1, 1e-2)
-    assert learn.recorder.metric_names[3:5] == ['ndcg@5', 'coverage@5'] and 0 < learn.recorder.values[-1][3] <= 1
+    assert learn.recorder.metric_names[3:5] == ['ndcg@5', 'coverage@5']
+    assert 0 < learn.recorder.values[-1][3] <= 1
 
 
 def test_blend(idls):
     from fastrec.all import Blend
 
-    a, b = Popularity().fit(idls), EASE(50.0).fit(idls)
+    a = Popularity().fit(idls)
+    b = EASE(50.0).fit(idls)
     users = torch.tensor([3, 8])
-    z = lambda s: (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True)
+
+    def z(s):
+        return (s - s.mean(1, keepdim=True)) / s.std(1, keepdim=True)
+
     want = 0.25 * z(a.score_items(users)) + 0.75 * z(b.score_items(users))
     blend = Blend([a, b], [0.25, 0.75])
     assert torch.allclose(blend.score_items(users), want, atol=1e-5)
@@ -681,10 +705,8 @@ def test_summary_counts_positives():
     text = RecDataLoaders.from_df(
         df, target='implicit', threshold=4, splitter=LeaveLastSplitter(1), n_neg=None, bs=4
     ).summary()
-    assert (
-        '18 rows are positives' in text
-        and 'training positives per item: min 6, quartiles 6 / 6 / 6, max 6; without any: 3' in text
-    )
+    assert '18 rows are positives' in text
+    assert 'training positives per item: min 6, quartiles 6 / 6 / 6, max 6; without any: 3' in text
 
 
 def test_ranking_a_rating_model_while_it_trains(dls):
@@ -714,8 +736,8 @@ def test_weight_decay_over_the_whole_catalogue(udls):
     free, decayed = ({id(p) for p in g} for g in learn.opt.param_lists)
     assert [h['wd'] for h in learn.opt.hypers] == [0.0, 0.3]
     by_rows = WeightDecay(learn.model, learn.opt, 0.3, by_rows=False)
-    assert by_rows.l2 == 0 and all(table.decay == 0 for table in by_rows.tables)
+    assert by_rows.l2 == 0
+    assert all(table.decay == 0 for table in by_rows.tables)
     m = learn.model
-    assert decayed == {id(t.weight) for t in (m.user_factors, m.item_factors, m.history_factors)} and free == {
-        id(p) for p in (m.user_biases.weight, m.item_biases.weight, m.mean)
-    }
+    assert decayed == {id(t.weight) for t in (m.user_factors, m.item_factors, m.history_factors)}
+    assert free == {id(p) for p in (m.user_biases.weight, m.item_biases.weight, m.mean)}
