@@ -52,10 +52,11 @@ def test_factorize_gives_dense_codes_in_the_order_of_the_ids(values):
 @quick
 @given(ids_strategy, st.randoms())
 def test_encode_and_decode_undo_each_other(values, random):
-    vocab, codes = Vocab.factorize(pd.Series(values))
+    vocab, _codes = Vocab.factorize(pd.Series(values))
     asked = [random.choice(values) for _ in range(2 * len(values))]
     encoded = vocab.encode(asked)
-    assert encoded.dtype == np.int64 and encoded.shape == (len(asked),)
+    assert encoded.dtype == np.int64
+    assert encoded.shape == (len(asked),)
     assert list(vocab.decode(encoded)) == asked
     assert list(vocab.encode(vocab.ids)) == list(range(len(vocab)))
 
@@ -105,7 +106,8 @@ def test_encode_takes_one_string_whole():
 
 def test_encode_of_nothing_is_empty():
     codes = Vocab([1, 2]).encode([])
-    assert codes.shape == (0,) and codes.dtype == np.int64
+    assert codes.shape == (0,)
+    assert codes.dtype == np.int64
 
 
 def test_decode_keeps_the_shape():
@@ -123,7 +125,8 @@ def test_unknown_ids_are_marked_when_asked():
 def test_unknown_ids_are_named_up_to_five():
     with pytest.raises(KeyError, match=r'unknown item ids: 1, 2, 3, 4, 5, \.\.\. \(7 of 8 looked up\)') as exc:
         Vocab([10, 20], 'item').encode([1, 2, 10, 3, 4, 5, 6, 7])
-    assert '6' not in re.sub(r'\(.*', '', message(exc)) and 'build again from a table that has them' in message(exc)
+    assert '6' not in re.sub(r'\(.*', '', message(exc))
+    assert 'build again from a table that has them' in message(exc)
     assert "isin(dls.vocab['item'].ids)" in message(exc)
 
 
@@ -155,8 +158,12 @@ def test_vocab_refuses_repeated_and_missing_ids():
 
 def test_vocab_len_contains_eq_repr():
     vocab = Vocab([3, 5], 'user')
-    assert len(vocab) == 2 and 5 in vocab and 4 not in vocab
-    assert vocab == Vocab([3, 5], 'user') and vocab != Vocab([3, 6], 'user') and vocab != Vocab([3, 5], 'item')
+    assert len(vocab) == 2
+    assert 5 in vocab
+    assert 4 not in vocab
+    assert vocab == Vocab([3, 5], 'user')
+    assert vocab != Vocab([3, 6], 'user')
+    assert vocab != Vocab([3, 5], 'item')
     assert repr(vocab) == 'Vocab(2 users: 3, 5)'
 
 
@@ -201,7 +208,8 @@ def test_columns_of_a_table_without_header_are_found():
 
 def test_two_columns_are_enough():
     inter = Interactions.from_df(pd.DataFrame(dict(a=[1, 2], b=[10, 20])))
-    assert inter.ratings is None and inter.times is None
+    assert inter.ratings is None
+    assert inter.times is None
     assert rows(inter) == [(1, 10), (2, 20)]
 
 
@@ -232,8 +240,11 @@ def test_the_first_of_two_columns_of_one_known_name_is_taken():
 
 def test_codes_are_int32_and_ratings_float32():
     inter = from_df(rating=[1, 2, 3, 4], time=[5, 6, 7, 8])
-    assert inter.users.dtype == np.int32 and inter.items.dtype == np.int32 and inter.ratings.dtype == np.float32
-    assert inter.users.tolist() == [0, 0, 1, 1] and inter.items.tolist() == [0, 1, 0, 1]
+    assert inter.users.dtype == np.int32
+    assert inter.items.dtype == np.int32
+    assert inter.ratings.dtype == np.float32
+    assert inter.users.tolist() == [0, 0, 1, 1]
+    assert inter.items.tolist() == [0, 1, 0, 1]
     assert inter.times.tolist() == [5, 6, 7, 8]
     assert (len(inter), inter.n_users, inter.n_items, inter.rows) == (4, 2, 2, None)
     assert repr(inter) == 'Interactions(4 rows, 2 users, 2 items, ratings 1 to 4)'
@@ -241,7 +252,8 @@ def test_codes_are_int32_and_ratings_float32():
 
 def test_counts():
     inter = from_df(item=[10, 20, 10, 30])
-    assert inter.counts('user').tolist() == [2, 2] and inter.counts('item').tolist() == [2, 1, 1]
+    assert inter.counts('user').tolist() == [2, 2]
+    assert inter.counts('item').tolist() == [2, 1, 1]
     assert inter.counts('item', [0, 2]).tolist() == [2, 0, 0]
 
 
@@ -252,7 +264,8 @@ def test_to_df_of_some_rows():
 @pytest.mark.parametrize('dtype', ['int32', 'uint8', 'float64', 'Int64', 'Float64', 'category'])
 def test_integer_ids_in_any_dtype_come_back_as_integers(dtype):
     inter = from_df(user=pd.Series([2, 2, 1, 1]).astype(dtype))
-    assert inter.vocab['user'].ids.tolist() == [1, 2] and pd.api.types.is_integer_dtype(inter.vocab['user'].ids.dtype)
+    assert inter.vocab['user'].ids.tolist() == [1, 2]
+    assert pd.api.types.is_integer_dtype(inter.vocab['user'].ids.dtype)
     assert inter.users.tolist() == [1, 1, 0, 0]
     assert inter.vocab['user'].encode([2]).tolist() == [1]
 
@@ -264,13 +277,15 @@ def test_whole_floats_as_objects_are_integers():
 @pytest.mark.parametrize('dtype', [object, 'str', 'string', 'category'])
 def test_string_ids_in_any_dtype(dtype):
     inter = from_df(user=pd.Series(['b', 'b', 'a', 'a']).astype(dtype))
-    assert inter.vocab['user'].ids.tolist() == ['a', 'b'] and inter.users.tolist() == [1, 1, 0, 0]
+    assert inter.vocab['user'].ids.tolist() == ['a', 'b']
+    assert inter.users.tolist() == [1, 1, 0, 0]
     assert inter.to_df().user.tolist() == ['b', 'b', 'a', 'a']
 
 
 def test_category_order_and_unused_categories_do_not_matter():
     inter = from_df(user=pd.Categorical(['b', 'b', 'a', 'a'], categories=['z', 'b', 'a'], ordered=True))
-    assert inter.vocab['user'].ids.tolist() == ['a', 'b'] and inter.users.tolist() == [1, 1, 0, 0]
+    assert inter.vocab['user'].ids.tolist() == ['a', 'b']
+    assert inter.users.tolist() == [1, 1, 0, 0]
 
 
 def test_the_source_table_is_unchanged():
@@ -286,7 +301,8 @@ def test_changing_the_table_later_changes_nothing():
     df = table(rating=np.array([1, 2, 3, 4], dtype='float32'), time=[5, 6, 7, 8])
     inter = Interactions.from_df(df)
     df.loc[0, 'rating'], df.loc[0, 'time'] = 9.0, 9
-    assert inter.ratings.tolist() == [1, 2, 3, 4] and inter.times.tolist() == [5, 6, 7, 8]
+    assert inter.ratings.tolist() == [1, 2, 3, 4]
+    assert inter.times.tolist() == [5, 6, 7, 8]
 
 
 def test_datetimes_are_kept_and_time_zones_become_utc():
@@ -298,8 +314,11 @@ def test_datetimes_are_kept_and_time_zones_become_utc():
 def test_given_vocabs_are_used():
     known = from_df(item=[10, 20, 10, 30]).vocab
     inter = Interactions.from_df(table()[1:3], user_vocab=known['user'], item_vocab=known['item'])
-    assert inter.vocab['item'] is known['item'] and inter.n_items == 3
-    assert inter.users.tolist() == [0, 1] and inter.items.tolist() == [1, 0] and inter.items.dtype == np.int32
+    assert inter.vocab['item'] is known['item']
+    assert inter.n_items == 3
+    assert inter.users.tolist() == [0, 1]
+    assert inter.items.tolist() == [1, 0]
+    assert inter.items.dtype == np.int32
     with pytest.raises(KeyError, match='unknown item id: 77'):
         Interactions.from_df(table(item=[10, 20, 10, 77]), item_vocab=known['item'])
 
@@ -310,7 +329,10 @@ cells = st.tuples(
 random_rows = st.lists(cells, min_size=2, max_size=25).filter(
     lambda o: len({r[0] for r in o}) > 1 and len({r[1] for r in o}) > 1
 )
-frame = lambda o: pd.DataFrame(o, columns=['user', 'item', 'rating', 'time'])
+
+
+def frame(o):
+    return pd.DataFrame(o, columns=['user', 'item', 'rating', 'time'])
 
 
 @quick
@@ -320,7 +342,8 @@ def test_from_df_to_df_gives_back_the_rows(data, random):
     df.index = random.sample(range(100), len(df))
     inter = Interactions.from_df(df, duplicates='keep')
     assert list(map(tuple, inter.to_df().itertuples(index=False))) == data
-    assert set(inter.users) == set(range(inter.n_users)) and set(inter.items) == set(range(inter.n_items))
+    assert set(inter.users) == set(range(inter.n_users))
+    assert set(inter.items) == set(range(inter.n_items))
 
 
 # --- repeated pairs
@@ -342,7 +365,8 @@ def test_duplicates_against_pandas(data, policy, by_time, n_times):
     inter = Interactions.from_df(df, duplicates=policy)
     expect = merged_slowly(df, policy, by_time)
     got = {(u, i): r for u, i, r in inter.to_df()[['user', 'item', 'rating']].itertuples(index=False)}
-    assert len(inter) == len(expect) and got.keys() == expect.keys()
+    assert len(inter) == len(expect)
+    assert got.keys() == expect.keys()
     assert all(got[k] == pytest.approx(expect[k], rel=1e-6, abs=1e-4) for k in expect)
     kept = np.arange(len(df)) if inter.rows is None else inter.rows
     assert (np.diff(kept) > 0).all()  # in the order of the table
@@ -369,7 +393,9 @@ def test_the_mean_keeps_the_first_row_and_its_time():
     inter = Interactions.from_df(
         pd.DataFrame(dict(user=[1, 2, 1], item=[10, 20, 10], rating=[5, 3, 2], time=[9, 8, 7])), duplicates='mean'
     )
-    assert inter.rows.tolist() == [1, 2] and inter.ratings.tolist() == [3.0, 3.5] and inter.times.tolist() == [8, 7]
+    assert inter.rows.tolist() == [1, 2]
+    assert inter.ratings.tolist() == [3.0, 3.5]
+    assert inter.times.tolist() == [8, 7]
 
 
 def test_keep_keeps_repeated_pairs():
@@ -493,7 +519,7 @@ def test_ids_of_mixed_types_are_found_whatever_the_index():
 @pytest.mark.parametrize('dtype', ['float64', object])
 def test_fractions_are_no_ids(dtype):
     with pytest.raises(
-        ValueError, match="column 'item' holds fractions such as 4.5, 3.5, which are not item ids. .*Pass item_name="
+        ValueError, match=r"column 'item' holds fractions such as 4.5, 3.5, which are not item ids. .*Pass item_name="
     ):
         from_df(item=pd.Series([1.0, 4.5, 3.5, 2.0]).astype(dtype))
 
@@ -616,8 +642,9 @@ def test_a_time_column_that_nobody_asked_for_stops_nothing():
         dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=1.0, time=['2020-01-01', '2020-01-02', 'soon', ''])
     )
     inter = Interactions.from_df(df)
-    assert inter.times is None and inter.names['time'] is None
-    with pytest.raises(ValueError, match='neither numbers nor datetimes.*to_datetime'):
+    assert inter.times is None
+    assert inter.names['time'] is None
+    with pytest.raises(ValueError, match=r'neither numbers nor datetimes.*to_datetime'):
         LeaveLastSplitter(1)(inter)
     assert Interactions.from_df(df.assign(time=1), time_name=False).times is None
 
