@@ -37,13 +37,13 @@ def close_figures():
 
 
 def test_biases(interp, learn):
-    top, bottom = interp.top_bias(5), interp.bottom_bias(5)
+    top = interp.top_bias(5)
+    bottom = interp.bottom_bias(5)
     bias = pd.Series(learn.biases('item').numpy(), index=learn.vocab['item'].ids)
-    assert (
-        top.item.tolist() == bias.nlargest(5).index.tolist()
-        and bottom.item.tolist() == bias.nsmallest(5).index.tolist()
-    )
-    assert list(top.columns) == ['item', 'title', 'bias', 'rows'] and (top.rows > 0).all()
+    assert top.item.tolist() == bias.nlargest(5).index.tolist()
+    assert bottom.item.tolist() == bias.nsmallest(5).index.tolist()
+    assert list(top.columns) == ['item', 'title', 'bias', 'rows']
+    assert (top.rows > 0).all()
     assert (interp.top_bias(99, min_rows=40).rows >= 40).all()
     assert list(interp.top_bias(3, 'user').columns) == ['user', 'bias', 'rows']
 
@@ -53,17 +53,19 @@ def test_explain_adds_up_to_the_prediction(interp, learn, synthetic):
         df = interp.explain(user, item)
         prediction = learn.predict(user, item)
         assert df.value.sum() == pytest.approx(from_range(prediction, (0.5, 5.5)), abs=1e-5)
-        assert df.attrs['prediction'] == pytest.approx(prediction, abs=1e-5) and df.attrs['score'] == pytest.approx(
-            df.value.sum()
-        )
-        assert list(df.index[:3]) == ['global mean', 'user bias', 'item bias'] and df.index[-1] == '3 other factors'
+        assert df.attrs['prediction'] == pytest.approx(prediction, abs=1e-5)
+        assert df.attrs['score'] == pytest.approx(df.value.sum())
+        assert list(df.index[:3]) == ['global mean', 'user bias', 'item bias']
+        assert df.index[-1] == '3 other factors'
     title = learn.catalog.titles([4])[0]
     assert interp.explain(user, title).equals(interp.explain(user, learn.vocab['item'].ids[4]))
 
 
 def test_pca_is_of_the_vectors(interp, learn):
     df = interp.pca(2, k=50)
-    assert len(df) == 50 and df.rows.is_monotonic_decreasing and df[['pc1', 'pc2']].var().is_monotonic_decreasing
+    assert len(df) == 50
+    assert df.rows.is_monotonic_decreasing
+    assert df[['pc1', 'pc2']].var().is_monotonic_decreasing
     codes = learn.vocab['item'].encode(df.item)
     vectors = learn.vectors('item')[torch.from_numpy(codes)].numpy()
     centred = vectors - vectors.mean(0)
@@ -76,23 +78,27 @@ def test_genres_are_separated_in_the_vectors(interp, learn, synthetic):
     genre = synthetic[1].set_index('item').genres
     near = interp.similar_items(learn.vocab['item'].ids[0], 5)
     share = np.mean([(genre[interp.similar_items(i, 3).item] == genre[i]).mean() for i in learn.vocab['item'].ids])
-    assert len(near) == 5 and share > 0.75
+    assert len(near) == 5
+    assert share > 0.75
 
 
 def test_worst_users_and_top_losses(interp, learn):
-    inter, rows = learn.catalog.interactions, learn.catalog.split.valid
+    inter = learn.catalog.interactions
+    rows = learn.catalog.split.valid
     preds, targ = learn.get_preds()
     df = inter.to_df(rows).assign(square=(preds - targ).numpy() ** 2)
     want = df.groupby('user').square.agg(['mean', 'size']).query('size >= 6')['mean'].nlargest(3) ** 0.5
     got = interp.worst_users(3, min_rows=6)
-    assert got.user.tolist() == want.index.tolist() and got.rmse.tolist() == pytest.approx(want.tolist(), rel=1e-4)
+    assert got.user.tolist() == want.index.tolist()
+    assert got.rmse.tolist() == pytest.approx(want.tolist(), rel=1e-4)
     worst = interp.plot_top_losses(4, show=False)
     assert worst.loss.tolist() == pytest.approx(sorted(df.square, reverse=True)[:4], rel=1e-4)
     assert ((worst.rating - worst.prediction) ** 2).tolist() == pytest.approx(worst.loss.tolist(), rel=1e-4)
 
 
 def test_plots_name_their_axes(interp, synthetic):
-    user, item = synthetic[0].user[0], synthetic[0].item[0]
+    user = synthetic[0].user[0]
+    item = synthetic[0].item[0]
     for ax in (
         interp.plot_bias(4),
         interp.plot_pca(20),
@@ -103,8 +109,9 @@ def test_plots_name_their_axes(interp, synthetic):
         interp.plot_explain(user, item),
         *interp.plot_ratings(),
     ):
-        assert ax.get_title() and ax.get_xlabel()
-    with pytest.raises(ValueError, match="no column 'colour'.*'genres'"):
+        assert ax.get_title()
+        assert ax.get_xlabel()
+    with pytest.raises(ValueError, match=r"no column 'colour'.*'genres'"):
         interp.plot_tsne('colour')
 
 
@@ -115,7 +122,7 @@ def test_bars_of_plot_bias_are_the_biases(interp):
 
 
 def test_labels_never_overlap():
-    fig, ax = plt.subplots(figsize=(6, 5))
+    _fig, ax = plt.subplots(figsize=(6, 5))
     xy = np.random.default_rng(0).normal(size=(2, 80))
     ax.scatter(*xy)
     place_labels(ax, *xy, [f'a label of some length {i}' for i in range(80)])
