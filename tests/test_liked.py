@@ -1,4 +1,7 @@
-"""`target='liked'`: the user's own mean over training rows is the threshold; metrics of labelled rows against scikit-learn and cases worked by hand."""
+"""`target='liked'`: the user's own mean over training rows is the threshold.
+
+Metrics of labelled rows against scikit-learn and cases worked by hand.
+"""
 
 import numpy as np
 import pandas as pd
@@ -59,11 +62,9 @@ def test_thresholds_are_means_over_training_rows():
 
 def test_batches_hold_labels():
     dls = by_hand()
-    assert (
-        dls.target == 'liked'
-        and dls.valid.one_batch()[2].tolist() == [1.0, 0.0]
-        and dls[2].one_batch()[2].tolist() == [0.0, 1.0]
-    )
+    assert dls.target == 'liked'
+    assert dls.valid.one_batch()[2].tolist() == [1.0, 0.0]
+    assert dls[2].one_batch()[2].tolist() == [0.0, 1.0]
     assert list(dls.valid.show_batch(show=False).liked) == [1.0, 0.0]
     assert (
         "liked (at or above the user's mean over the training rows): 80.0% of train, 50.0% of valid, 50.0% of test"
@@ -117,7 +118,8 @@ def test_learner_learns_and_shows_columns(liked):
     learn = collab_learner(liked, n_factors=8, metrics=[roc_auc_score(), roc_auc_score(pooled=True), accuracy_score()])
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(4, 3e-2)
-    assert learn.scale == 'logit' and isinstance(learn.loss_func, BCELoss)
+    assert learn.scale == 'logit'
+    assert isinstance(learn.loss_func, BCELoss)
     assert learn.recorder.metric_names[3:6] == ['roc_auc', 'roc_auc_pooled', 'accuracy']
     table = evaluate(learn, metrics=[roc_auc_score(), roc_auc_score(pooled=True), accuracy_score()])
     assert list(learn.recorder.values[-1][2:]) == pytest.approx(
@@ -125,7 +127,8 @@ def test_learner_learns_and_shows_columns(liked):
     )
     assert table.loc['all', 'roc_auc'] > 0.8
     probabilities, labels = learn.get_preds()
-    assert ((probabilities > 0) & (probabilities < 1)).all() and torch.allclose(
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    assert torch.allclose(
         probabilities, learn.score(*liked.valid.dataset[torch.arange(len(labels))][:2]).sigmoid(), atol=1e-5
     )
     assert table.loc['all', 'roc_auc_pooled'] == pytest.approx(skm.roc_auc_score(labels, probabilities))
@@ -152,7 +155,8 @@ def test_other_losses(liked, loss, options, scale):
     )  # starts at the share of liked rows
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(2, 3e-2)
-    assert learn.scale == scale and learn.recorder.values[-1][2] > 0.68
+    assert learn.scale == scale
+    assert learn.recorder.values[-1][2] > 0.68
 
 
 def test_export_keeps_the_thresholds(liked, tmp_path):
@@ -160,11 +164,9 @@ def test_export_keeps_the_thresholds(liked, tmp_path):
     learn.path = tmp_path
     learn.export()
     loaded = load_learner(tmp_path / 'export.pkl')
-    assert (
-        loaded.dls.target == 'liked'
-        and loaded.scale == 'logit'
-        and (loaded.catalog.thresholds == liked.catalog.thresholds).all()
-    )
+    assert loaded.dls.target == 'liked'
+    assert loaded.scale == 'logit'
+    assert (loaded.catalog.thresholds == liked.catalog.thresholds).all()
 
 
 def test_per_user_metrics_against_scikit_learn(liked):
@@ -172,11 +174,13 @@ def test_per_user_metrics_against_scikit_learn(liked):
     per_user = evaluate_users(scorer, liked, ALL)
     catalog = liked.catalog
     rows = catalog.split.valid
-    users, labels = catalog.interactions.users[rows], catalog.liked(rows)
+    users = catalog.interactions.users[rows]
+    labels = catalog.liked(rows)
     scores = scorer.score(users, catalog.interactions.items[rows]).numpy()
     classes = pd.Series(labels).groupby(users).nunique()
     for code, id_ in enumerate(catalog.vocab['user'].ids[:40]):
-        at, said = users == code, scores[users == code] >= catalog.thresholds[code]
+        at = users == code
+        said = scores[users == code] >= catalog.thresholds[code]
         assert (id_ in per_user.index) == (classes.get(code, 0) == 2)
         if id_ not in per_user.index:
             continue
@@ -191,8 +195,10 @@ def test_per_user_metrics_against_scikit_learn(liked):
         assert per_user.ndcg[id_] == pytest.approx(
             skm.ndcg_score([labels[at]], [scores[at]]), abs=1e-9 if len(set(scores[at])) == at.sum() else 0.05
         )  # of ties scikit-learn averages the gains, we take the expected rank
-    n, one = (classes == 2).sum(), (classes == 1).sum()
-    assert len(per_user) == n and per_user.attrs['one_class'] == one
+    n = (classes == 2).sum()
+    one = (classes == 1).sum()
+    assert len(per_user) == n
+    assert per_user.attrs['one_class'] == one
     assert evaluate(scorer, liked).loc['all'].tolist() == pytest.approx([n, one, *per_user.mean()])
 
 
@@ -203,7 +209,8 @@ def test_ties_and_empty_users(rows):
     t = Labelled(margins.double(), labels, users, 3)
     value = {m.name: m(t) for m in ALL}
     for u in range(3):
-        y, s = labels[users == u].numpy(), margins[users == u].numpy()
+        y = labels[users == u].numpy()
+        s = margins[users == u].numpy()
         if len(set(y)) < 2:
             assert all(v[u].isnan() for v in value.values())
         else:
@@ -229,11 +236,13 @@ def test_scores_that_only_rank(liked):
 
 
 def test_users_can_be_chosen_and_models_compared(liked):
-    bias, popular = BiasOnly().fit(liked), Popularity().fit(liked)
+    bias = BiasOnly().fit(liked)
+    popular = Popularity().fit(liked)
     ids = evaluate_users(bias, liked, roc_auc_score()).index[:7]
     assert list(evaluate_users(bias, liked, roc_auc_score(), users=ids).index) == list(ids)
     table = compare_models(dict(bias=bias, popular=popular), liked, [roc_auc_score(), ndcg(10)], plot=False, n_boot=50)
-    assert table.loc[('roc_auc', 'bias'), 'mean'] > 0.6 and set(table.index.get_level_values(0)) == {
+    assert table.loc[('roc_auc', 'bias'), 'mean'] > 0.6
+    assert set(table.index.get_level_values(0)) == {
         'roc_auc',
         'ndcg@10',
     }
@@ -244,7 +253,8 @@ def test_one_class_only_is_an_error():
     with pytest.raises(ValueError, match='one class only'):
         evaluate(BiasOnly().fit(dls), dls, roc_auc_score())
     codes, labelled = label_held_out(BiasOnly().fit(dls), dls)
-    assert codes.tolist() == [0, 1] and labelled.one_class.all()
+    assert codes.tolist() == [0, 1]
+    assert labelled.one_class.all()
     assert evaluate(BiasOnly().fit(dls), dls, accuracy_score(pooled=True)).loc['all', 'accuracy_pooled'] in (
         0.0,
         0.5,
@@ -254,4 +264,6 @@ def test_one_class_only_is_an_error():
 
 def test_a_metric_that_was_not_called_stands_for_its_default():
     assert [m.name for m in as_metrics([hr, ndcg(5), roc_auc_score])] == ['hr@10', 'ndcg@5', 'roc_auc']
-    assert [m.name for m in as_metrics(hr)] == ['hr@10'] and as_metrics(None) == [] and as_metrics([rmse]) == [rmse]
+    assert [m.name for m in as_metrics(hr)] == ['hr@10']
+    assert as_metrics(None) == []
+    assert as_metrics([rmse]) == [rmse]
