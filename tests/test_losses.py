@@ -8,13 +8,18 @@ import torch
 
 from fastrec.models.losses import BCELoss, BPRLoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
 
-B, C, N = 5, 4, 30
+B = 5
+C = 4
+N = 30
 g = torch.Generator().manual_seed(0)
 SCORES = torch.randn(B, C, generator=g)
 TARGET = torch.zeros(B, C)
 TARGET[:, 0] = 1
 WEIGHT = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.0])
-sigmoid = lambda x: 1 / (1 + math.exp(-x))
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
 
 
 def bce(s):
@@ -68,9 +73,14 @@ def test_softmax_over_the_catalogue(power):
 
 
 def test_log_q_makes_the_sampled_loss_estimate_the_whole_one():
-    """Mean gradient of many sampled losses with a skewed sampler: near the whole softmax's with the correction, far from it without."""
+    """Mean gradient of many sampled losses with a skewed sampler.
+
+    Near the whole softmax's with the correction, far from it without.
+    """
     gen = torch.Generator().manual_seed(1)
-    n, n_neg, trials = 12, 30, 20000
+    n = 12
+    n_neg = 30
+    trials = 20000
     scores = torch.randn(n, generator=gen)
     q = torch.rand(n, generator=gen) ** 2 + 0.02
     q[0] = 0
@@ -91,7 +101,9 @@ def test_log_q_makes_the_sampled_loss_estimate_the_whole_one():
         (loss(s[items], target, items=items) if loss.needs_items else loss(s[items], target)).backward()
         return s.grad
 
-    apart = lambda grad: (grad - whole).abs().max().item()
+    def apart(grad):
+        return (grad - whole).abs().max().item()
+
     assert apart(mean_gradient(torch.log(q))) < 0.02 < 0.12 < apart(mean_gradient(None))
 
 
