@@ -14,6 +14,7 @@ from fastrec.data.features import ItemFeatures, UserFeatures
 from fastrec.data.images import ImageEncoder
 from fastrec.data.interactions import Vocab
 from fastrec.models.blocks import FeatureLinear, unique_rows
+from fastrec.progress import show_progress
 
 
 @pytest.fixture()
@@ -227,7 +228,7 @@ def test_users_and_ids(table):
         ({}, {}, 'which columns tell something about a item'),
         ({}, dict(text='nope'), r"no column 'nope' \(text=\)"),
         ({}, dict(text='plot', category='plot'), "two blocks are called 'plot'"),
-        ({}, dict(numeric='plot'), "numeric block 'plot': .*which are no numbers"),
+        ({}, dict(numeric='plot'), "numeric block 'plot': .*which are not numbers"),
         ({}, dict(flag='year'), 'a flag is true or false'),
         ({}, dict(multilabel='year'), 'For single values take category='),
         ({}, dict(text='plot', min_df=4), 'no word is left: each has to occur in min_df=4 of the 3 texts'),
@@ -271,22 +272,31 @@ class MeanColour(torch.nn.Module):
         return x * self.scale
 
 
-def test_images_known_answer_and_cache(tmp_path, pictures, capsys):
+def test_images_known_answer_and_cache(tmp_path, pictures):
     backbone = MeanColour()
-    encoder = ImageEncoder(backbone, size=8, cache=tmp_path / 'cache')  # with its bar
+    encoder = ImageEncoder(backbone, size=8, cache=tmp_path / 'cache')
     x = encoder(pictures)
     red = (np.array([1, 0, 0]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert x.shape == (4, 3) and x.dtype == np.float32 and np.allclose(x[0], red, atol=1e-4) and backbone.shown == 4
-    assert '100.00% [1/1' in capsys.readouterr().out
     assert np.array_equal(encoder(pictures[::-1]), x[::-1]) and backbone.shown == 4  # from the cache
     Image.new('RGB', (20, 30), (0, 255, 0)).save(pictures[0])
     assert np.allclose(encoder(pictures)[0], x[1]) and backbone.shown == 5  # a changed file is encoded again
     with torch.no_grad():
         backbone.scale *= 2
     assert np.allclose(encoder(pictures)[1], 2 * x[1]) and backbone.shown == 9  # another encoder
-    (tmp_path / 'bad.png').write_text('no image')
-    with pytest.raises(ValueError, match='bad.png is no image'):
+    (tmp_path / 'bad.png').write_text('not an image')
+    with pytest.raises(ValueError, match='bad.png is not an image'):
         encoder([tmp_path / 'bad.png'])
+
+
+@pytest.mark.parametrize('quiet', [None, 'switch', 'argument'])
+def test_images_show_a_bar_unless_asked_not_to(quiet, pictures, capfd, monkeypatch):
+    monkeypatch.setattr('fastrec.progress.DELAY', -1.0)
+    encoder = ImageEncoder(MeanColour(), size=8, cache=None, bs=2, progress=quiet != 'argument')
+    with show_progress(quiet != 'switch'):
+        encoder(pictures)
+    text = capfd.readouterr().err
+    assert ('encoding' in text and '2.00/4.00' in text) if quiet is None else text == ''
 
 
 def test_untrained_backbone_of_fastai(tmp_path, pictures):
