@@ -21,7 +21,8 @@ def random_case(seed, n_users=6, n_items=30, n_held=4):
     held = [np.sort(rng.choice(n_items, rng.integers(1, n_held + 1), replace=False)) for _ in range(n_users)]
     for u in range(n_users):
         scores[u, rng.choice(np.setdiff1d(np.arange(n_items), held[u]), 5, replace=False)] = -np.inf
-    users, items = np.repeat(np.arange(n_users), [len(h) for h in held]), np.concatenate(held)
+    users = np.repeat(np.arange(n_users), [len(h) for h in held])
+    items = np.concatenate(held)
     return scores, held, Ranks.of(torch.from_numpy(scores), torch.from_numpy(users), torch.from_numpy(items))
 
 
@@ -79,7 +80,8 @@ def one(scores, items):
 
 def test_by_hand():
     ranks = one([9.0, 8.0, 7.0, 6.0, 5.0], [1, 3])  # relevant at ranks 2 and 4
-    assert ranks.ranks.tolist() == [2.0, 4.0] and ranks.n_candidates.tolist() == [5.0]
+    assert ranks.ranks.tolist() == [2.0, 4.0]
+    assert ranks.n_candidates.tolist() == [5.0]
     assert [m(ranks).item() for m in (hr(1), hr(2), recall(3), precision(4), mrr(10))] == [0.0, 1.0, 0.5, 0.5, 0.5]
     assert ndcg(4)(ranks).item() == pytest.approx((1 / math.log2(3) + 1 / math.log2(5)) / (1 + 1 / math.log2(3)))
     assert ap(4)(ranks).item() == pytest.approx((1 / 2 + 2 / 4) / 2)
@@ -89,21 +91,22 @@ def test_by_hand():
 def test_ties_count_as_their_expected_rank():
     ranks = one([1.0] * 9, [0])  # constant scores earn no luck: rank 5 of 9, wherever the item stands
     assert ranks.ranks.item() == 5.0 == one([1.0] * 9, [8]).ranks.item()
-    assert hr(4)(ranks).item() == 0.0 and hr(5)(ranks).item() == 1.0 and auc()(ranks).item() == 0.5
+    assert hr(4)(ranks).item() == 0.0
+    assert hr(5)(ranks).item() == 1.0
+    assert auc()(ranks).item() == 0.5
     assert one([3.0, 2.0, 2.0, 1.0], [2]).ranks.item() == 2.5
 
 
 def test_k_beyond_the_catalogue():
     ranks = one([3.0, 2.0, 1.0], [2])
-    assert (
-        recall(99)(ranks).item() == 1.0
-        and precision(99)(ranks).item() == pytest.approx(1 / 99)
-        and ndcg(99)(ranks).item() == 0.5
-    )
+    assert recall(99)(ranks).item() == 1.0
+    assert precision(99)(ranks).item() == pytest.approx(1 / 99)
+    assert ndcg(99)(ranks).item() == 0.5
 
 
 def test_all_candidates_relevant():
-    assert math.isnan(auc()(one([2.0, 1.0], [0, 1])).item()) and ndcg(5)(one([2.0, 1.0], [0, 1])).item() == 1.0
+    assert math.isnan(auc()(one([2.0, 1.0], [0, 1])).item())
+    assert ndcg(5)(one([2.0, 1.0], [0, 1])).item() == 1.0
 
 
 def test_sorting_and_counting_agree():
@@ -133,16 +136,21 @@ def test_names_and_arguments():
         'mrr@10',
         'auc',
     ]
-    assert ndcg(10).at(5) == ndcg(5) and auc().at(5) == auc()
+    assert ndcg(10).at(5) == ndcg(5)
+    assert auc().at(5) == auc()
     for bad in (0, 2.5, -1):
         with pytest.raises(ValueError, match='whole number of at least 1'):
             hr(bad)
-    assert lower_is_better('rmse_cold') and lower_is_better('mae') and not lower_is_better('ndcg@10')
+    assert lower_is_better('rmse_cold')
+    assert lower_is_better('mae')
+    assert not lower_is_better('ndcg@10')
 
 
 def test_errors():
-    a, b = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 4.0, 3.0])
-    assert rmse(a, b).item() == pytest.approx(math.sqrt(5 / 3)) and mae(a, b).item() == pytest.approx(1.0)
+    a = torch.tensor([1.0, 2.0, 4.0])
+    b = torch.tensor([1.0, 4.0, 3.0])
+    assert rmse(a, b).item() == pytest.approx(math.sqrt(5 / 3))
+    assert mae(a, b).item() == pytest.approx(1.0)
     with pytest.raises(ValueError, match='broadcasting'):
         rmse(a, b[:, None])
 
@@ -158,11 +166,9 @@ def test_ranks_up_to_a_cut_off_are_exact_and_those_beyond_it_infinite(per_user):
     among = scores.topk(10, dim=1).values[:, -1]
     some = Ranks.of(scores, users, items, among, torch.full((9,), 55))
     inside = torch.isfinite(some.ranks)
-    assert (
-        0 < inside.sum() < len(inside)
-        and torch.equal(some.ranks[inside], exact.ranks[inside])
-        and (exact.ranks[~inside] > 10).all()
-    )
+    assert 0 < inside.sum() < len(inside)
+    assert torch.equal(some.ranks[inside], exact.ranks[inside])
+    assert (exact.ranks[~inside] > 10).all()
     assert torch.equal(some.n_candidates, exact.n_candidates)
     for metric in (hr(10), ndcg(10), ndcg(3), ap(10), mrr(10), recall(10), precision(5)):
         assert torch.equal(metric(some), metric(exact))
