@@ -31,5 +31,6 @@ def test_is_clean(path):
         'paths of a machine, or a failed cell'
     )
     outputs = [o for c in notebook.cells if c.cell_type == 'code' for o in c.outputs]
-    assert outputs and all(o.output_type != 'error' for o in outputs)
+    assert outputs
+    assert all(o.output_type != 'error' for o in outputs)
     assert path.stat().st_size < 2**20
