@@ -24,7 +24,8 @@ class LightGCN(RecModel):
 
     def __init__(self, n_users, n_items, history, n_factors=8, n_layers=2, known_users=None, known_items=None):
         super().__init__()
-        self.history, self.n_layers = history, n_layers
+        self.history = history
+        self.n_layers = n_layers
         self.user_factors = EmbeddingTable(n_users, n_factors, known_users, std=0.1)
         self.item_factors = EmbeddingTable(n_items, n_factors, known_items, std=0.1)
         x = csr_matrix((np.ones_like(history.data), history.indices, history.indptr), shape=(n_users, n_items))
@@ -49,7 +50,8 @@ class LightGCN(RecModel):
         p, q = self.propagated()
         self.user_factors.penalise(self.user_factors.weight[users])
         self.item_factors.penalise(self.item_factors.weight[items])
-        p, q = p[users], q[items]
+        p = p[users]
+        q = q[items]
         return ((p.unsqueeze(1) if items.dim() == 2 else p) * q).sum(-1)
 
     def score_items(self, users):
@@ -113,7 +115,8 @@ def test_an_instance_trains(table):
     learn = quiet(rec_learner(dls, model, metrics=[hr(10)]))
     before = model.vectors('item').clone()
     learn.fit(1, 1e-2)
-    assert learn.model is model and not torch.equal(before, model.vectors('item'))
+    assert learn.model is model
+    assert not torch.equal(before, model.vectors('item'))
 
 
 def test_over_the_whole_catalogue(table):
@@ -123,7 +126,8 @@ def test_over_the_whole_catalogue(table):
 
 
 def test_questions(learn, table):
-    user, item = table[0].user[0], table[0].item[0]
+    user = table[0].user[0]
+    item = table[0].item[0]
     top = learn.recommend(user, k=5)
     scores = [
         learn.score(*(torch.from_numpy(learn.vocab[s].encode([o])) for s, o in (('user', user), ('item', i)))).item()
@@ -145,7 +149,8 @@ def test_questions(learn, table):
 def test_new_users(learn, table):
     mine = table[0][table[0].user == table[0].user[0]].item.tolist()
     lists = learn.fold_in(mine[:5]).recommend(k=5)
-    assert len(lists) == 5 and not set(lists.item) & set(mine[:5])
+    assert len(lists) == 5
+    assert not set(lists.item) & set(mine[:5])
 
 
 def test_new_rows(table):
@@ -165,7 +170,8 @@ def test_it_is_saved_without_who_has_what_unless_asked(learn, table, tmp_path, h
     users = table[0].user.unique()[:4].tolist()
     save_recommender(learn, tmp_path / 'model', history=history)
     loaded = load_recommender(tmp_path / 'model')
-    assert type(loaded.model) is DotBias and (loaded.catalog.interactions is not None) == history
+    assert type(loaded.model) is DotBias
+    assert (loaded.catalog.interactions is not None) == history
     want = learn.recommend(users, 5, exclude_seen=False)
     pd.testing.assert_frame_equal(loaded.recommend(users, 5, exclude_seen=False), want, rtol=1e-5)
 
@@ -176,7 +182,8 @@ def test_it_is_exported_without_who_has_what(learn, table, tmp_path):
     learn.path = tmp_path
     learn.export('model.pkl')
     loaded = load_learner(tmp_path / 'model.pkl')
-    assert type(loaded.model) is DotBias and loaded.catalog.interactions is None
+    assert type(loaded.model) is DotBias
+    assert loaded.catalog.interactions is None
     assert type(learn.model) is LightGCN
     users = table[0].user.unique()[:4].tolist()
     want = learn.recommend(users, 5, exclude_seen=False)
@@ -279,7 +286,8 @@ class Plain(nn.Module):
 
     def __init__(self, n_users, n_items, n_factors=5):
         super().__init__()
-        self.user_factors, self.item_factors = nn.Embedding(n_users, n_factors), nn.Embedding(n_items, n_factors)
+        self.user_factors = nn.Embedding(n_users, n_factors)
+        self.item_factors = nn.Embedding(n_items, n_factors)
 
     def forward(self, users, items):
         res = (self.user_factors(users) * self.item_factors(items)).sum(-1, keepdim=True)
