@@ -25,11 +25,14 @@ def test_nothing_before_its_time(capfd, monkeypatch):
     monkeypatch.setattr(fastrec.progress.time, 'monotonic', lambda: now[0])
     with Progress(10, 'counting', 'sheep') as p:
         p.update(3)
-        assert p.bar is None and capfd.readouterr().err == ''
+        assert p.bar is None
+        assert capfd.readouterr().err == ''
         now[0] = 2.1
         p.update(2)
         text = capfd.readouterr().err
-        assert 'counting' in text and '50%' in text and '5.00/10.0' in text
+        assert 'counting' in text
+        assert '50%' in text
+        assert '5.00/10.0' in text
         p.update(5)
         assert p.bar.n == 10
     assert p.bar.disable or capfd.readouterr().err.endswith('\r')  # it leaves no line
@@ -74,7 +77,8 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
     pytest.importorskip('implicit')
     monkeypatch.setattr(fastrec.progress, 'DELAY', -1.0)
     IALS(4, iterations=3).fit(dls)
-    assert 'iALS' in (text := capfd.readouterr().err) and '1.00/3.00' in text
+    assert 'iALS' in (text := capfd.readouterr().err)
+    assert '1.00/3.00' in text
 
 
 def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd, monkeypatch):
