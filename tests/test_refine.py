@@ -1,4 +1,7 @@
-"""Graphs of items, label propagation and Correct-and-Smooth: cases worked by hand, and against a loop over users; held-out labels reach nothing."""
+"""Graphs of items, label propagation and Correct-and-Smooth: cases worked by hand, and against a loop over users.
+
+Held-out labels reach nothing.
+"""
 
 import pickle
 
@@ -26,7 +29,9 @@ class Given(Scorer):
     """Scores as they are given, (n_users, n_items)."""
 
     def __init__(self, dls, scores, scale):
-        self.catalog, self.scores, self.scale = dls.catalog, scores, scale
+        self.catalog = dls.catalog
+        self.scores = scores
+        self.scale = scale
 
     def score_items(self, users):
         return self.scores[users].clone()
@@ -72,7 +77,8 @@ def test_rows_of_the_matrix_sum_to_one_and_weights_are_symmetric():
 
 def test_edges_once_in_both_directions_without_loops():
     g = item_graph(pd.DataFrame(dict(source=['b', 'a', 'b', 'c'], target=['a', 'b', 'a', 'c'], weight=[1, 2, 4, 9.0])))
-    assert list(g.ids) == ['a', 'b', 'c'] and g.weights.toarray().tolist() == [[0, 4, 0], [4, 0, 0], [0, 0, 0]]
+    assert list(g.ids) == ['a', 'b', 'c']
+    assert g.weights.toarray().tolist() == [[0, 4, 0], [4, 0, 0], [0, 0, 0]]
 
 
 def test_nearest_is_the_cosine():
@@ -94,7 +100,8 @@ def test_nearest_is_the_cosine():
 def test_shared_labels_by_hand():
     df = pd.DataFrame(dict(item=[1, 2, 3, 4], people=['x|y', 'x|y', 'x', 'z']))
     g = item_graph(ItemFeatures.from_df(df, multilabel='people'), link='shared')
-    x, y = 1 / np.log(3), 1 / np.log(2)
+    x = 1 / np.log(3)
+    y = 1 / np.log(2)
     np.testing.assert_allclose(
         g.weights.toarray(), [[0, x + y, x, 0], [x + y, 0, x, 0], [x, x, 0, 0], [0, 0, 0, 0]], rtol=1e-6
     )
@@ -114,7 +121,8 @@ def test_had_together_by_hand(monkeypatch):
 
 def test_k_bounds_what_each_item_looks_for(liked):
     g = item_graph(liked, k=4)
-    assert (g.degrees >= 4).all() and g.weights.nnz <= 2 * 4 * len(g)
+    assert (g.degrees >= 4).all()
+    assert g.weights.nnz <= 2 * 4 * len(g)
 
 
 def test_cold_items_have_no_neighbours_by_learned_vectors():
@@ -128,7 +136,8 @@ def test_align_and_sum():
     g = path_graph()
     assert g.align([4, 3, 9]).weights.toarray().tolist() == [[0, 3, 0], [3, 0, 0], [0, 0, 0]]
     both = g + item_graph(pd.DataFrame(dict(src=[1], dst=[5])))
-    assert list(both.ids) == [1, 2, 3, 4, 5] and both.degrees.tolist() == [2, 2, 2, 1, 1]
+    assert list(both.ids) == [1, 2, 3, 4, 5]
+    assert both.degrees.tolist() == [2, 2, 2, 1, 1]
     with pytest.raises(ValueError, match='no item of the model is in the graph'):
         g.align(['a'])
 
@@ -187,12 +196,15 @@ def test_residual_by_hand():
     # E(0) = .5, -.5, 0, 0; E(1) = .2 E(0) + .8 A E(0): -.3 (from item 2), .1, -.1, 0
     corrected = [1.0, 0.0, 0.6 + 0.8 * -0.5 / 4, 0.2, 0.9]  # training items get their labels
     want = [0.5, 0.5 * 0 + 0.5 * (1 + 0.5) / 2, 0.5 * 0.5 + 0.5 * (0 + 3 * 0.2) / 4, 0.5 * 0.2 + 0.5 * 0.5, 0.9]
-    assert corrected[2] == pytest.approx(0.5) and got[0].tolist() == pytest.approx(want)
+    assert corrected[2] == pytest.approx(0.5)
+    assert got[0].tolist() == pytest.approx(want)
 
 
 def naive(y, labels, a, alpha, beta, n_steps, mode, alpha_rows, clip=True):
     """One user: y (n,), labels {item: label}, a (n, n)."""
-    y, has, n = y.astype(np.float64).copy(), a.sum(1) > 0, len(labels)
+    y = y.astype(np.float64).copy()
+    has = a.sum(1) > 0
+    n = len(labels)
     if n and alpha_rows:
         alpha = alpha * n / (n + alpha_rows)
     if mode == 'anchor':
@@ -232,9 +244,11 @@ def test_against_a_loop_over_users(liked, feats, mode, scale, monkeypatch):
     refined = correct_and_smooth(Given(liked, scores, scale), graph, **options)
     monkeypatch.setattr(type(refined), '_step', property(lambda self: 7))  # several chunks
     users = torch.randperm(liked.n_users)[:40]
-    got, catalog = refined.score_items(users), liked.catalog
+    got = refined.score_items(users)
+    catalog = liked.catalog
     assert refined.scale == ('rating' if scale == 'rating' else 'probability')
-    inter, train = catalog.interactions, catalog.split.train
+    inter = catalog.interactions
+    train = catalog.split.train
     values = inter.ratings[train] if scale == 'rating' else catalog.liked(train).astype(float)
     a = graph.matrix.toarray().astype(np.float64)
     for row, u in zip(got.numpy(), users.tolist()):
@@ -250,7 +264,9 @@ def test_against_a_loop_over_users(liked, feats, mode, scale, monkeypatch):
 
 
 def test_limits(liked, feats):
-    scores, graph, users = probabilities(liked), item_graph(feats), torch.arange(5)
+    scores = probabilities(liked)
+    graph = item_graph(feats)
+    users = torch.arange(5)
     base = Given(liked, scores, 'probability')
     assert torch.equal(
         correct_and_smooth(base, graph, alpha=0, beta=0).score_items(users), scores[:5]
@@ -262,7 +278,8 @@ def test_limits(liked, feats):
         scores[:5],
     )  # no edges: scores stay
     anchored = correct_and_smooth(base, graph, alpha=1, n_steps=0)
-    rows, seen = anchored.score_items(users), anchored.labels[:5].tocoo()
+    rows = anchored.score_items(users)
+    seen = anchored.labels[:5].tocoo()
     assert torch.equal(rows[seen.row, seen.col], torch.from_numpy(seen.data))  # the labels themselves
     flat = Given(liked, torch.full_like(scores, 0.3), 'probability')
     assert torch.allclose(
@@ -277,9 +294,8 @@ def test_alpha_grows_with_history():
     got = correct_and_smooth(
         Given(dls, y, 'probability'), path_graph(), alpha=1.0, n_steps=0, alpha_rows=2.0
     ).score_items(torch.tensor([0, 1]))
-    assert got[0, 0] == pytest.approx(0.5 + 0.5 * 2 / 4) and got[1, 0] == pytest.approx(
-        0.5 + 0.5 * 3 / 5
-    )  # 2 rows and 3
+    assert got[0, 0] == pytest.approx(0.5 + 0.5 * 2 / 4)
+    assert got[1, 0] == pytest.approx(0.5 + 0.5 * 3 / 5)
 
 
 def test_a_user_without_history_is_only_smoothed():
@@ -294,10 +310,8 @@ def test_a_user_without_history_is_only_smoothed():
 def test_ratings_are_refined_as_ratings(dls, feats):
     base = BiasOnly().fit(dls)
     refined = correct_and_smooth(base, item_graph(feats[['genres']]), alpha=0.5, beta=0.0, mode='residual')
-    assert (
-        refined.scale == 'rating'
-        and evaluate(refined, dls, rmse).loc['all', 'rmse'] < evaluate(base, dls, rmse).loc['all', 'rmse']
-    )  # genres are the factors of these ratings
+    assert refined.scale == 'rating'
+    assert evaluate(refined, dls, rmse).loc['all', 'rmse'] < evaluate(base, dls, rmse).loc['all', 'rmse']
 
 
 def test_a_new_relation_helps_where_the_base_does_not_know_it(liked, feats):
@@ -308,7 +322,7 @@ def test_a_new_relation_helps_where_the_base_does_not_know_it(liked, feats):
 
 def test_held_out_labels_reach_nothing(synthetic, feats):
     """Ratings of valid and test turned round: graph, labels, thresholds and scores stay as they were."""
-    ratings, items, _ = synthetic
+    ratings, _items, _ = synthetic
     order = np.random.default_rng(0).permutation(len(ratings))
     split = order[600:], order[300:600], order[:300]
     other = ratings.copy()
@@ -343,7 +357,8 @@ def test_a_graph_of_another_split_is_refused(synthetic, liked):
 
 
 def test_errors(liked, feats):
-    base, graph = Given(liked, probabilities(liked), 'probability'), item_graph(feats)
+    base = Given(liked, probabilities(liked), 'probability')
+    graph = item_graph(feats)
     for kwargs, text in (
         (dict(alpha=1.1), 'alpha=1.1'),
         (dict(beta=-1), 'beta=-1'),
@@ -379,17 +394,19 @@ def test_propagation_by_hand():
     dls = small()
     got = LabelPropagation(path_graph(), beta=0.5, n_steps=1, prior=0.1).fit(dls).score_items(torch.tensor([0]))[0]
     # L(0) = 1, 0, .., N(0) = 1, 1, 0, ..; one step: L = .5, .25, 0, 0, 0, N = 1, .75, .125, 0, 0; the user's mean is .5
-    assert got[:4].tolist() == pytest.approx([0.55 / 1.1, 0.3 / 0.85, 0.05 / 0.225, 0.5]) and got[4] == pytest.approx(
-        0.5
-    )  # nothing reaches the last two: the mean
+    assert got[:4].tolist() == pytest.approx([0.55 / 1.1, 0.3 / 0.85, 0.05 / 0.225, 0.5])
+    assert got[4] == pytest.approx(0.5)
 
 
 def test_propagation_stays_between_the_labels(liked, feats):
     scorer = LabelPropagation(item_graph(feats)).fit(liked)
     scores = scorer.score_items(torch.arange(liked.n_users))
-    assert scorer.scale == 'probability' and scores.min() >= 0 and scores.max() <= 1
+    assert scorer.scale == 'probability'
+    assert scores.min() >= 0
+    assert scores.max() <= 1
     rated = LabelPropagation(item_graph(feats)).fit(BiasOnly().fit(liked))
-    assert rated.scale == 'rating' and rated.score_items(torch.arange(9)).min() >= 1
+    assert rated.scale == 'rating'
+    assert rated.score_items(torch.arange(9)).min() >= 1
 
 
 # --- a scorer like any other
@@ -399,7 +416,8 @@ def test_recommend_and_save(liked, feats, tmp_path):
     refined = correct_and_smooth(collab_learner(liked, n_factors=2), item_graph(feats))
     user = liked.vocab['user'].ids[0]
     recs = refined.recommend(user, k=3)
-    assert len(recs) == 3 and not set(recs.item) & set(refined.history(user).query('part == "train"').item)
+    assert len(recs) == 3
+    assert not set(recs.item) & set(refined.history(user).query('part == "train"').item)
     users = torch.arange(3)
     again = pickle.loads(pickle.dumps(correct_and_smooth(BiasOnly().fit(liked), item_graph(feats))))
     assert torch.isfinite(again.score_items(users)).all()
@@ -410,10 +428,10 @@ def test_recommend_and_save(liked, feats, tmp_path):
 def test_gains_beside_base_and_propagation(liked, feats):
     refined = correct_and_smooth(BiasOnly().fit(liked), item_graph(feats[['genres']]))
     table = compare_models(refined.sides(), against='base', plot=False, n_boot=20)
-    assert set(table.index.get_level_values('model')) == {'base', 'label propagation', 'refined'} and set(
-        table.index.get_level_values('metric')
-    ) == {'roc_auc', 'f1', 'precision', 'recall', 'accuracy', 'ndcg'}
-    assert table.loc[('f1', 'base'), 'difference'] == 0 and np.isnan(table.loc[('f1', 'base'), 'p'])
+    assert set(table.index.get_level_values('model')) == {'base', 'label propagation', 'refined'}
+    assert set(table.index.get_level_values('metric')) == {'roc_auc', 'f1', 'precision', 'recall', 'accuracy', 'ndcg'}
+    assert table.loc[('f1', 'base'), 'difference'] == 0
+    assert np.isnan(table.loc[('f1', 'base'), 'p'])
     per_user = table.attrs['per_user']
     assert table.loc[('roc_auc', 'refined'), 'difference'] == pytest.approx(
         (per_user['refined', 'roc_auc'] - per_user['base', 'roc_auc']).mean()
@@ -423,9 +441,8 @@ def test_gains_beside_base_and_propagation(liked, feats):
     )
     axes = plot_gains(table, 'roc_auc')
     gains = per_user['refined', 'roc_auc'] - per_user['base', 'roc_auc']
-    assert (
-        axes[1].get_title().startswith('refined') and f'{(gains > 0).mean():.0%} of users gain' in axes[1].get_title()
-    )
+    assert axes[1].get_title().startswith('refined')
+    assert f'{(gains > 0).mean():.0%} of users gain' in axes[1].get_title()
     assert sum(bar.get_height() for bar in axes[1].patches) == len(gains)
     with pytest.raises(ValueError, match="against='no'"):
         compare_models(refined.sides(), against='no')
@@ -445,6 +462,5 @@ def test_neighbours_by_an_index(sparse, monkeypatch):
     monkeypatch.setattr(refine, 'INDEX_DIM', 16)
     found = item_graph((range(300), x), k=4)
     shared = exact.weights.multiply(found.weights > 0)
-    assert (
-        shared.nnz > 0.95 * exact.weights.nnz and abs(shared - found.weights.multiply(exact.weights > 0)).max() < 0.02
-    )
+    assert shared.nnz > 0.95 * exact.weights.nnz
+    assert abs(shared - found.weights.multiply(exact.weights > 0)).max() < 0.02
