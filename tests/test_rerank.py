@@ -26,7 +26,8 @@ from fastrec.all import (
     thompson_sampling,
 )
 
-N_ITEMS, L = 40, 12
+N_ITEMS = 40
+L = 12
 
 
 @pytest.fixture()
@@ -72,7 +73,8 @@ def lists(df):
 def check_table(df, before=None):
     """A recommendation table: ranks 1.. in order within users, no item twice, titles and scores as they were."""
     for _, g in df.groupby('user', sort=False):
-        assert g['rank'].tolist() == list(range(1, len(g) + 1)) and g.item.is_unique
+        assert g['rank'].tolist() == list(range(1, len(g) + 1))
+        assert g.item.is_unique
     assert df.index.equals(pd.RangeIndex(len(df)))
     if before is not None:
         assert df.merge(before, on=['user', 'item', 'title', 'score']).shape[0] == len(df)
@@ -83,7 +85,8 @@ def test_mmr_against_a_loop(recs, table, share, monkeypatch):
     unit = table.div(np.sqrt((table**2).sum(1)), axis=0)
 
     def slow(g, k):
-        items, score = g.item.tolist(), dict(zip(g.item, (g.score - g.score.min()) / (g.score.max() - g.score.min())))
+        items = g.item.tolist()
+        score = dict(zip(g.item, (g.score - g.score.min()) / (g.score.max() - g.score.min())))
         chosen = [items[0]]
         while len(chosen) < min(k, len(items)):
             rest = [i for i in items if i not in chosen]
@@ -95,7 +98,8 @@ def test_mmr_against_a_loop(recs, table, share, monkeypatch):
     want = {u: slow(g.sort_values('rank'), 8) for u, g in recs.groupby('user')}
     df = mmr(recs, table, k=8, diversity=share)
     check_table(df, recs)
-    assert lists(df) == want and df.user.unique().tolist() == recs.user.unique().tolist()
+    assert lists(df) == want
+    assert df.user.unique().tolist() == recs.user.unique().tolist()
     monkeypatch.setattr('fastrec.scorers.rerank.VECTOR_BUDGET', 2 * L * 5)  # two users at a time
     pd.testing.assert_frame_equal(mmr(recs, table, k=8, diversity=share), df)
     if share == 0:
@@ -106,9 +110,8 @@ def test_mmr_by_hand():
     df = pd.DataFrame(dict(item=['a', 'twin of a', 'b'], score=[1.0, 0.9, 0.0], rank=[1, 2, 3]))  # one anonymous list
     vectors = pd.DataFrame([[1.0, 0], [2.0, 0], [0, 1.0]], index=df.item)
     # second place: twin (1 - d) .9 - d against b 0: the twin as long as d < 9/19
-    assert mmr(df, vectors, diversity=0.47).item.tolist() == ['a', 'twin of a', 'b'] and mmr(
-        df, vectors, diversity=0.48
-    ).item.tolist() == ['a', 'b', 'twin of a']
+    assert mmr(df, vectors, diversity=0.47).item.tolist() == ['a', 'twin of a', 'b']
+    assert mmr(df, vectors, diversity=0.48).item.tolist() == ['a', 'b', 'twin of a']
 
 
 def test_mmr_by_features(recs):
@@ -134,32 +137,34 @@ def test_popularity_against_a_loop(recs, counts):
             g.score.to_numpy() - 0.8 * g.score.std(ddof=0) * (log - log.mean()) / log.std(), index=g.item
         ).sort_values(ascending=False)[:6]
         mine = df[df.user == u]
-        assert mine.item.tolist() == new.index.tolist() and mine.score.tolist() == pytest.approx(new.tolist())
+        assert mine.item.tolist() == new.index.tolist()
+        assert mine.score.tolist() == pytest.approx(new.tolist())
     assert lists(correct_popularity(recs, counts, 0.0)) == lists(recs)
 
 
 def test_lists_without_scores_keep_their_order(recs, table, counts):
     cold = recs.assign(score=recs.score.where(recs.user != 'u2'))
-    assert (
-        lists(mmr(cold, table, diversity=0.0))['u2'] == lists(recs)['u2']
-        and lists(correct_popularity(cold, counts, 0.0))['u2'] == lists(recs)['u2']
-    )
+    assert lists(mmr(cold, table, diversity=0.0))['u2'] == lists(recs)['u2']
+    assert lists(correct_popularity(cold, counts, 0.0))['u2'] == lists(recs)['u2']
 
 
 def test_epsilon_greedy(recs):
     df = epsilon_greedy(recs, 0.0, k=5, seed=0)
-    assert lists(df) == {u: o[:5] for u, o in lists(recs).items()} and not df.explored.any()
+    assert lists(df) == {u: o[:5] for u, o in lists(recs).items()}
+    assert not df.explored.any()
     df = epsilon_greedy(recs, 1.0, k=5, seed=0)
     check_table(df, recs)
     for u, own in lists(recs).items():
         if u == 'u5':
             assert lists(df)[u] == own  # nothing beyond the first five to explore
         else:
-            assert set(lists(df)[u]) <= set(own[5:]) and df[df.user == u].explored.all()
+            assert set(lists(df)[u]) <= set(own[5:])
+            assert df[df.user == u].explored.all()
     df = epsilon_greedy(recs, 0.4, k=5, seed=1)
     for u, g in df.groupby('user'):
         assert g.item[~g.explored].tolist() == lists(recs)[u][: (~g.explored).sum()]  # the best, in order
-    assert df.equals(epsilon_greedy(recs, 0.4, k=5, seed=1)) and not df.equals(epsilon_greedy(recs, 0.4, k=5, seed=2))
+    assert df.equals(epsilon_greedy(recs, 0.4, k=5, seed=1))
+    assert not df.equals(epsilon_greedy(recs, 0.4, k=5, seed=2))
     share = np.mean([epsilon_greedy(recs[recs.user != 'u5'], 0.25, k=6, seed=s).explored.mean() for s in range(100)])
     assert share == pytest.approx(0.25, abs=0.03)  # 4,200 draws: sd 0.007
     with pytest.raises(ValueError, match='nothing is left to explore'):
@@ -171,9 +176,12 @@ def test_epsilon_greedy(recs):
 def test_epsilon_greedy_draws_given_items_evenly(recs):
     new = [f'n{i}' for i in range(20)]
     df = pd.concat([epsilon_greedy(recs, 1.0, k=5, items=new, seed=s) for s in range(60)])
-    assert set(df.item) == set(new) and df.score.isna().all() and df.title.isna().all()
+    assert set(df.item) == set(new)
+    assert df.score.isna().all()
+    assert df.title.isna().all()
     n = df.item.value_counts()  # 2,400 draws of 20: 120 each
-    assert n.min() > 80 and n.max() < 160
+    assert n.min() > 80
+    assert n.max() < 160
     few = epsilon_greedy(recs, 1.0, k=5, items=['n0', 'n1'], seed=0)
     check_table(few)
     assert few.groupby('user').explored.sum().eq(2).all()
@@ -193,12 +201,12 @@ def test_thompson_against_its_formula(recs, counts):
         .set_index(['user', 'item'])
         .loc[got.index]
     )
-    assert ((got['std'] / want.sd - 1).abs() < 0.2).all() and (
-        (got['mean'] - want.score).abs() < 4.5 * want.sd / 20
-    ).all()
+    assert ((got['std'] / want.sd - 1).abs() < 0.2).all()
+    assert ((got['mean'] - want.score).abs() < 4.5 * want.sd / 20).all()
     assert lists(thompson_sampling(recs, counts, scale=0.0)) == lists(recs)
     a = thompson_sampling(recs, counts, k=3, seed=4)
-    assert a.equals(thompson_sampling(recs, counts, k=3, seed=4)) and len(a) == 24
+    assert a.equals(thompson_sampling(recs, counts, k=3, seed=4))
+    assert len(a) == 24
 
 
 def test_exclude(recs):
@@ -227,13 +235,13 @@ def test_pin(recs):
         check_table(df)
         assert lists(df) == {u: slow(o, places, k) for u, o in own.items()}
     df = pin(recs, ['ad', item], at=2, titles=pd.Series({'ad': 'An offer'}), k=6)
-    assert (
-        (df[df['rank'] == 2].title == 'An offer').all()
-        and df[df['rank'] == 2].score.isna().all()
-        and (df[df['rank'] == 3].title == f'Title {int(item[1:])}').all()
-    )
+    assert (df[df['rank'] == 2].title == 'An offer').all()
+    assert df[df['rank'] == 2].score.isna().all()
+    assert (df[df['rank'] == 3].title == f'Title {int(item[1:])}').all()
     df = pin(recs, item, seen=pd.DataFrame(dict(user=['u0', 'u1'], item=item)))
-    assert lists(df)['u0'] == own['u0'] and lists(df)['u1'] == own['u1'] and lists(df)['u2'][0] == item
+    assert lists(df)['u0'] == own['u0']
+    assert lists(df)['u1'] == own['u1']
+    assert lists(df)['u2'][0] == item
     with pytest.raises(ValueError, match='places run from 1 to 12'):
         pin(recs, {item: 13})
     with pytest.raises(ValueError, match='the same place'):
@@ -271,9 +279,8 @@ def test_quota_against_a_loop(recs):
 def test_quota_with_several_categories_an_item():
     df = pd.DataFrame(dict(item=list('pqrs'), score=[4.0, 3, 2, 1], rank=[1, 2, 3, 4]))
     genres = pd.Series(dict(p='x|y', q='x', r='y', s='z')).str.get_dummies('|')
-    assert quota(df, genres, at_most=1, k=3).item.tolist() == ['p', 's'] and quota(
-        df, genres, at_least={'z': 1}, k=2
-    ).item.tolist() == ['p', 's']
+    assert quota(df, genres, at_most=1, k=3).item.tolist() == ['p', 's']
+    assert quota(df, genres, at_least={'z': 1}, k=2).item.tolist() == ['p', 's']
     assert quota(df, genres, at_most={'y': 0}, k=3).item.tolist() == ['q', 's']
     with pytest.raises(ValueError, match="category 'w'"):
         quota(df, genres, at_most={'w': 1})
@@ -327,13 +334,17 @@ def test_a_chain_and_its_effect(groups):
     kinds = pd.DataFrame(np.eye(2)[np.arange(60) % 2], index=np.arange(60))
     metrics = [ndcg(10), diversity(10), novelty(10), coverage(10)]
     vectors = torch.from_numpy(kinds.to_numpy(np.float32))
-    of = lambda rerank: evaluate(Reranked(base, rerank, n=40), groups, metrics, vectors=vectors).loc['all']
+
+    def of(rerank):
+        return evaluate(Reranked(base, rerank, n=40), groups, metrics, vectors=vectors).loc['all']
+
     plain = evaluate(base, groups, metrics, vectors=vectors).loc['all']
     same = of(lambda df: df)
     assert same.tolist() == pytest.approx(plain.tolist(), abs=0.02)  # ties of counts are broken now
     assert of(lambda df: df.pipe(mmr, kinds, diversity=0.9))['diversity@10'] > plain['diversity@10']
     corrected = of(lambda df: df.pipe(correct_popularity, base, 2.0))
-    assert corrected['novelty@10'] > plain['novelty@10'] + 1 and corrected['ndcg@10'] < plain['ndcg@10']
+    assert corrected['novelty@10'] > plain['novelty@10'] + 1
+    assert corrected['ndcg@10'] < plain['ndcg@10']
     assert of(lambda df: df.pipe(epsilon_greedy, 0.5, k=10, items=base, seed=0))['coverage@10'] > plain['coverage@10']
     assert of(lambda df: df.pipe(exclude, base.scores.topk(3).indices.tolist()))['ndcg@10'] < plain['ndcg@10']
 
@@ -349,7 +360,8 @@ def test_reranked_recommends_and_ranks_alike(groups):
     order = scores.clone()
     for u in range(9):
         order[u, torch.from_numpy(groups.catalog.require_history().seen[u].indices).long()] = -torch.inf
-    assert df.item.tolist() == order.topk(5).indices.flatten().tolist() and not df.item.isin([0, 1]).any()
+    assert df.item.tolist() == order.topk(5).indices.flatten().tolist()
+    assert not df.item.isin([0, 1]).any()
     assert torch.equal(scorer.score(codes, codes), scores[codes, codes])
     assert order[:, :2].max() <= -60  # left out: behind everything
     assert evaluate(scorer, groups, [hr(10), recall(60)]).loc['all', 'recall@60'] == 1
@@ -363,5 +375,7 @@ def test_random_items_are_unseen_and_known_by_title(groups):
     first = base.recommend(groups.vocab['user'].ids, k=5)
     shown = set(zip(first.user, first.item))
     for u, i, t in zip(df.user, df.item, df.title):
-        assert (groups.vocab['user'].encode(u)[0], i) not in seen and (u, i) not in shown and t == f'T{i}'
+        assert (groups.vocab['user'].encode(u)[0], i) not in seen
+        assert (u, i) not in shown
+        assert t == f'T{i}'
     assert len(df) == 8 * 150
