@@ -178,11 +178,9 @@ def test_other_callbacks_go_on_counting(tmp_path):
     mine = cbs()
     got = train('rated', tmp_path, cbs=[*mine, Rate()])
     best = min(v[2] for v in whole.recorder.values)
-    assert (
-        mine[0].best == pytest.approx(float(best))
-        and mine[1].wait == 4
-        and len(got.recorder.values) == len(whole.recorder.values) == 5
-    )
+    assert mine[0].best == pytest.approx(float(best))
+    assert mine[1].wait == 4
+    assert len(got.recorder.values) == len(whole.recorder.values) == 5
     assert got.validate()[1] == pytest.approx(float(best)), 'the best model is the one from before the stop'
     assert_same(dict(got.model.state_dict()), dict(whole.model.state_dict()))
 
@@ -193,7 +191,8 @@ def test_a_finished_run_is_loaded(tmp_path, capsys):
     learn.fit_one_cycle(EPOCHS, 2e-2, wd=0.05, cbs=ResumeCallback('run'))
     assert 'all 5 epochs were done' in capsys.readouterr().out
     assert_same(dict(learn.model.state_dict()), dict(first.model.state_dict()))
-    assert len(learn.recorder.values) == EPOCHS and list(learn.final_record) == list(first.recorder.values[-1])
+    assert len(learn.recorder.values) == EPOCHS
+    assert list(learn.final_record) == list(first.recorder.values[-1])
     learn.fit_one_cycle(EPOCHS, 2e-2, wd=0.05, cbs=ResumeCallback('run'))
     assert [o['epochs'] for o in learn.fits] == [EPOCHS], 'loaded twice, trained once'
     learn.fit_one_cycle(EPOCHS, 2e-2, wd=0.05, cbs=ResumeCallback('run', restart=True))
@@ -205,11 +204,15 @@ def test_rates_of_layer_groups(tmp_path):
 
     def fit(path, cbs=()):
         learn = learner('rated', path)
-        groups = lambda m: [
-            list(m.tower.parameters()),
-            [p for n, p in m.named_parameters() if not n.startswith('tower')],
-        ]
-        learn.splitter, learn._layer_groups = groups, True
+
+        def groups(m):
+            return [
+                list(m.tower.parameters()),
+                [p for n, p in m.named_parameters() if not n.startswith('tower')],
+            ]
+
+        learn.splitter = groups
+        learn._layer_groups = True
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(EPOCHS, slice(1e-3, 2e-2), wd=0.0, cbs=[ResumeCallback('run'), *cbs])
         return learn
@@ -255,7 +258,7 @@ def test_damaged_checkpoint_and_leftovers(tmp_path):
     path = tmp_path / 'models' / 'run.ckpt'
     assert [o.name for o in path.parent.iterdir()] == ['run.ckpt']
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match='run.ckpt is damaged.*restart=True'):
+    with pytest.raises(ValueError, match=r'run.ckpt is damaged.*restart=True'):
         train('rated', tmp_path)
     torch.save(dict(version=0), path)
     with pytest.raises(ValueError, match='no checkpoint of this version'):
@@ -263,7 +266,8 @@ def test_damaged_checkpoint_and_leftovers(tmp_path):
 
 
 def test_every_and_what_is_no_training(tmp_path):
-    learn, cb = learner('rated', tmp_path), ResumeCallback('run', every=2)
+    learn = learner('rated', tmp_path)
+    cb = ResumeCallback('run', every=2)
     done = []
     cb._save = lambda n, save=cb._save: (done.append(n), save(n))
     learn.add_cb(cb)
