@@ -47,7 +47,8 @@ class Dots(Scorer):
     scale = 'rank'
 
     def __init__(self, n_users=40, n_items=3000, d=8, seed=0):
-        self.u, self.v = clustered(n_users, d, 10, seed), clustered(n_items, d, 30, seed)
+        self.u = clustered(n_users, d, 10, seed)
+        self.v = clustered(n_items, d, 30, seed)
         rng = np.random.default_rng(seed)
         best = self.score_all(torch.arange(n_users)).argsort(1, descending=True).numpy()
         rows = [
@@ -81,7 +82,8 @@ def dots():
 
 def same(a, b):
     """The same items in the same order, but for scores that are equal to the sixth digit."""
-    assert list(a.columns) == list(b.columns) and len(a) == len(b)
+    assert list(a.columns) == list(b.columns)
+    assert len(a) == len(b)
     for (u, x), (_, y) in zip(a.groupby('user'), b.groupby('user')):
         assert np.allclose(x.score, y.score, rtol=1e-4, atol=1e-5, equal_nan=True) and (
             x.item.tolist() == y.item.tolist() or np.abs(np.diff(x.score)).min() < 1e-4
@@ -90,26 +92,32 @@ def same(a, b):
 
 @pytest.mark.parametrize('kind', ['exact', 'ivf', 'hnsw'])
 def test_inner_products_of_rows_of_different_lengths(kind):
-    x, q = clustered(5000, 12, 50, 0), clustered(64, 12, 50, 1)
+    x = clustered(5000, 12, 50, 0)
+    q = clustered(64, 12, 50, 1)
     inner = Inner(x, kind)
     share = inner.tune(q, 20, 0.97)
-    found, want = inner.search(q, 20), (q @ x.T).topk(20).indices.numpy()
+    found = inner.search(q, 20)
+    want = (q @ x.T).topk(20).indices.numpy()
     recall = np.mean([len(np.intersect1d(a, b)) / 20 for a, b in zip(found, want)])
-    assert recall == pytest.approx(share) and recall >= 0.97
+    assert recall == pytest.approx(share)
+    assert recall >= 0.97
     if kind == 'exact':
         assert (found == want).mean() > 0.999
     else:
         low = Inner(x, kind)
-        assert low.tune(q, 20, 0.3) <= share and low.effort <= inner.effort
+        assert low.tune(q, 20, 0.3) <= share
+        assert low.effort <= inner.effort
         assert inner.effort < inner.max_effort  # it did not have to look at everything
 
 
 def test_the_extra_coordinate_is_what_finds_long_vectors():
     """Cosine neighbours of a query differ from its largest inner products."""
-    x, q = clustered(2000, 6, 20, 0), clustered(20, 6, 20, 1)
+    x = clustered(2000, 6, 20, 0)
+    q = clustered(20, 6, 20, 1)
     inner = Inner(x, 'ivf')
     inner.effort = inner.max_effort  # every list: exact but for what is compared
-    assert not inner.equal and (inner.search(q, 10) == (q @ x.T).topk(10).indices.numpy()).mean() > 0.99
+    assert not inner.equal
+    assert (inner.search(q, 10) == (q @ x.T).topk(10).indices.numpy()).mean() > 0.99
     assert Inner(torch.nn.functional.normalize(x, dim=1), 'ivf').equal
 
 
@@ -117,12 +125,11 @@ def test_the_extra_coordinate_is_what_finds_long_vectors():
 def test_recommend_with_an_index_leaves_out_what_is_seen(dots, kind):
     users = dots.vocab['user'].ids
     want = {k: dots.recommend(users, k=k) for k in (1, 10)}
-    without, everything = (
-        dots.recommend(users, k=10, exclude_seen=False, cold='mean'),
-        dots.recommend(users[:2], k=5000),
-    )
+    without = dots.recommend(users, k=10, exclude_seen=False, cold='mean')
+    everything = dots.recommend(users[:2], k=5000)
     index = dots.index(kind, recall=1.0, k=300, n_queries=40)
-    assert index.kind == kind and index.recall == 1.0
+    assert index.kind == kind
+    assert index.recall == 1.0
     for k in (1, 10):
         same(dots.recommend(users, k=k), want[k])
     same(dots.recommend(users, k=10, exclude_seen=False, cold='mean'), without)
@@ -167,7 +174,8 @@ def test_similar_items_by_index(dots):
     for kind in ('exact', 'ivf', 'hnsw'):
         index = dots.index(kind, recall=1.0)
         df = dots.similar_items([3, 77, 500], k=8)
-        assert index._cosine is not None and index._cosine is not index.inner  # lengths differ: cosines need their own
+        assert index._cosine is not None
+        assert index._cosine is not index.inner
         pd.testing.assert_frame_equal(df, want, rtol=1e-4, atol=1e-5)
     n = dots.catalog.known('item').sum() - 1
     assert dots.similar_items([3], k=n).shape[0] == n  # more than the index hands over
@@ -209,7 +217,8 @@ def test_learners_whose_scores_are_inner_products(clicks, synthetic, make):
         )
     quick(learn)
     users = learn.dls.vocab['user'].ids[:50]
-    want, similar = learn.recommend(users, k=5), learn.similar_items(learn.dls.vocab['item'].ids[3], k=5)
+    want = learn.recommend(users, k=5)
+    similar = learn.similar_items(learn.dls.vocab['item'].ids[3], k=5)
     for kind in ('exact', 'ivf'):
         learn.index(kind, recall=1.0, k=20)
         same(learn.recommend(users, k=5), want)
@@ -222,15 +231,19 @@ def test_an_index_is_never_older_than_the_model(clicks, tmp_path):
     learn = quick(collab_learner(clicks, n_factors=8, path=tmp_path))
     index = learn.index('exact')
     learn.recommend([0, 1])
-    assert learn.item_index() is index and not index.is_stale(learn)
+    assert learn.item_index() is index
+    assert not index.is_stale(learn)
     learn.save('before')
     quick(learn, 1)
     fresh = learn.recommend([0, 1, 2], k=4)
-    assert index.is_stale(learn) and learn.item_index() is not index and learn._item_index.options == index.options
+    assert index.is_stale(learn)
+    assert learn.item_index() is not index
+    assert learn._item_index.options == index.options
     same(fresh, dots_without(learn).recommend([0, 1, 2], k=4))
     now = learn.item_index()
     learn.load('before')
-    assert now.is_stale(learn) and not index.is_stale(learn)
+    assert now.is_stale(learn)
+    assert not index.is_stale(learn)
     with torch.no_grad():
         learn.model.item_biases.weight += 1e-3
     assert index.is_stale(learn)
@@ -240,7 +253,8 @@ def test_an_index_does_not_travel(clicks, tmp_path):
     learn = quick(collab_learner(clicks, n_factors=8))
     learn.index('ivf')
     learn.export(tmp_path / 'learn.pkl')
-    assert load_learner(tmp_path / 'learn.pkl').item_index() is None and learn.item_index() is not None
+    assert load_learner(tmp_path / 'learn.pkl').item_index() is None
+    assert learn.item_index() is not None
     assert pickle.loads(pickle.dumps(learn._item_index)) is None
     save_recommender(learn, tmp_path / 'saved')
     loaded = load_recommender(tmp_path / 'saved')
@@ -267,7 +281,8 @@ def test_options_and_messages(dots, monkeypatch):
         dots.index(recall=0)
     assert dots.index().kind == 'exact'
     monkeypatch.setattr(fastrec.scorers.retrieval, 'FROM_ITEMS', 1000)
-    assert dots.index().kind == 'ivf' and 'lists searched, recall@100' in repr(dots.item_index())
+    assert dots.index().kind == 'ivf'
+    assert 'lists searched, recall@100' in repr(dots.item_index())
     monkeypatch.setattr(fastrec.scorers.retrieval, 'find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'fastrec-learn\[ann\]'):
         dots.index('hnsw')
