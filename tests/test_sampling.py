@@ -1,4 +1,6 @@
-"""Negative samples: never seen, never twice in a row, with the right frequencies, also for users who have seen nearly everything."""
+"""Negative samples: never seen, never twice in a row, with the right frequencies, also for users who have seen
+nearly everything.
+"""
 
 import numpy as np
 import pytest
@@ -21,16 +23,15 @@ def test_never_seen_never_twice(seed, n, alpha, density, as_keys):
     sampler = NegativeSampler(seen, alpha)
     if as_keys:  # the form for huge tables
         coo = seen.tocoo()
-        sampler.bits, sampler.keys = (
-            None,
-            torch.from_numpy(np.unique(coo.row.astype(np.int64) * seen.shape[1] + coo.col)),
-        )
+        sampler.bits = None
+        sampler.keys = torch.from_numpy(np.unique(coo.row.astype(np.int64) * seen.shape[1] + coo.col))
     users = torch.from_numpy(np.repeat(np.flatnonzero(sampler.left() >= n), 8))
     if not len(users):
         return
     items = sampler.sample(users, n, torch.Generator().manual_seed(seed))
     dense = torch.from_numpy(seen.toarray() > 0)
-    assert items.shape == (len(users), n) and not dense[users[:, None], items].any()
+    assert items.shape == (len(users), n)
+    assert not dense[users[:, None], items].any()
     assert all(len(set(row)) == n for row in items.tolist())
 
 
@@ -51,7 +52,8 @@ def test_items_that_nobody_has_are_not_drawn(alpha):
     seen = seen.tocsr()
     has = np.flatnonzero(np.bincount(seen.indices, minlength=50))
     items = NegativeSampler(seen, alpha).sample(torch.arange(20).repeat(200), 3, torch.Generator().manual_seed(0))
-    assert set(has) == set(items.unique().tolist()) and 4 not in has
+    assert set(has) == set(items.unique().tolist())
+    assert 4 not in has
     if not alpha:  # who has all the others
         everything = csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], dtype=np.float32))
         assert NegativeSampler(everything).sample(torch.tensor([0, 1]), 1).tolist() == [[2], [1]]
@@ -62,7 +64,7 @@ def test_one_item_left_is_found():
     seen[[0, 1, 2], [7, 100, 199]] = 0
     items = NegativeSampler(csr_matrix(seen)).sample(torch.tensor([0, 1, 2, 1]), 1)
     assert items.squeeze().tolist() == [7, 100, 199, 100]
-    with pytest.raises(ValueError, match='2 negatives asked for.*only 1 items left.*smaller n_neg'):
+    with pytest.raises(ValueError, match=r'2 negatives asked for.*only 1 items left.*smaller n_neg'):
         NegativeSampler(csr_matrix(seen)).sample(torch.tensor([0]), 2)
 
 
@@ -89,9 +91,14 @@ def test_alias_table_is_exact():
 
 
 def test_seeded():
-    sampler, users = NegativeSampler(matrix()), torch.arange(20)
-    draw = lambda s: sampler.sample(users, 4, torch.Generator().manual_seed(s))
-    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    sampler = NegativeSampler(matrix())
+    users = torch.arange(20)
+
+    def draw(s):
+        return sampler.sample(users, 4, torch.Generator().manual_seed(s))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
 
 
 def test_many_negatives():
