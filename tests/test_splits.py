@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fastrec.data.interactions import Interactions
 from fastrec.data.splits import KFoldSplitter, LeaveLastSplitter, Split, TimeSplitter, make_split, split_summary
+import itertools
 
 quick = settings(max_examples=80, deadline=None)
 
@@ -29,7 +30,8 @@ def assert_partition(split, n):
     parts = [o for o in split if o is not None]
     assert sorted(np.concatenate(parts)) == list(range(n))
     for o in parts:
-        assert o.dtype == np.int64 and (np.diff(o) > 0).all()
+        assert o.dtype == np.int64
+        assert (np.diff(o) > 0).all()
 
 
 @st.composite
@@ -60,7 +62,8 @@ def test_time_splitter_against_a_slow_one(data, valid_pct, test_pct):
     after = cut_slowly(times, n - round(n * (1 - (valid_pct + test_pct))))
     test = cut_slowly(times, n - round(n * (1 - test_pct))) if test_pct else set()
     assert_partition(split, n)
-    assert set(split.valid) == after - test and set(split.train) == set(range(n)) - after
+    assert set(split.valid) == after - test
+    assert set(split.train) == set(range(n)) - after
     assert (split.test is None) if not test_pct else (set(split.test) == test)
 
 
@@ -68,16 +71,18 @@ def test_time_splitter_against_a_slow_one(data, valid_pct, test_pct):
 @given(timed(), st.sampled_from([0.1, 0.3]), st.sampled_from([0.0, 0.2]))
 def test_every_later_part_is_later(data, valid_pct, test_pct):
     users, times = data
-    split, times = TimeSplitter(valid_pct, test_pct)(inter_of(users, times)), np.array(times)
+    split = TimeSplitter(valid_pct, test_pct)(inter_of(users, times))
+    times = np.array(times)
     parts = [times[o] for o in split if o is not None and len(o)]
-    for a, b in zip(parts, parts[1:]):
+    for a, b in itertools.pairwise(parts):
         assert a.max() < b.min()
 
 
 def test_time_splitter_shares():
     split = TimeSplitter(0.2, 0.1)(inter_of([0, 1] * 10, np.arange(20)[::-1]))
     assert [len(o) for o in split] == [14, 4, 2]
-    assert split.test.tolist() == [0, 1] and split.valid.tolist() == [2, 3, 4, 5]
+    assert split.test.tolist() == [0, 1]
+    assert split.valid.tolist() == [2, 3, 4, 5]
 
 
 def test_time_splitter_on_datetimes():
@@ -86,9 +91,11 @@ def test_time_splitter_on_datetimes():
 
 
 def test_time_splitter_does_not_depend_on_the_order_of_rows():
-    users, times = np.arange(30) % 4, np.random.default_rng(0).permutation(30)
+    users = np.arange(30) % 4
+    times = np.random.default_rng(0).permutation(30)
     order = np.random.default_rng(1).permutation(30)
-    a, b = TimeSplitter(0.2)(inter_of(users, times)), TimeSplitter(0.2)(inter_of(users[order], times[order]))
+    a = TimeSplitter(0.2)(inter_of(users, times))
+    b = TimeSplitter(0.2)(inter_of(users[order], times[order]))
     assert set(a.valid) == set(order[b.valid])
 
 
@@ -115,7 +122,8 @@ def test_impossible_shares(valid_pct, test_pct):
 @quick
 @given(timed(), st.integers(1, 3), st.integers(0, 2), st.integers(0, 3))
 def test_leave_last_against_a_slow_one(data, n, n_test, seed):
-    users, times = np.array(data[0]), np.array(data[1])
+    users = np.array(data[0])
+    times = np.array(data[1])
     splitter = LeaveLastSplitter(n, n_test, seed)
     split = splitter(inter_of(users, times))
     assert_partition(split, len(users))
@@ -131,7 +139,8 @@ def test_leave_last_against_a_slow_one(data, n, n_test, seed):
         test = min(n_test, count - 1)
         valid = min(n + n_test, count - 1) - test
         assert np.bincount(part[mine], minlength=3).tolist() == [count - valid - test, valid, test]
-        t, p = times[mine], part[mine]
+        t = times[mine]
+        p = part[mine]
         for a in (0, 1):
             if (p > a).any() and (p == a).any():
                 assert t[p == a].max() <= t[p > a].min()
@@ -140,7 +149,8 @@ def test_leave_last_against_a_slow_one(data, n, n_test, seed):
 
 
 def test_the_last_rows_are_left_out():
-    users, times = [0, 0, 0, 0, 1, 1, 1], [4, 1, 3, 2, 9, 7, 8]
+    users = [0, 0, 0, 0, 1, 1, 1]
+    times = [4, 1, 3, 2, 9, 7, 8]
     assert lists(LeaveLastSplitter(1)(inter_of(users, times))) == [[1, 2, 3, 5, 6], [0, 4], None]
     assert lists(LeaveLastSplitter(1, n_test=1)(inter_of(users, times))) == [[1, 3, 5], [2, 6], [0, 4]]
 
@@ -151,9 +161,12 @@ def test_a_user_with_one_row_stays_in_train():
 
 
 def test_ties_are_broken_by_the_seed_and_counted():
-    users, times = np.repeat(np.arange(40), 5), np.tile([1, 2, 2, 2, 2], 40)
+    users = np.repeat(np.arange(40), 5)
+    times = np.tile([1, 2, 2, 2, 2], 40)
     inter = inter_of(users, times)
-    a, b, other = LeaveLastSplitter(1, seed=3), LeaveLastSplitter(1, seed=3), LeaveLastSplitter(1, seed=4)
+    a = LeaveLastSplitter(1, seed=3)
+    b = LeaveLastSplitter(1, seed=3)
+    other = LeaveLastSplitter(1, seed=4)
     valid = a(inter).valid
     assert valid.tolist() == b(inter).valid.tolist() != other(inter).valid.tolist()
     assert a.n_ties == 40
@@ -194,7 +207,10 @@ def test_folds_partition_the_rows(n_folds, n, seed):
 
 def test_folds_depend_on_the_seed_and_are_random():
     inter = inter_of(np.arange(100) % 3)
-    valid = lambda **k: KFoldSplitter(5, **k)[1](inter).valid.tolist()
+
+    def valid(**k):
+        return KFoldSplitter(5, **k)[1](inter).valid.tolist()
+
     assert valid(seed=1) == valid(seed=1) != valid(seed=2)
     assert valid() not in [list(range(i, i + 20)) for i in range(0, 100, 20)]
 
@@ -207,7 +223,7 @@ def test_a_splitter_of_folds_is_its_first_fold():
 def test_impossible_folds():
     with pytest.raises(ValueError, match='n_folds=1, fold=0: at least two folds'):
         KFoldSplitter(1)
-    with pytest.raises(ValueError, match='n_folds=3, fold=3: .*0 <= fold < n_folds'):
+    with pytest.raises(ValueError, match=r'n_folds=3, fold=3: .*0 <= fold < n_folds'):
         KFoldSplitter(3, fold=3)
     with pytest.raises(IndexError):
         KFoldSplitter(3)[3]
@@ -230,7 +246,8 @@ def test_fastai_random_splitter(n, valid_pct, seed):
     assume(1 <= int(valid_pct * n) < n)
     inter = inter_of(np.arange(n) % 3)
     split = make_split(inter, RandomSplitter(valid_pct, seed=seed))
-    assert sorted(np.concatenate(split[:2])) == list(range(n)) and split.test is None
+    assert sorted(np.concatenate(split[:2])) == list(range(n))
+    assert split.test is None
     assert len(split.valid) == int(valid_pct * n)
     assert split.train.dtype == split.valid.dtype == np.int64
     assert split.valid.tolist() == list(RandomSplitter(valid_pct, seed=seed)(range(n))[1])
@@ -322,11 +339,11 @@ def test_index_arrays_out_of_range(inter, valid):
 
 @INTERS
 def test_index_arrays_that_overlap(inter):
-    with pytest.raises(ValueError, match='2 rows are in more than one part of the split.*each row may be used once'):
+    with pytest.raises(ValueError, match=r'2 rows are in more than one part of the split.*each row may be used once'):
         make_split(inter, ([0, 1, 2], [2, 1, 3]))
     with pytest.raises(ValueError, match='1 rows are in more than one part of the split'):
         make_split(inter, ([0, 1], [2], [0]))
-    with pytest.raises(ValueError, match='1 rows are in more than one part .*twice in one'):
+    with pytest.raises(ValueError, match=r'1 rows are in more than one part .*twice in one'):
         make_split(inter, ([0, 1, 1], [2]))
 
 
@@ -340,7 +357,7 @@ def test_an_empty_part(inter, name, arrays):
 def test_a_number_of_arrays_that_is_no_split():
     with pytest.raises(ValueError, match=r'two or three index arrays \(train, valid\[, test\]\), got 1'):
         make_split(Interactions.from_df(TEN), ([1, 2],))
-    with pytest.raises(ValueError, match='two or three index arrays .* got 4'):
+    with pytest.raises(ValueError, match=r'two or three index arrays .* got 4'):
         make_split(Interactions.from_df(TEN), ([1], [2], [3], [4]))
 
 
@@ -433,7 +450,8 @@ def test_boolean_masks_are_index_arrays():
     inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2, 2], item=[1, 2, 1, 2], rating=[1.0, 2.0, 3.0, 4.0])))
     valid = np.array([False, True, False, True])
     split = make_split(inter, (~valid, valid))
-    assert split.train.tolist() == [0, 2] and split.valid.tolist() == [1, 3]
+    assert split.train.tolist() == [0, 2]
+    assert split.valid.tolist() == [1, 3]
 
 
 def test_a_split_is_not_mapped_twice_when_repeated_pairs_were_merged():
@@ -456,11 +474,10 @@ def test_a_split_is_not_mapped_twice_when_repeated_pairs_were_merged():
         columns=['user', 'item', 'time'],
     )
     dls = RecDataLoaders.from_df(df, target='implicit', splitter=LeaveLastSplitter(1), n_neg=1)
-    inter, split = dls.catalog.interactions, dls.catalog.split
+    inter = dls.catalog.interactions
+    split = dls.catalog.split
     held = inter.to_df(split.valid)
-    assert (
-        sorted(zip(held.user, held.item)) == [('a', 3), ('b', 2), ('c', 4)]
-        and len(split.train) + len(split.valid) == len(inter) == 8
-    )
+    assert sorted(zip(held.user, held.item)) == [('a', 3), ('b', 2), ('c', 4)]
+    assert len(split.train) + len(split.valid) == len(inter) == 8
     again = RecDataLoaders.from_interactions(inter, split, n_neg=1)
     assert [o.tolist() for o in again.catalog.split[:2]] == [o.tolist() for o in split[:2]]
