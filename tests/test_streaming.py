@@ -1,4 +1,7 @@
-"""Ratings that stay in their files: the same rows, split, losses and recommendations as in memory; what needs all rows says so."""
+"""Ratings that stay in their files: the same rows, split, losses and recommendations as in memory.
+
+What needs all rows says so.
+"""
 
 import numpy as np
 import pandas as pd
@@ -64,40 +67,45 @@ def table(df):
 
 
 def test_rows_and_split_are_those_of_the_table(stream, memory, synthetic):
-    assert isinstance(stream, StreamDataLoaders) and stream.target == 'rating' and type(memory) is RecDataLoaders
+    assert isinstance(stream, StreamDataLoaders)
+    assert stream.target == 'rating'
+    assert type(memory) is RecDataLoaders
     inter = memory.catalog.interactions
     want = synthetic[0].sort_values(['user', 'item'], ignore_index=True)
     got = inter.to_df().sort_values(['user', 'item'], ignore_index=True)
-    assert (
-        got.user.tolist() == want.user.tolist()
-        and got.item.tolist() == want.item.tolist()
-        and got.rating.tolist() == want.rating.tolist()
-    )
+    assert got.user.tolist() == want.user.tolist()
+    assert got.item.tolist() == want.item.tolist()
+    assert got.rating.tolist() == want.rating.tolist()
     for i in (0, 1):
         pd.testing.assert_frame_equal(table(pairs(stream[i])), table(pairs(memory[i])))
-    assert stream.y_bounds == memory.y_bounds and stream.catalog.mean_rating == pytest.approx(
-        inter.ratings[memory.catalog.split.train].mean(dtype=np.float64)
-    )
+    assert stream.y_bounds == memory.y_bounds
+    assert stream.catalog.mean_rating == pytest.approx(inter.ratings[memory.catalog.split.train].mean(dtype=np.float64))
     rows = memory.catalog.split.train
     for side in ('user', 'item'):
         assert np.array_equal(stream.catalog.counts[side], inter.counts(side, rows))
     share = len(memory.catalog.split.valid) / len(inter)
-    assert (
-        0.08 < share < 0.12
-        and '10,8' not in stream.summary()
-        and f'valid: {len(memory.catalog.split.valid):,} rows' in stream.summary()
-    )
+    assert 0.08 < share < 0.12
+    assert '10,8' not in stream.summary()
+    assert f'valid: {len(memory.catalog.split.valid):,} rows' in stream.summary()
 
 
 def test_every_row_once_an_epoch_in_a_new_order(stream):
-    a, b = pairs(stream.train), pairs(stream.train)
-    assert not a.equals(b) and table(a).equals(table(b)) and len(a) == len(stream.train.dataset)
+    a = pairs(stream.train)
+    b = pairs(stream.train)
+    assert not a.equals(b)
+    assert table(a).equals(table(b))
+    assert len(a) == len(stream.train.dataset)
     sizes = [len(u) for u, *_ in stream.train]
-    assert set(sizes[:-1]) == {64} and len(sizes) == len(stream.train) and sum(sizes) == len(a)
+    assert set(sizes[:-1]) == {64}
+    assert len(sizes) == len(stream.train)
+    assert sum(sizes) == len(a)
     assert sum(len(u) for u, *_ in stream.train.new(drop_last=True)) == len(a) // 64 * 64
     near = a.merge(pairs(stream.train.new(shuffle=False)).reset_index(), on=['user', 'item'])['index'].diff().abs()
     assert near.median() > 200, 'rows that are beside each other in the file are apart'
-    seeded = lambda: stream.train.new(seed=5)
+
+    def seeded():
+        return stream.train.new(seed=5)
+
     assert pairs(seeded()).equals(pairs(seeded()))
     state = torch.get_rng_state()
     pairs(seeded())
@@ -106,7 +114,8 @@ def test_every_row_once_an_epoch_in_a_new_order(stream):
 
 
 def test_losses_predictions_and_recommendations_are_those_in_memory(stream, memory, monkeypatch):
-    ours, theirs = learner(stream), learner(memory)
+    ours = learner(stream)
+    theirs = learner(memory)
     for t in ours.model.tables:
         torch.nn.init.normal_(t.weight, std=0.3)
     theirs.model.load_state_dict(ours.model.state_dict())
@@ -114,9 +123,10 @@ def test_losses_predictions_and_recommendations_are_those_in_memory(stream, memo
         assert list(ours.validate()) == pytest.approx(list(theirs.validate()), abs=1e-5)
         assert ours.loss_func(*ours.get_preds()).item() == pytest.approx(ours.validate()[0], abs=1e-5)
         preds, targets = ours.get_preds(0)
-        assert len(preds) == len(stream.train.dataset) and torch.nn.functional.mse_loss(
-            preds, targets
-        ).item() == pytest.approx(torch.nn.functional.mse_loss(*theirs.get_preds(0)).item(), abs=1e-5)
+        assert len(preds) == len(stream.train.dataset)
+        assert torch.nn.functional.mse_loss(preds, targets).item() == pytest.approx(
+            torch.nn.functional.mse_loss(*theirs.get_preds(0)).item(), abs=1e-5
+        )
         users = list(stream.vocab['user'].ids)
         want = theirs.recommend(users, 5)
         pd.testing.assert_frame_equal(ours.recommend(users, 5), want, atol=1e-5)
@@ -131,7 +141,10 @@ def test_losses_predictions_and_recommendations_are_those_in_memory(stream, memo
             ours.recommend(users[:9], 2, candidates=some), theirs.recommend(users[:9], 2, candidates=some), atol=1e-5
         )
     assert ours.predict(users[0], some[0]) == pytest.approx(theirs.predict(users[0], some[0]), abs=1e-5)
-    rank = lambda learn: evaluate(learn, memory, [hr(10), ndcg(10)], relevant=4)
+
+    def rank(learn):
+        return evaluate(learn, memory, [hr(10), ndcg(10)], relevant=4)
+
     pd.testing.assert_frame_equal(rank(ours), rank(theirs))
 
 
@@ -142,9 +155,8 @@ def test_it_trains_as_in_memory_does(stream, memory):
         with learn.no_bar(), learn.no_logging():
             learn.fit_one_cycle(5, 2e-2, wd=0.02)
         errors.append(learn.recorder.values[-1][-1])
-    assert errors[0] == pytest.approx(errors[1], abs=0.02) and errors[0] < 0.95 * float(
-        np.std(memory.catalog.interactions.ratings)
-    )
+    assert errors[0] == pytest.approx(errors[1], abs=0.02)
+    assert errors[0] < 0.95 * float(np.std(memory.catalog.interactions.ratings))
 
 
 def test_verbs(stream, tmp_path, capsys):
@@ -156,7 +168,8 @@ def test_verbs(stream, tmp_path, capsys):
         learn.load('it')
     stream.show_batch(max_n=3)
     assert 'title' in capsys.readouterr().out
-    assert stream.one_batch()[0].shape == (64,) and stream.train.buffer == 1200
+    assert stream.one_batch()[0].shape == (64,)
+    assert stream.train.buffer == 1200
     user = stream.vocab['user'].ids[0]
     want = learn.recommend(user, 3, exclude_seen=False)
     learn.export('it.pkl')
@@ -171,9 +184,8 @@ def test_verbs(stream, tmp_path, capsys):
 
 
 def test_killed_training_goes_on(folder, tmp_path):
-    make = lambda seed=1: learner(
-        RecDataLoaders.from_parquet(folder, stream=True, buffer=1200, valid_pct=0.1, seed=seed, bs=64)
-    )
+    def make(seed=1):
+        return learner(RecDataLoaders.from_parquet(folder, stream=True, buffer=1200, valid_pct=0.1, seed=seed, bs=64))
 
     def fit(learn, *cbs):
         torch.manual_seed(7)
@@ -195,7 +207,8 @@ def test_killed_training_goes_on(folder, tmp_path):
     for a, b in zip(whole.model.parameters(), again.model.parameters()):
         assert torch.equal(a, b)
     prints = [make(seed).catalog.history.fingerprint(part) for seed in (1, 2) for part in ('data', 'split')]
-    assert prints[0] == prints[2] and prints[1] != prints[3]
+    assert prints[0] == prints[2]
+    assert prints[1] != prints[3]
 
 
 def test_split_by_a_column(folder):
@@ -212,9 +225,8 @@ def test_files_may_be_read_by_several_at_once(stream, monkeypatch):
     monkeypatch.setattr('fastrec.data.stream.OPEN_FILES', 1)
     batches = iter(stream.train.new(bs=16, shuffle=False))
     first = [next(batches), next(batches)]
-    assert len(pairs(stream.valid)) == len(stream.valid.dataset) and len(pairs(stream.train)) == len(
-        stream.train.dataset
-    )
+    assert len(pairs(stream.valid)) == len(stream.valid.dataset)
+    assert len(pairs(stream.train)) == len(stream.train.dataset)
     assert table(pairs([*first, *batches])).equals(table(pairs(stream.train)))
 
 
@@ -225,7 +237,8 @@ def test_counts_add_up(n):
     codes = np.array([0, 2, 2, 1, 2])
     counts = np.ones(n, np.int64)
     _add_counts(counts, codes)
-    assert counts[:3].tolist() == [2, 2, 4] and counts.sum() == n + 5
+    assert counts[:3].tolist() == [2, 2, 4]
+    assert counts.sum() == n + 5
 
 
 def test_every_row_for_training(folder):
@@ -233,7 +246,9 @@ def test_every_row_for_training(folder):
     learn = learner(dls)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, 1e-2)
-    assert len(dls.train.dataset) == dls.stream.n and not list(dls.valid) and len(dls.of_users(3).valid.dataset) == 0
+    assert len(dls.train.dataset) == dls.stream.n
+    assert not list(dls.valid)
+    assert len(dls.of_users(3).valid.dataset) == 0
     with pytest.raises(ValueError, match='nothing to evaluate on'):
         evaluate(learn, dls.of_users(3))
 
@@ -242,22 +257,24 @@ def test_users_in_order_need_few_row_groups(folder, tmp_path, monkeypatch):
     table = pd.concat([pd.read_parquet(p) for p in sorted(folder.iterdir())]).sort_values('user')
     table.to_parquet(tmp_path / 'sorted.parquet', row_group_size=200, index=False)
     dls = RecDataLoaders.from_parquet(tmp_path / 'sorted.parquet', stream=True, seed=0, bs=64)
-    read, stream = [], dls.stream
+    read = []
+    stream = dls.stream
     monkeypatch.setattr(
         type(stream), 'read', lambda self, group, real=type(stream).read: read.append(group) or real(self, group)
     )
     user = table.user.iloc[0]
     got = dls.of_users([user] + [table.user.iloc[-1]]).catalog.interactions.to_df()
-    assert (
-        len(got[got.user == user]) == (table.user == user).sum()
-        and set(read) <= {0, 1, len(stream.groups) - 2, len(stream.groups) - 1}
-        and len(stream.groups) > 20
-    )
+    assert len(got[got.user == user]) == (table.user == user).sum()
+    assert set(read) <= {0, 1, len(stream.groups) - 2, len(stream.groups) - 1}
+    assert len(stream.groups) > 20
 
 
 def test_what_cannot_be_streamed_names_the_way_out(folder, stream, memory):
     file = folder / 'ratings0.parquet'
-    go = lambda **kwargs: RecDataLoaders.from_parquet(file, stream=True, **kwargs)
+
+    def go(**kwargs):
+        return RecDataLoaders.from_parquet(file, stream=True, **kwargs)
+
     for kwargs in (
         dict(target='implicit'),
         dict(target='liked'),
@@ -300,7 +317,10 @@ def test_what_cannot_be_streamed_names_the_way_out(folder, stream, memory):
 
 def test_bad_files_are_named(folder, tmp_path):
     table = pd.read_parquet(folder / 'ratings0.parquet')
-    go = lambda: RecDataLoaders.from_parquet(tmp_path, stream=True)
+
+    def go():
+        return RecDataLoaders.from_parquet(tmp_path, stream=True)
+
     table.to_parquet(tmp_path / 'a.parquet', row_group_size=500, index=False)
     for bad, message in (
         (
