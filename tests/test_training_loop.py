@@ -1,4 +1,7 @@
-"""What makes training fast changes nothing of what it gives: gradients, optimisers, callbacks, recorder, against their plain forms."""
+"""What makes training fast changes nothing of what it gives.
+
+Gradients, optimisers, callbacks, recorder, against their plain forms.
+"""
 
 import pytest
 import torch
@@ -22,8 +25,10 @@ class PlainDotBias(DotBias):
     def forward(self, users, items=None):
         if items is None:
             return self.score_items(users)
-        p, q = self.user_factors(users), self.item_factors(items)
-        bu, bi = self.user_biases(users), self.item_biases(items).squeeze(-1)
+        p = self.user_factors(users)
+        q = self.item_factors(items)
+        bu = self.user_biases(users)
+        bi = self.item_biases(items).squeeze(-1)
         if items.dim() == 1:
             bu = bu.squeeze(-1)
         else:
@@ -57,7 +62,9 @@ def gradients(model, users, items, y, l2):
 def test_dot_bias_has_the_gradients_of_autograd(kind, large, y_range, bias_decay, l2, columns):
     fast, plain = models(y_range=y_range, bias_decay=bias_decay, mean=3.0)
     set_gradients(fast.tables, kind, large)
-    users, items, y = torch.tensor([1, 1, 5, 2]), torch.randint(11, (4, *columns)), torch.rand(4, *columns).double() * 5
+    users = torch.tensor([1, 1, 5, 2])
+    items = torch.randint(11, (4, *columns))
+    y = torch.rand(4, *columns).double() * 5
     for _ in range(2):  # the second time over gradients that were reset
         (a, ours), (b, theirs) = (gradients(m, users, items, y, l2) for m in (fast, plain))
         assert a == pytest.approx(b, abs=1e-12)
@@ -72,21 +79,28 @@ def test_frozen_tables_get_no_gradient():
     fast, _ = models()
     fast.item_factors.weight.requires_grad_(False)
     fast.mean.requires_grad_(False)
-    gradients_of = lambda: fast(torch.tensor([0]), torch.tensor([1])).sum().backward()
+
+    def gradients_of():
+        return fast(torch.tensor([0]), torch.tensor([1])).sum().backward()
+
     gradients_of()
-    assert (
-        fast.item_factors.weight.grad is None and fast.mean.grad is None and fast.user_factors.weight.grad is not None
-    )
+    assert fast.item_factors.weight.grad is None
+    assert fast.mean.grad is None
+    assert fast.user_factors.weight.grad is not None
 
 
 def test_kept_gradients_are_reset_where_they_were_touched_and_dropped_where_others_wrote():
     weight = nn.Parameter(torch.zeros(5000, 4))
-    rows, grads = torch.tensor([1, 7, 1]), torch.ones(3, 4)
+    rows = torch.tensor([1, 7, 1])
+    grads = torch.ones(3, 4)
     add_rows(weight, rows, grads)
     kept = weight.grad
-    assert kept[1].tolist() == [2.0] * 4 and kept[7].tolist() == [1.0] * 4 and kept.sum() == 12
+    assert kept[1].tolist() == [2.0] * 4
+    assert kept[7].tolist() == [1.0] * 4
+    assert kept.sum() == 12
     reset_grad(weight)
-    assert weight.grad is kept and not kept.any()
+    assert weight.grad is kept
+    assert not kept.any()
     add_rows(weight, rows, grads)
     weight.square().sum().backward()  # a regulariser of the user's: a dense gradient into the same place
     weight.grad += 1
@@ -101,7 +115,8 @@ def test_kept_gradients_are_reset_where_they_were_touched_and_dropped_where_othe
 
 @pytest.mark.parametrize('make', [lambda: EmbeddingTable(6, 3, std=1.0)])
 def test_lookup_has_autograds_gradient(make):
-    table, idx = make(), torch.tensor([[1, 2], [1, 5]])
+    table = make()
+    idx = torch.tensor([[1, 2], [1, 5]])
     weights = torch.arange(12.0).view(2, 2, 3)
     (table(idx) * weights).sum().backward()
     want = table.weight.grad.clone()
@@ -116,12 +131,14 @@ def test_lookup_has_autograds_gradient(make):
 
 def test_table_adam_is_torchs_adamw():
     torch.manual_seed(0)
-    make = lambda: [nn.Parameter(torch.arange(12.0).view(4, 3)), nn.Parameter(torch.ones(2))]
-    ours, theirs = make(), make()
-    a, b = (
-        TableAdam(ours, lr=0.1, weight_decay=0.1, large=0),
-        torch.optim.AdamW(theirs, lr=0.1, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.1),
-    )
+
+    def make():
+        return [nn.Parameter(torch.arange(12.0).view(4, 3)), nn.Parameter(torch.ones(2))]
+
+    ours = make()
+    theirs = make()
+    a = TableAdam(ours, lr=0.1, weight_decay=0.1, large=0)
+    b = torch.optim.AdamW(theirs, lr=0.1, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.1)
     for _ in range(5):
         for p, q in zip(ours, theirs):
             p.grad = torch.randn_like(p)
@@ -140,10 +157,8 @@ def sparse(rows, values, shape):
 def test_lazy_adam_is_adam_where_every_row_is_touched(wd):
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(torch.arange(12.0).view(4, 3)) for _ in range(2))
-    a, b = (
-        TableAdam([ours], lr=0.1, weight_decay=wd, large=0),
-        torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.99), eps=1e-5, weight_decay=wd),
-    )
+    a = TableAdam([ours], lr=0.1, weight_decay=wd, large=0)
+    b = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.99), eps=1e-5, weight_decay=wd)
     for _ in range(5):
         values = torch.randn(6, 3)
         ours.grad = sparse([0, 1, 2, 3, 1, 0], values, (4, 3))
@@ -160,17 +175,20 @@ def test_rows_that_were_not_touched_stay(rows):
     for touched in ([0, 3], [3]):
         p.grad = sparse(touched, torch.ones(len(touched), 3), (5, 3))
         opt.step()
-    assert torch.equal(p[[1, 2, 4]], torch.ones(3, 3)) and (p[0] < 1).all() and (p[3] < p[0]).all()
+    assert torch.equal(p[[1, 2, 4]], torch.ones(3, 3))
+    assert (p[0] < 1).all()
+    assert (p[3] < p[0]).all()
 
 
 def test_lazy_adam_catches_up_with_adam():
-    """Between touches dense Adam moves a row by its fading moments; lazy Adam does it when it comes by, or when it settles."""
+    """Between touches dense Adam moves a row by its fading moments.
+
+    Lazy Adam does it when it comes by, or when it settles.
+    """
     torch.manual_seed(0)
     p, q = (nn.Parameter(torch.zeros(3, 2)) for _ in range(2))
-    a, b = (
-        TableAdam([p], lr=0.1, eps=1e-12, large=0),
-        torch.optim.AdamW([q], lr=0.1, betas=(0.9, 0.99), eps=1e-12, weight_decay=0.0),
-    )
+    a = TableAdam([p], lr=0.1, eps=1e-12, large=0)
+    b = torch.optim.AdamW([q], lr=0.1, betas=(0.9, 0.99), eps=1e-12, weight_decay=0.0)
     for _ in range(300):  # beyond the first steps, whose bias corrections change from step to step
         p.grad = sparse([0, 1], torch.randn(2, 2), (3, 2))
         q.grad = p.grad.to_dense()
@@ -181,7 +199,8 @@ def test_lazy_adam_catches_up_with_adam():
         q.grad = p.grad.to_dense()
         a.step()
         b.step()
-    assert torch.allclose(p[1], q[1], atol=1e-6) and not torch.allclose(p[0], q[0], atol=1e-3)
+    assert torch.allclose(p[1], q[1], atol=1e-6)
+    assert not torch.allclose(p[0], q[0], atol=1e-3)
     a.settle()
     assert torch.allclose(p, q, atol=2e-3)
     for k, moments in zip(('exp_avg', 'exp_avg_sq'), a.state[p]['held'].split(2, 1)):
@@ -196,7 +215,8 @@ def test_rowwise_adagrad_by_hand():
     opt = TableAdam([p], lr=0.5, rows='adagrad', large=0, eps=0.0)
     p.grad = sparse([1, 1], torch.tensor([[1.0, 2.0], [2.0, 2.0]]), (3, 2))  # sums to (3, 4): mean square 12.5
     opt.step()
-    assert torch.allclose(p[1], -0.5 * torch.tensor([3.0, 4.0]) / 12.5**0.5, atol=1e-5) and not p[[0, 2]].any()
+    assert torch.allclose(p[1], -0.5 * torch.tensor([3.0, 4.0]) / 12.5**0.5, atol=1e-5)
+    assert not p[[0, 2]].any()
     p.grad = sparse([1], torch.tensor([[5.0, 0.0]]), (3, 2))  # 12.5 + 12.5 = 25
     before = p[1].clone()
     opt.step()
@@ -204,12 +224,14 @@ def test_rowwise_adagrad_by_hand():
 
 
 def test_step_hooks_are_heard():
-    p, heard = nn.Parameter(torch.ones(2)), []
+    p = nn.Parameter(torch.ones(2))
+    heard = []
     opt = TableAdam([p])
     opt.register_step_post_hook(lambda *args: heard.append(1))
     p.grad = torch.ones(2)
     opt.step()
-    assert heard == [1] and (p < 1).all()
+    assert heard == [1]
+    assert (p < 1).all()
 
 
 # --- learners
@@ -217,7 +239,8 @@ def test_step_hooks_are_heard():
 
 def train(dls, cls=DotBias, opt_func=None, cbs=None, epochs=1, default='row', **kwargs):
     set_seed(0)
-    dls.train.seed, dls.train._generator = 0, None
+    dls.train.seed = 0
+    dls.train._generator = None
     learn = rec_learner(
         dls, cls(dls.n_users, dls.n_items, 8, y_range=(0.5, 5.5), mean=3.0), opt_func=opt_func, wd=0.05, **kwargs
     )
@@ -247,7 +270,8 @@ CALLBACKS = {
 @pytest.mark.parametrize('cbs', CALLBACKS)
 def test_training_ends_with_the_weights_of_the_plain_formula(dls, cbs):
     make = CALLBACKS[cbs]
-    fast, plain = train(dls, cbs=make()), train(dls, PlainDotBias, torchs_adam, cbs=make())
+    fast = train(dls, cbs=make())
+    plain = train(dls, PlainDotBias, torchs_adam, cbs=make())
     assert apart(fast, plain) < 2e-5
     if cbs != 'none':
         assert apart(fast, train(dls)) > 1e-3 or cbs == 'listener'
@@ -259,14 +283,17 @@ def test_own_regulariser_in_a_callback(dls):
             if self.training:
                 self.learn.loss_grad = self.loss_grad + 0.01 * self.model.item_factors.weight.square().sum()
 
-    fast, plain = train(dls, cbs=Shrink()), train(dls, PlainDotBias, torchs_adam, cbs=Shrink())
-    assert apart(fast, plain) < 2e-5 and apart(fast, train(dls)) > 1e-3
+    fast = train(dls, cbs=Shrink())
+    plain = train(dls, PlainDotBias, torchs_adam, cbs=Shrink())
+    assert apart(fast, plain) < 2e-5
+    assert apart(fast, train(dls)) > 1e-3
 
 
 def test_hooks_hear_the_tables(dls):
     stats = ActivationStats(with_hist=False)
     train(dls, cbs=stats)
-    assert len(stats.stats) == len(dls.train) and sum(o is not None for o in stats.stats[0]) == 4
+    assert len(stats.stats) == len(dls.train)
+    assert sum(o is not None for o in stats.stats[0]) == 4
 
 
 def test_gradients_are_dense_and_gone_after_fit(dls):
@@ -288,15 +315,15 @@ def test_large_tables_are_updated_by_rows_unless_told_otherwise(dls, monkeypatch
     tables = (dls.n_users + dls.n_items) * 50 + dls.n_users + dls.n_items  # values; a batch looks up 2 * bs * 51
     monkeypatch.setattr('fastrec.training.learner.ROWS_COST', tables / (2 * dls.train.bs * 51) * 0.99)
     learn = collab_learner(dls)
-    assert learn.opt_func is LazyAdam and 'opt_func=LazyAdam: tables of' in capsys.readouterr().out
+    assert learn.opt_func is LazyAdam
+    assert 'opt_func=LazyAdam: tables of' in capsys.readouterr().out
     monkeypatch.setattr('fastrec.training.learner.ROWS_COST', tables / (2 * dls.train.bs * 51) * 1.01)
     learn = collab_learner(dls)
-    assert (
-        learn.opt_func is FusedAdam
-        and 'opt_func=FusedAdam: tables of' in (out := capsys.readouterr().out)
-        and f'batch size {dls.train.bs:,}' in out
-    )
-    assert collab_learner(dls, opt_func=FusedAdam).opt_func is FusedAdam and not capsys.readouterr().out
+    assert learn.opt_func is FusedAdam
+    assert 'opt_func=FusedAdam: tables of' in (out := capsys.readouterr().out)
+    assert f'batch size {dls.train.bs:,}' in out
+    assert collab_learner(dls, opt_func=FusedAdam).opt_func is FusedAdam
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize('opt_func', [LazyAdam, RowwiseAdagrad])
@@ -304,10 +331,14 @@ def test_lazy_optimisers_train_save_and_resume(dls, opt_func, tmp_path, monkeypa
     dls.path = tmp_path
     monkeypatch.setattr(opt_func, 'large', 100)
     learn = train(dls, opt_func=opt_func, epochs=2)
-    first, last = learn.recorder.values[0][1], learn.recorder.values[-1][1]
-    assert last < first and 'by touched rows' in repr(learn.opt)
+    first = learn.recorder.values[0][1]
+    last = learn.recorder.values[-1][1]
+    assert last < first
+    assert 'by touched rows' in repr(learn.opt)
     moms = learn.recorder.hps['mom']
-    assert min(moms) < 0.87 and max(moms) > 0.94 and learn.opt.hypers[0]['mom'] == pytest.approx(moms[-1])
+    assert min(moms) < 0.87
+    assert max(moms) > 0.94
+    assert learn.opt.hypers[0]['mom'] == pytest.approx(moms[-1])
     learn.save('m')
     other = train(dls, opt_func=opt_func)
     other.load('m')
@@ -325,12 +356,15 @@ def test_recorder_is_fastais(dls, monkeypatch):
     ours = train(dls, epochs=2)
     monkeypatch.setattr('fastrec.training.loop.LEAN', {})
     theirs = train(dls, epochs=2)
-    assert type(ours.recorder) is StepRecorder and type(theirs.recorder) is Recorder
+    assert type(ours.recorder) is StepRecorder
+    assert type(theirs.recorder) is Recorder
     assert torch.allclose(torch.stack(ours.recorder.losses), torch.stack(theirs.recorder.losses), atol=1e-5)
-    assert ours.recorder.lrs == pytest.approx(theirs.recorder.lrs) and ours.recorder.iters == theirs.recorder.iters
+    assert ours.recorder.lrs == pytest.approx(theirs.recorder.lrs)
+    assert ours.recorder.iters == theirs.recorder.iters
     for a, b in zip(ours.recorder.values, theirs.recorder.values):
         assert list(a) == pytest.approx(list(b), abs=1e-5)
-    assert ours.smooth_loss == ours.recorder.losses[-1] and {c.name for c in ours.cbs} == {c.name for c in theirs.cbs}
+    assert ours.smooth_loss == ours.recorder.losses[-1]
+    assert {c.name for c in ours.cbs} == {c.name for c in theirs.cbs}
     for k in ('lr', 'mom'):
         assert ours.recorder.hps[k] == pytest.approx(theirs.recorder.hps[k])
 
@@ -372,4 +406,5 @@ def test_cold_rows_are_filled_once_after_training_and_after_loading():
     assert len(calls) == 2
     table.load_state_dict(table.state_dict())
     table.eval()
-    assert len(calls) == 3 and torch.allclose(table.weight[2], table.weight[[0, 1, 3]].mean(0), atol=1e-5)
+    assert len(calls) == 3
+    assert torch.allclose(table.weight[2], table.weight[[0, 1, 3]].mean(0), atol=1e-5)
