@@ -29,7 +29,10 @@ from fastrec.all import (
 
 @pytest.fixture(scope='module')
 def clicks():
-    """Users of two groups click on items of their group, the first ones more often; items 0 .. 59 by group, of two kinds, which a table tells; user 0 and item 58 only in valid."""
+    """Users of two groups click on items of their group, the first ones more often; items 0 ..
+
+    59 by group, of two kinds, which a table tells; user 0 and item 58 only in valid.
+    """
     rng = np.random.default_rng(0)
     p = 1 / np.sqrt(np.arange(1, 30))
     rows = [(u, int(i)) for u in range(120) for i in 2 * rng.choice(29, 10, replace=False, p=p / p.sum()) + u % 2] + [
@@ -66,22 +69,22 @@ def quick(learn, n=4, lr=2e-2):
 
 def test_a_batch_against_a_loop(clicks):
     dls = loaders(clicks)
-    assert isinstance(dls.train, InBatchDL) and dls.target == 'implicit'
+    assert isinstance(dls.train, InBatchDL)
+    assert dls.target == 'implicit'
     for dl, seen in (
         (dls.train, dls.catalog.require_history().seen),
         (dls.valid, dls.catalog.history.matrix(np.concatenate(dls.catalog.split[:2]))),
     ):
         n = 0
         for users, cols, target in dl:
-            assert (
-                cols.shape == (1, target.shape[1])
-                and target.shape[0] == len(users)
-                and target.dtype == torch.float32
-                and len(cols[0].unique()) == cols.shape[1]
-            )
+            assert cols.shape == (1, target.shape[1])
+            assert target.shape[0] == len(users)
+            assert target.dtype == torch.float32
+            assert len(cols[0].unique()) == cols.shape[1]
             have = np.asarray(seen[users.numpy()][:, cols[0].numpy()].todense()) > 0
             own = target.argmax(1)
-            assert (target == 1).sum(1).eq(1).all() and have[np.arange(len(users)), own].all()
+            assert (target == 1).sum(1).eq(1).all()
+            assert have[np.arange(len(users)), own].all()
             want = np.where(have, -1.0, 0.0)
             want[np.arange(len(users)), own] = 1
             assert (target.numpy() == want).all()
@@ -108,7 +111,8 @@ def test_every_positive_comes_once_an_epoch(clicks):
 def test_weights_come_along(clicks):
     df = pd.concat([clicks[0], clicks[0].iloc[:50]])
     dls = RecDataLoaders.from_df(df, target='implicit', valid_pct=0.1, seed=0, n_neg=0, bs=64)
-    assert len(dls.one_batch()) == 4 and set(torch.cat([b[3] for b in dls.train]).tolist()) == {1.0, 2.0}
+    assert len(dls.one_batch()) == 4
+    assert set(torch.cat([b[3] for b in dls.train]).tolist()) == {1.0, 2.0}
     quick(two_tower_learner(dls, n_factors=4), 1)
 
 
@@ -116,21 +120,19 @@ def test_show_batch_and_pairs(clicks, items):
     dls = loaders(clicks, item_df=items)
     b = dls.one_batch()
     df = dls.train.show_batch(b, show=False)
-    assert df.columns.tolist() == ['user', 'item', 'title', 'negatives', 'hits'] and len(df) == 9
-    assert (df.negatives + df.hits + 1 == b[1].shape[1]).all() and set(zip(df.user, df.item)) <= set(
-        zip(clicks[0].user, clicks[0].item)
-    )
+    assert df.columns.tolist() == ['user', 'item', 'title', 'negatives', 'hits']
+    assert len(df) == 9
+    assert (df.negatives + df.hits + 1 == b[1].shape[1]).all()
+    assert set(zip(df.user, df.item)) <= set(zip(clicks[0].user, clicks[0].item))
     assert sum(len(u) for u, _ in dls.valid.pairs()) == len(dls.valid.dataset)
 
 
 def test_in_batch_of_other_loaders(clicks):
     for n_neg in (4, None):
         dls = loaders(clicks, n_neg=n_neg, bs=32)
-        assert (
-            dls.in_batch().catalog is dls.catalog
-            and isinstance(dls.in_batch().train, InBatchDL)
-            and dls.in_batch(16).train.bs == 16
-        )
+        assert dls.in_batch().catalog is dls.catalog
+        assert isinstance(dls.in_batch().train, InBatchDL)
+        assert dls.in_batch(16).train.bs == 16
     assert loaders(clicks, n_neg=4, bs=32).in_batch().train.bs == 32
     with pytest.raises(ValueError, match='hold a rating'):
         RecDataLoaders.from_df(clicks[0].assign(rating=np.arange(len(clicks[0])) % 5)).in_batch()
@@ -141,7 +143,8 @@ def test_in_batch_of_other_loaders(clicks):
 
 def test_the_loss_by_hand():
     counts = torch.tensor([50.0, 30.0, 15.0, 5.0, 0.0])
-    items, target = torch.tensor([[3, 0, 1]]), torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+    items = torch.tensor([[3, 0, 1]])
+    target = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
     scores = torch.tensor([[0.5, 2.0, 9.0], [1.0, -1.0, 0.3]])
     p = np.array([5.0, 50.0, 30.0]) / 101  # (an item without rows counts 1)
     q = 1 - (1 - p) ** 2  # a batch of two
@@ -162,8 +165,11 @@ def test_the_loss_by_hand():
 def test_the_corrected_sum_estimates_that_of_all_items():
     """Without the correction popular items count too much."""
     rng = np.random.default_rng(0)
-    counts, n, bs = rng.zipf(1.6, 40).clip(max=60), 40, 30
-    rows, s = np.repeat(np.arange(n), counts), torch.from_numpy(rng.normal(size=n)).float()
+    counts = rng.zipf(1.6, 40).clip(max=60)
+    n = 40
+    bs = 30
+    rows = np.repeat(np.arange(n), counts)
+    s = torch.from_numpy(rng.normal(size=n)).float()
     loss = InBatchSoftmaxLoss(torch.from_numpy(counts), 'none')
     sums = []
     for _ in range(3000):
@@ -187,16 +193,16 @@ def test_forms_of_scores_agree():
     model = TwoTower(7, 9, n_factors=5, layers=(6,), temperature=0.2)
     for p in model.parameters():
         torch.nn.init.normal_(p, 0, 0.3)
-    users, items = torch.arange(7), torch.arange(9)
+    users = torch.arange(7)
+    items = torch.arange(9)
     table = model.eval().score_items(users)
-    assert torch.allclose(model(users, items[None]), table, atol=1e-5) and torch.allclose(
-        model(users, items.expand(7, 9)), table, atol=1e-5
-    )
-    assert torch.allclose(model(users, torch.arange(7)), table[users, users], atol=1e-5) and torch.equal(
-        model(users), table
-    )
+    assert torch.allclose(model(users, items[None]), table, atol=1e-5)
+    assert torch.allclose(model(users, items.expand(7, 9)), table, atol=1e-5)
+    assert torch.allclose(model(users, torch.arange(7)), table[users, users], atol=1e-5)
+    assert torch.equal(model(users), table)
     assert torch.allclose(model.vectors('user') @ model.vectors('item').T, table, atol=1e-5)
-    assert torch.allclose(model.vectors('item').norm(dim=1), torch.ones(9)) and table.abs().max() <= 5 + 1e-5
+    assert torch.allclose(model.vectors('item').norm(dim=1), torch.ones(9))
+    assert table.abs().max() <= 5 + 1e-5
     cosine = torch.nn.functional.cosine_similarity(
         model.user_tower.ids.weight[2] + model.user_tower.mlp(model.user_tower.ids.weight[2]),
         model.item_tower.ids.weight[4] + model.item_tower.mlp(model.item_tower.ids.weight[4]),
@@ -214,11 +220,9 @@ def test_masking_accidental_hits_matters(clicks):
     assert (target < 0).sum() > len(users)  # there are many
     scores = torch.zeros_like(target, requires_grad=True)
     InBatchSoftmaxLoss(dls.catalog.counts['item'])(scores, target, items=cols).backward()
-    assert (
-        (scores.grad[target < 0] == 0).all()
-        and (scores.grad[target == 0] > 0).all()
-        and (scores.grad[target == 1] < 0).all()
-    )
+    assert (scores.grad[target < 0] == 0).all()
+    assert (scores.grad[target == 0] > 0).all()
+    assert (scores.grad[target == 1] < 0).all()
 
 
 def test_it_learns_the_groups(clicks):
@@ -244,7 +248,8 @@ def test_cold_items_from_features(clicks, items):
     even, odd = (learn.score(torch.tensor([u]), torch.tensor([58])).item() for u in (10, 11))
     assert even > odd
     top = learn.recommend(range(10, 30, 2), k=30)
-    assert (top.item == 58).sum() >= 5 and 'cold' not in top  # its features are known
+    assert (top.item == 58).sum() >= 5
+    assert 'cold' not in top
     learn.index('exact')
     assert learn.recommend(range(10, 30, 2), k=30).item.tolist() == top.item.tolist()
     blind = quick(two_tower_learner(loaders(clicks), n_factors=8), 8)
@@ -266,7 +271,9 @@ def test_user_features_and_new_rows_of_features_that_are_missing(clicks, items):
         8,
     )
     top = learn.recommend([0], k=8)  # user 0 has no training row, and is of the even team
-    assert (top.item % 2 == 0).all() and 'cold' not in top and top.score.notna().all()
+    assert (top.item % 2 == 0).all()
+    assert 'cold' not in top
+    assert top.score.notna().all()
     with pytest.warns(UserWarning, match='have no row in the features'):
         two_tower_learner(loaders(clicks), item_features=ItemFeatures.from_df(items.iloc[:50], category='kind'))
 
@@ -289,15 +296,15 @@ def test_the_contract(clicks, items, tmp_path):
         preds, targets = learn.get_preds()
         test = learn.get_preds(dl=learn.dls.test_dl([(3, 5), (4, 8)]))[0]
     users, its = learn.dls.valid.dataset[torch.arange(len(learn.dls.valid.dataset))][:2]
-    assert targets is None and torch.allclose(preds, learn.score(users, its), atol=1e-5)
+    assert targets is None
+    assert torch.allclose(preds, learn.score(users, its), atol=1e-5)
     assert test[0].item() == pytest.approx(learn.predict(3, 5), abs=1e-5)
     learn.summary()
     learn.export(tmp_path / 'tt.pkl')
     loaded = load_learner(tmp_path / 'tt.pkl')
     want = learn.recommend([3, 4], k=5, exclude_seen=False)
-    assert loaded.recommend([3, 4], k=5, exclude_seen=False).equals(want) and loaded.similar_items('T5').equals(
-        learn.similar_items('T5')
-    )
+    assert loaded.recommend([3, 4], k=5, exclude_seen=False).equals(want)
+    assert loaded.similar_items('T5').equals(learn.similar_items('T5'))
     with pytest.raises(ValueError, match='exclude_seen=False'):
         loaded.recommend([3])
     state = {k: v.clone() for k, v in learn.model.state_dict().items()}
@@ -330,9 +337,9 @@ def test_other_models_learn_from_the_batch_as_well(clicks):
     set_seed(0)
     dls = loaders(clicks)
     learn = quick(collab_learner(dls, n_factors=8), 6)
+    assert isinstance(learn.loss_func, InBatchSoftmaxLoss)
     assert (
-        isinstance(learn.loss_func, InBatchSoftmaxLoss)
-        and evaluate(learn, dls, [ndcg(10)]).loc['warm', 'ndcg@10']
+        evaluate(learn, dls, [ndcg(10)]).loc['warm', 'ndcg@10']
         > evaluate(Popularity().fit(dls), dls, [ndcg(10)]).loc['warm', 'ndcg@10']
     )
 
@@ -344,14 +351,16 @@ def test_new_users_and_items_join(clicks):
     before = learn.vectors('item').clone()
     new = pd.DataFrame(dict(user=[500] * 6 + [501] * 6, item=[0, 2, 4, 6, 8, 999, 1, 3, 5, 7, 9, 999]))
     learn.extend(new)
-    assert isinstance(learn.dls.train, InBatchDL) and torch.allclose(
+    assert isinstance(learn.dls.train, InBatchDL)
+    assert torch.allclose(
         learn.vectors('item')[: len(before)][learn.model.item_tower.ids.known[: len(before)]],
         before[learn.model.item_tower.ids.known[: len(before)]],
         atol=1e-5,
     )
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(1, 1e-2)
-    assert 999 in learn.recommend([10, 500], k=50).item.tolist() and len(learn.item_index().codes) == learn.dls.n_items
+    assert 999 in learn.recommend([10, 500], k=50).item.tolist()
+    assert len(learn.item_index().codes) == learn.dls.n_items
 
 
 def test_items_from_a_table_join_by_their_features(clicks, items):
@@ -369,10 +378,12 @@ def test_items_from_a_table_join_by_their_features(clicks, items):
     before = learn.recommend([10, 11], k=5)
     learn.add_items(pd.DataFrame(dict(item=[900, 901], title=['new even', 'new odd'], kind=['kind 0', 'kind 1'])))
     score = {(u, i): learn.predict(u, i) for u in (10, 11) for i in (900, 901)}
-    assert score[10, 900] > score[10, 901] and score[11, 901] > score[11, 900]
-    assert learn.dls.n_items == len(learn.item_index().codes) == 61 and 900 in learn.recommend([10], k=40).item.tolist()
+    assert score[10, 900] > score[10, 901]
+    assert score[11, 901] > score[11, 900]
+    assert learn.dls.n_items == len(learn.item_index().codes) == 61
+    assert 900 in learn.recommend([10], k=40).item.tolist()
     assert (
-        learn.recommend([10, 11], k=5, candidates=[i for i in range(59)]).item.tolist()
+        learn.recommend([10, 11], k=5, candidates=list(range(59))).item.tolist()
         == before[before.item < 59].item.tolist()[:10]
     )
     quick(learn, 1)
