@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 import fastrec.scorers.artifact as artifact
+import fastrec.scorers.packing as packing
 from fastrec.all import (
     EASE,
     IALS,
@@ -177,11 +179,11 @@ def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
     }
     inter = learn.catalog.interactions
     assert size[True] - size[False] > 8 * len(inter)
-    names = artifact._safetensors('load_file')(next((tmp_path / 'False').glob('tensors-*'))).keys()
+    names = artifact._safetensors().load_file(next((tmp_path / 'False').glob('tensors-*'))).keys()
     assert not any('interactions' in o or 'indptr' in o or 'indices' in o or 'history' in o for o in names), names
     assert any(
         'interactions.users' in o
-        for o in artifact._safetensors('load_file')(next((tmp_path / 'True').glob('tensors-*'))).keys()
+        for o in artifact._safetensors().load_file(next((tmp_path / 'True').glob('tensors-*'))).keys()
     )
 
 
@@ -432,7 +434,8 @@ def test_missing_extra(saved, monkeypatch):
 
 
 def test_nothing_is_pickled():
-    assert 'pickle' not in artifact.__dict__ and 'torch.save' not in open(artifact.__file__).read()
+    for room in (artifact, packing):
+        assert 'pickle' not in vars(room) and 'torch.save' not in Path(room.__file__).read_text()
 
 
 def test_files_may_name_every_scorer_and_model():
@@ -454,7 +457,7 @@ def test_files_may_name_every_scorer_and_model():
     ]
     assert len(scorers) > 6 and len(models) > 4
     for cls in scorers + models:
-        assert artifact._find_class(cls.__name__) is cls, f'{cls.__name__}: put its room into artifact._ROOMS'
+        assert packing.find_class(cls.__name__) is cls, f'{cls.__name__}: put its room into packing.ROOMS'
     for cls in models:
         assert cls.config is not fastrec.models.RecModel.config, (
             f'{cls.__name__} has no config(), so it cannot be saved'

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 
 from ..data.catalog import Catalog
 
@@ -46,7 +47,7 @@ def arguments(cls: type) -> set[str]:
     return names
 
 
-def given_to(cls: type, catalog: Catalog, **more) -> dict:
+def given_to(cls: type, catalog: Catalog, **more: Any) -> dict[str, Any]:
     """Arguments for `cls`: those of `GIVEN` that it asks for, and of `more` (such as `mean`) those that it takes."""
     names = arguments(cls)
     given = {name: of(catalog) for name, of in GIVEN.items() if name in names}
@@ -60,6 +61,8 @@ def training_data_in(config: dict, catalog: Catalog) -> list[str]:
     def is_matrix(value: Any) -> bool:
         if isinstance(value, torch.Tensor):
             return value.layout != torch.strided and tuple(value.shape) in (shape, shape[::-1])
-        return (isinstance(value, np.ndarray) or hasattr(value, 'tocsr')) and value.shape in (shape, shape[::-1])
+        if isinstance(value, np.ndarray) or issparse(value):
+            return value.shape in (shape, shape[::-1])
+        return False
 
     return [k for k, v in config.items() if (k in PERSONAL and v is not None) or is_matrix(v)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,6 @@ class ModelScorer(Scorer):
     model: nn.Module
     context: torch.Tensor | None = None
     item_features: ItemFeatures | None = None
-    saved_attributes: ClassVar[tuple] = ('model', 'catalog', 'scale', 'item_features', 'context')
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class ModelScorer(Scorer):
     def add_items(
         self,
         items: pd.DataFrame,  # table of new items: a row each, with the columns that the features were made of
-        vectors=None,  # of blocks of vectors that came by id: their source for the new ids
+        vectors: Any = None,  # of blocks of vectors that came by id: their source for the new ids
     ) -> ModelScorer:
         """Take in further items, known by their features alone; returns the scorer.
 
@@ -229,7 +228,7 @@ class ModelScorer(Scorer):
         with self.inference():
             return list(self.model.parameters())
 
-    def fold_in(self, ratings, noise: float | None = None) -> FoldedIn:
+    def fold_in(self, ratings: Any, noise: float | None = None) -> FoldedIn:
         """A scorer for users who came after training, from what they rated; see `fastrec.all.fold_in`."""
         catalog = new_users(self, ratings)
         if noise is not None and not noise > 0:
@@ -286,21 +285,21 @@ class FoldedIn(ModelScorer):
 
     def recommend(
         self,
-        users=None,
+        users: Any = None,
         k: int = 10,
         exclude_seen: bool = True,
-        candidates=None,
+        candidates: Any = None,
         cold: str = 'popular',
         seen: pd.DataFrame | None = None,
-        basket=None,
-        to=None,
+        basket: Any = None,
+        to: str | Path | None = None,
     ) -> pd.DataFrame | Path:
         """The `k` best items of each of `users`, by default of all new users; arguments as in `Scorer.recommend`."""
         if users is None and basket is None:
             users = list(self.vocab['user'].ids)
         return super().recommend(users, k, exclude_seen, candidates, cold, seen, basket, to)
 
-    def predict(self, user, item=None, cold: str = 'mean') -> float:
+    def predict(self, user: Any, item: Any = None, cold: str = 'mean') -> float:
         """Predicted score of one pair; `predict(item)` where there is a single new user."""
         if item is None and not isinstance(user, (tuple, list)) and self.catalog.n_users == 1:
             user, item = self.vocab['user'].ids[0], user
@@ -309,7 +308,7 @@ class FoldedIn(ModelScorer):
 
 def fold_in(
     scorer: Scorer,  # a learner, or another `Scorer` with a model that has tables of users
-    ratings,  # of one user: dict or Series item -> rating, or list of items; of several: table user, item[, rating]
+    ratings: Any,  # of one user: {item: rating}, Series or list of items; of several: table user, item[, rating]
     noise: float | None = None,  # weight of the prior against a rating: the variance of ratings around their scores
 ) -> Scorer:
     """A `Scorer` for users who are not in the model, from what they rated; neither the model nor its loaders change.

@@ -130,14 +130,14 @@ class Scorer:
 
     def recommend(
         self,
-        users=None,  # one user id or a sequence of them (None with `basket=`)
+        users: Any = None,  # one user id or a sequence of them (None with `basket=`)
         k: int = 10,  # items per user
         exclude_seen: bool = True,  # leave out what the user has in the training rows
-        candidates=None,  # item ids, a `DataFrame.query` text or a function of `item_df` -> mask: only these
+        candidates: Any = None,  # item ids, a `DataFrame.query` text or a function of `item_df` -> mask: only these
         cold: str = 'popular',  # without training rows: 'popular' items, what the 'mean' user gets, or 'raise'
         seen: pd.DataFrame | None = None,  # table (user, item) of what to leave out, instead of the training rows
-        basket=None,  # item ids of an anonymous user, who has no row in the model
-        to=None,  # file to write to, .parquet (the extra 'parquet') or .csv, in place of a table in memory
+        basket: Any = None,  # item ids of an anonymous user, who has no row in the model
+        to: str | Path | None = None,  # file to write, .parquet (the extra 'parquet') or .csv; None: a table in memory
     ) -> pd.DataFrame | Path:
         """The `k` best items of each user: user, item, title (if known), score, rank.
 
@@ -162,10 +162,10 @@ class Scorer:
 
     def recommend_users(
         self,
-        items,  # one item (an id, a title, or a part of a title that matches one) or a list of them
+        items: Any,  # one item (an id, a title, or a part of a title that matches one) or a list of them
         k: int = 10,  # users per item
         exclude_seen: bool = True,  # leave out users who have the item in the training rows
-        users=None,  # user ids: answer only with these
+        users: Any = None,  # user ids: answer only with these
         seen: pd.DataFrame | None = None,  # table (user, item) of who has what, instead of the training rows
     ) -> pd.DataFrame:
         """The reverse question, whom to tell about an item: item, title (if known), user, score, rank.
@@ -178,8 +178,8 @@ class Scorer:
 
     def predict(
         self,
-        user,  # id, or a pair (user, item)
-        item=None,  # id
+        user: Any,  # id, or a pair (user, item)
+        item: Any = None,  # id
         cold: str = 'mean',  # of whom nothing is known: predicted as the average one ('mean'), or 'raise' a `KeyError`
     ) -> float:
         """Prediction for one pair of ids: `predict(user, item)` or `predict((user, item))`.
@@ -211,24 +211,24 @@ class Scorer:
         score = self.score(*codes)
         return (score.sigmoid() if self.scale == 'logit' else score).item()
 
-    def history(self, user) -> pd.DataFrame:
+    def history(self, user: Any) -> pd.DataFrame:
         """What a user has in the table, best rated first: user, item, title, rating, time, part of the split."""
         return self.require_fitted().history_of(user)
 
-    def similar_items(self, item, k: int = 10) -> pd.DataFrame:
+    def similar_items(self, item: Any, k: int = 10) -> pd.DataFrame:
         """The `k` nearest items by cosine of their vectors.
 
         `item` is an id, a title, or a part of a title that matches one, or a list of those.
         """
         return similar(self, item, k, 'item')
 
-    def similar_users(self, user, k: int = 10) -> pd.DataFrame:
+    def similar_users(self, user: Any, k: int = 10) -> pd.DataFrame:
         """The `k` nearest users by cosine of their vectors."""
         return similar(self, user, k, 'user')
 
     def fold_in(
         self,
-        ratings,  # of one user: dict or Series item -> rating, or list of items; of several: table user, item[, rating]
+        ratings: Any,  # of one user: {item: rating}, Series or list of items; of several: table user, item[, rating]
         noise: float | None = None,  # weight of the average user against a rating; see `fastrec.all.fold_in`
     ) -> Scorer:
         """A scorer for users who came after training, from what they rated; the model stays as it is.
