@@ -4,8 +4,9 @@ Everything that turns scores into something a person reads (recommending, evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -22,10 +23,8 @@ __all__ = ['Catalog', 'cold_groups', 'cold_mask']
 TITLES = ('title', 'name', 'item_name', 'product_name', 'movie_title')
 
 
-def aligned(df: pd.DataFrame | None, vocab: Vocab, id_name: str, side: str) -> pd.DataFrame | None:
+def aligned(df: pd.DataFrame, vocab: Vocab, id_name: str, side: str) -> pd.DataFrame:
     """Rows of metadata `df` in the order of `vocab`; ids without a row get missing values and are counted."""
-    if df is None:
-        return None
     names = {normal_name(c): c for c in reversed(df.columns)}
     columns = [id_name] if id_name in df.columns else [names[o] for o in KNOWN_NAMES[side] if o in names]
     if columns:
@@ -80,15 +79,20 @@ class Catalog:
     ) -> None:
         self.history: History | None = history
         self.vocab, self.names, self.context_of = history.vocab, history.names, history.context_of
-        self.item_df = aligned(item_df, self.vocab['item'], self.names['item'], 'item')
-        self.user_df = aligned(user_df, self.vocab['user'], self.names['user'], 'user')
+        self.item_df: pd.DataFrame | None = None
+        if item_df is not None:
+            self.item_df = aligned(item_df, self.vocab['item'], self.names['item'], 'item')
+        self.user_df: pd.DataFrame | None = None
+        if user_df is not None:
+            self.user_df = aligned(user_df, self.vocab['user'], self.names['user'], 'user')
         self.title_name = self._title_column(item_df, title_name)
         self.counts = {side: history.train_counts(side) for side in ('user', 'item')}
         self.mean_rating = history.mean_rating()
         self.thresholds = history.user_means() if liked else None
 
     @staticmethod
-    def _title_column(item_df, title_name):
+    def _title_column(item_df: pd.DataFrame | None, title_name: str | None) -> str | None:
+        """The column with the titles: the one named, else one with a usual name, else None."""
         if title_name is not None and (item_df is None or title_name not in item_df.columns):
             raise ValueError(f'no column {title_name!r} (title_name) in item_df')
         if title_name is not None or item_df is None:
@@ -125,7 +129,7 @@ class Catalog:
         res.history = res.user_df = None
         return res
 
-    def with_items(self, ids, df: pd.DataFrame | None = None) -> Catalog:
+    def with_items(self, ids: Sequence | np.ndarray | pd.Index, df: pd.DataFrame | None = None) -> Catalog:
         """A copy with further items, whose codes come after those there are.
 
         `df` is their metadata, with the columns of `item_df` as far as it has them. `ValueError` for known ids.
@@ -180,36 +184,38 @@ class Catalog:
         """Which rows are in which part; None as for `interactions`."""
         return None if self.history is None else self.history.split
 
-    def liked(self, rows) -> np.ndarray:
+    def liked(self, rows: np.ndarray) -> np.ndarray:
         """bool (len(rows),): do the ratings of `rows` of the interactions reach their users' thresholds?"""
         inter = self.require_history().interactions
+        assert inter is not None and self.thresholds is not None
         return inter.ratings[rows] >= self.thresholds[inter.users[rows]]
 
-    def history_of(self, user) -> pd.DataFrame:
+    def history_of(self, user: Any) -> pd.DataFrame:
         """All rows of one user (an id), best rated (else latest) first.
 
         Columns: user, item, title, rating, time (those there are), part (train, valid, test).
         """
         history = self.require_history()
-        rows, df = history.of_user(self.vocab['user'].encode([user])[0])
+        assert history.interactions is not None
+        rows, df = history.of_user(int(self.vocab['user'].encode([user])[0]))
         df.insert(2, 'title', self.titles(history.interactions.items[rows]))
         by = [o for o in ('rating', 'time') if o in df]
         return df.sort_values(by, ascending=False, kind='stable', ignore_index=True) if by else df
 
     # --- what a person calls things
 
-    def titles(self, codes) -> np.ndarray:
+    def titles(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
         """Title of each item code; the id where there is no title."""
         if len(codes) > 2 * self.n_items:
             return self.titles(np.arange(self.n_items))[np.asarray(codes)]
         ids = self.vocab['item'].decode(codes)
-        if self.title_name is None:
+        if self.title_name is None or self.item_df is None:
             return ids.astype(str)
         titles = self.item_df[self.title_name].to_numpy(dtype=object)[np.asarray(codes)]
         missing = pd.isna(titles)
         return np.array([str(i) if m else str(t) for i, t, m in zip(ids, titles, missing, strict=True)], dtype=object)
 
-    def find(self, query, side: str = 'item') -> int:
+    def find(self, query: Any, side: str = 'item') -> int:
         """Code of the user or item that `query` names: an id, a title, or a part of a title that only one item has.
 
         `KeyError` if there is none, or several, which it then names.
@@ -219,6 +225,7 @@ class Catalog:
             return int(code)
         if side == 'user' or self.title_name is None or not isinstance(query, str):
             return int(vocab.encode([query])[0])  # says that it is unknown
+        assert self.item_df is not None
         titles = self.item_df[self.title_name]
         there = titles.notna()
         lower, wanted = titles.astype(str).str.lower(), query.lower()
@@ -227,17 +234,18 @@ class Catalog:
             if len(codes) == 1:
                 return int(codes[0])
             if len(codes) > 1:
-                raise KeyError(self._ambiguous(query, codes))
+                raise KeyError(self._ambiguous(query, codes, titles))
         raise KeyError(f'no item has the id {query!r}, or a title with {query!r} in it')
 
-    def _ambiguous(self, query, codes):
+    def _ambiguous(self, query: str, codes: np.ndarray, titles: pd.Series) -> str:
+        """The message for a query that several items match, the most popular ones named."""
         codes = codes[np.argsort(-self.counts['item'][codes], kind='stable')]
-        titles, ids = self.item_df[self.title_name], self.vocab['item'].ids
+        ids = self.vocab['item'].ids
         named = '; '.join(f'{first_few([ids[c]])}: {titles.iloc[c]}' for c in codes[:5])
         more = '; ...' if len(codes) > 5 else ''
         return f'{len(codes)} items match {query!r}: {named}{more}. Pass the id or the whole title of one'
 
-    def find_all(self, queries, side: str = 'item') -> np.ndarray:
+    def find_all(self, queries: Any, side: str = 'item') -> np.ndarray:
         """int64 codes of one query (see `find`) or of a list of them."""
         if isinstance(queries, str) or np.isscalar(queries):
             queries = [queries]
@@ -246,7 +254,7 @@ class Catalog:
         except KeyError:
             return np.array([self.find(o, side) for o in queries], dtype=np.int64)
 
-    def candidates(self, candidates) -> np.ndarray | None:
+    def candidates(self, candidates: str | Callable | Iterable | None) -> np.ndarray | None:
         """int64 item codes that `candidates` allows; None: all.
 
         `candidates`: None, item ids, a `DataFrame.query` text, or a function of `item_df` that returns a boolean mask.
@@ -308,7 +316,12 @@ class Catalog:
         return res
 
 
-def cold_groups(scorer, catalog: Catalog, users=None, items=None) -> dict[str, np.ndarray]:
+def cold_groups(
+    scorer: Any,  # a `Scorer`
+    catalog: Catalog,
+    users: np.ndarray | None = None,  # codes (n,)
+    items: np.ndarray | None = None,  # codes (n,)
+) -> dict[str, np.ndarray]:
     """What is known of pairs of codes (n,), or of users alone: group -> bool (n,), of the groups that there are.
 
     'all'; 'warm', with training rows; 'features', where one side has none and the scorer reads its features; 'cold',
@@ -323,12 +336,16 @@ def cold_groups(scorer, catalog: Catalog, users=None, items=None) -> dict[str, n
     return {name: mask for name, mask in groups.items() if mask.any()}
 
 
-def cold_mask(catalog: Catalog, users, items) -> np.ndarray:
+def cold_mask(catalog: Catalog, users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """bool (n,): has the pair of codes a user or an item without a training row?"""
     return ~(catalog.known('user')[users] & catalog.known('item')[items])
 
 
-def check_leakage(scorer, catalog: Catalog, rows) -> None:
+def check_leakage(
+    scorer: Any,  # a `Scorer`
+    catalog: Catalog,
+    rows: np.ndarray,  # positions in its interactions
+) -> None:
     """`ValueError` if the scorer was trained on held-out `rows` of `catalog`, as a model made with another split is."""
     other = scorer.catalog
     if other is catalog:
@@ -341,8 +358,10 @@ def check_leakage(scorer, catalog: Catalog, rows) -> None:
         )
     if other.interactions is None:
         return  # a loaded learner: its training rows did not travel
-    inter, trained = catalog.interactions, other.history.matrix(other.split.train)
-    trained.data[:] = 1
+    inter = catalog.interactions
+    assert inter is not None  # there are held-out rows
+    trained = other.history.matrix(other.split.train)
+    trained.data[:] = 1  # an entry is a row, whatever its rating
     hits = np.asarray(trained[inter.users[rows], inter.items[rows]] != 0).ravel().sum()
     if hits:
         raise ValueError(

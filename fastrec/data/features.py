@@ -34,7 +34,6 @@ from .transforms import (
 
 __all__ = ['ItemFeatures', 'UserFeatures']
 
-_KINDS = ('text', 'multilabel', 'category', 'flag', 'numeric', 'vectors', 'images')
 _KINDS_OF_VECTORS = ('vectors', 'text', 'images')  # whose blocks `transform` takes as vectors by id
 # columns that stand for the answer, without case, '_' and '-'
 _NEAR_TARGETS = (
@@ -99,7 +98,7 @@ class Features:
         `ValueError` for columns that are not there, of another kind, or empty.
         """
         ids = cls._ids(df, id_name)
-        asked: dict[str, dict[str, Any]] = {
+        asked: dict[str, dict[str, Any]] = {  # kind -> block -> its columns, or where its vectors are
             'text': _columns_by_block(text),
             'multilabel': _columns_by_block(multilabel),
             'category': _columns_by_block(category),
@@ -108,7 +107,7 @@ class Features:
             'vectors': _sources_by_block(vectors),
             'images': _columns_by_block(images),
         }
-        cls._check_names([name for blocks in asked.values() for name in blocks], df)
+        cls._check_names([name for specs in asked.values() for name in specs], df)
         encoder = (image_encoder or ImageEncoder()) if asked['images'] else None
 
         def new_transform(kind):
@@ -125,8 +124,8 @@ class Features:
             return _Vectors(encoder if kind == 'images' else None)
 
         transforms = {}
-        for kind in _KINDS:
-            for name, spec in asked[kind].items():
+        for kind, specs in asked.items():
+            for name, spec in specs.items():
                 columns = _columns_of(kind, spec)
                 _check_columns(kind, columns, df)
                 transforms[name] = (kind, new_transform(kind), columns)
