@@ -20,7 +20,8 @@ HOUSE = {
     'data': 'columns interactions files splits history catalog stream datasets '
     'block transforms images features sampling',
     'models': 'fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
-    'scorers': 'recommend retrieval coldstart given scorer model_scorer extend baselines blend refine rerank packing artifact',
+    'scorers': 'recommend retrieval coldstart given scorer model_scorer extend '
+    'baselines blend refine rerank packing artifact',
     'evaluation': 'metrics evaluate compare card',
     'training': 'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders resume selection',
     'interpretation': 'interpret',
