@@ -1,6 +1,9 @@
-"""The command line, for those without a notebook: `fastrec train ratings.csv -o model` and `fastrec recommend model users.csv -o out.parquet`.
+"""The command line, for those without a notebook.
 
-Exit codes: 0 done, 1 it could not be done (the message says why, and nothing half-written stays), 2 wrong usage, 130 interrupted. Libraries are imported when a command needs them: `recommend` runs without fastai."""
+`fastrec train ratings.csv -o model` and `fastrec recommend model users.csv -o out.parquet`.
+
+Exit codes: 0 done, 1 it could not be done (the message says why, and nothing half-written stays), 2 wrong usage,
+130 interrupted. Libraries are imported when a command needs them: `recommend` runs without fastai."""
 
 from __future__ import annotations
 
@@ -9,40 +12,52 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastrec import __version__
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from .data.catalog import Catalog
+
 __all__ = ['main']
 
-# model -> (targets, epochs, learning rate) by default; no epochs: fitted in closed form
+
+class Model(NamedTuple):
+    """What `train` can make of a table."""
+
+    targets: tuple[str, ...]  # that it goes with
+    epochs: int | None = None  # by default; None: it is fitted in closed form
+    lr: float | None = None  # highest learning rate, by default
+
+
 MODELS = dict(
-    collab=('rating implicit', 10, 3e-3),
-    svdpp=('rating implicit', 10, 3e-3),
-    mlp=('rating', 5, 5e-3),
-    gmf=('implicit', 10, 5e-3),
-    neumf=('implicit', 5, 5e-3),
-    biases=('rating', None, None),
-    popularity=('implicit', None, None),
-    itemknn=('implicit', None, None),
-    ease=('implicit', None, None),
+    collab=Model(('rating', 'implicit'), epochs=10, lr=3e-3),
+    svdpp=Model(('rating', 'implicit'), epochs=10, lr=3e-3),
+    mlp=Model(('rating',), epochs=5, lr=5e-3),
+    gmf=Model(('implicit',), epochs=10, lr=5e-3),
+    neumf=Model(('implicit',), epochs=5, lr=5e-3),
+    biases=Model(('rating',)),
+    popularity=Model(('implicit',)),
+    itemknn=Model(('implicit',)),
+    ease=Model(('implicit',)),
 )
-CLASSES = dict(biases='BiasOnly', popularity='Popularity', itemknn='ItemKNN', ease='EASE')
-EXPECTED = (
-    ValueError,
-    KeyError,
-    TypeError,
-    OSError,
-    ImportError,
-    MemoryError,
-)  # what bad input or a missing library raises
+SAMPLED = ('gmf', 'neumf')  # learn from negatives that are drawn; the others from the whole catalogue
+# what bad input or a missing library raises
+EXPECTED = (ValueError, KeyError, TypeError, OSError, ImportError, MemoryError)
 
 
-def main(argv=None) -> int:
+def main(
+    argv: Sequence[str] | None = None,  # arguments; None: those of the process
+) -> int:
     """Run a command; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        args.run(args)
     except KeyboardInterrupt:
         print('fastrec: interrupted', file=sys.stderr)
         return 130
@@ -52,11 +67,16 @@ def main(argv=None) -> int:
     except EXPECTED as e:
         if os.environ.get('FASTREC_TRACEBACK'):
             raise
-        print(f'fastrec: {e.args[0] if isinstance(e, KeyError) and e.args else e}', file=sys.stderr)
+        message = e.args[0] if isinstance(e, KeyError) and e.args else e  # the text of a KeyError has quotes around it
+        print(f'fastrec: {message}', file=sys.stderr)
         return 1
+    return 0
 
 
-def _parser():
+# --- usage
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='fastrec',
         description='Recommenders from a table of ratings or clicks.',
@@ -64,11 +84,18 @@ def _parser():
     )
     parser.add_argument('--version', action='version', version=f'fastrec {__version__}')
     commands = parser.add_subparsers(required=True, metavar='command')
+    _add_train(commands)
+    _add_recommend(commands)
+    return parser
 
+
+def _add_train(commands: Any) -> None:
+    """The command `train` and its arguments."""
     p = commands.add_parser(
         'train',
         help='train and evaluate a recommender, and save it',
-        description='Train a recommender on a table of ratings or clicks, evaluate it on held-out rows beside baselines, and save it into a folder, with a card that says what was done.',
+        description='Train a recommender on a table of ratings or clicks, evaluate it on held-out rows beside '
+        'baselines, and save it into a folder, with a card that says what was done.',
     )
     p.set_defaults(run=_train)
     p.add_argument('ratings', help='CSV, TSV or parquet: a row per rating or click')
@@ -100,7 +127,8 @@ def _parser():
         '--valid-pct',
         type=float,
         default=0.1,
-        help='share of rows held out, random or by time (default: 0.1); 0 trains on every row, once the settings are chosen',
+        help='share of rows held out, random or by time (default: 0.1); '
+        '0 trains on every row, once the settings are chosen',
     )
     p.add_argument(
         '--duplicates',
@@ -120,6 +148,9 @@ def _parser():
     for role in ('user', 'item', 'rating', 'time'):
         p.add_argument(f'--{role}-name', metavar='COLUMN', help=f'column of the {role}s, if it is not found by itself')
 
+
+def _add_recommend(commands: Any) -> None:
+    """The command `recommend` and its arguments."""
     p = commands.add_parser(
         'recommend',
         help='recommendations for users, to parquet or CSV',
@@ -130,7 +161,8 @@ def _parser():
     p.add_argument(
         'users',
         nargs='?',
-        help='CSV, TSV or parquet with a column of user ids (- is standard input, as CSV); without it all users of the training table',
+        help='CSV, TSV or parquet with a column of user ids (- is standard input, as CSV); '
+        'without it all users of the training table',
     )
     p.add_argument('-o', '--out', required=True, help='.parquet or .csv, or - for CSV on standard output')
     p.add_argument('-k', type=int, default=10, help='items per user (default: 10)')
@@ -141,7 +173,8 @@ def _parser():
         '--cold',
         choices=['popular', 'mean', 'raise'],
         default='popular',
-        help='users without training rows get what is popular, what the average user would get, or are an error (default: popular)',
+        help='users without training rows get what is popular, what the average user would get, '
+        'or are an error (default: popular)',
     )
     p.add_argument(
         '--unknown',
@@ -151,123 +184,229 @@ def _parser():
     )
     p.add_argument('--user-name', metavar='COLUMN', help='column of the users, if it is not found by itself')
     p.add_argument('--chunk', type=int, default=10_000, help='users at a time (default: 10000)')
-    return parser
 
 
-def _say(text):
+# --- files
+
+
+def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _check_file(path):
+def _suffix(path: str) -> str:
+    """What a file is by its name: the suffix in lower case, without .gz."""
+    return Path(str(path).lower().removesuffix('.gz')).suffix
+
+
+def _separator(path: str) -> str:
+    """What stands between the columns of a text file."""
+    return '\t' if _suffix(path) == '.tsv' else ','
+
+
+def _check_file(path: str) -> None:
+    """`FileNotFoundError` or `ValueError` for what cannot be read."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'no such file: {path}')
-    if (suffix := _suffix(path)) not in ('.csv', '.tsv', '.parquet'):
+    suffix = _suffix(path)
+    if suffix not in ('.csv', '.tsv', '.parquet'):
         raise ValueError(
             f'{path}: a file that ends in {suffix or "nothing"}; .csv, .tsv (also .gz) and .parquet can be read'
         )
 
 
-def _suffix(path):
-    return Path(str(path).lower().removesuffix('.gz')).suffix
+def _missing_pyarrow() -> ImportError:
+    return ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'")
 
 
-def _read(path, **kwargs):
-    """A whole table."""
+def _read(path: str, dtype: dict | None = None) -> pd.DataFrame:
+    """A whole table; `dtype` of columns, of text files."""
     import pandas as pd
 
     _check_file(path)
     if _suffix(path) != '.parquet':
-        return pd.read_csv(path, sep='\t' if _suffix(path) == '.tsv' else ',', **kwargs)
+        return pd.read_csv(path, sep=_separator(path), dtype=dtype)
     try:
         return pd.read_parquet(path)
     except ImportError as e:
-        raise ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'") from e
+        raise _missing_pyarrow() from e
 
 
 # --- train
 
 
-def _train(args):
+def _train(args: argparse.Namespace) -> None:
+    """`fastrec train`."""
     name = args.model or ('collab' if args.target == 'rating' else 'svdpp')
-    targets, epochs, _ = MODELS[name]
-    if args.target not in targets:
-        raise ValueError(f'--model {name} is for --target {targets}')
-    if epochs is None and (no := [o for o in ('epochs', 'lr', 'wd', 'factors', 'resume') if getattr(args, o)]):
-        raise ValueError(f'--model {name} is fitted in closed form and takes no --{", --".join(no)}')
+    _check_train(args, name)
+    ratings = _read(args.ratings)
+    items = None if args.items is None else _read(args.items)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # those of libraries that are loading
+        import fastrec.all as fr
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_note  # `catch_warnings` undoes it
+        _train_on(fr, args, name, ratings, items)
+
+
+def _check_train(args: argparse.Namespace, name: str) -> None:
+    """`ValueError` for arguments that do not go together; nothing has been read yet."""
+    model = MODELS[name]
+    if args.target not in model.targets:
+        raise ValueError(f'--model {name} is for --target {" ".join(model.targets)}')
+    if model.epochs is None:
+        given = [o for o in ('epochs', 'lr', 'wd', 'factors', 'resume') if vars(args)[o]]
+        if given:
+            raise ValueError(f'--model {name} is fitted in closed form and takes no --{", --".join(given)}')
     if args.epochs is not None and args.epochs < 1:
         raise ValueError(f'--epochs {args.epochs}: at least one')
     if args.target == 'rating' and args.threshold is not None:
         raise ValueError('--threshold says what is a positive: it goes with --target implicit')
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise NotADirectoryError(f'{args.out} is a file: -o takes a folder')
-    ratings, items = _read(args.ratings), None if args.items is None else _read(args.items)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # those of libraries that are loading
-        import fastrec.all as fr
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: _say(f'note: {message}')
-        _train_on(fr, args, name, ratings, items)
 
 
-def _train_on(fr, args, name, ratings, items):
-    _, epochs, lr = MODELS[name]
+def _show_note(message: Any, *_: Any, **__: Any) -> None:
+    """A warning as a line without where it comes from."""
+    _say(f'note: {message}')
+
+
+def _train_on(
+    fr: Any,  # fastrec.all
+    args: argparse.Namespace,
+    name: str,  # of the model
+    ratings: pd.DataFrame,
+    items: pd.DataFrame | None,
+) -> None:
+    """Train, evaluate and save."""
     fr.set_seed(args.seed)
-    if not args.valid_pct and args.split != 'random':
-        raise ValueError(
-            f'--valid-pct 0 holds nothing out, and --split {args.split} says what to hold out: leave one of them out'
-        )
-    splitter = dict(
-        random=None, time=lambda: fr.TimeSplitter(args.valid_pct), last=lambda: fr.LeaveLastSplitter(1, seed=args.seed)
-    )[args.split]
-    columns = {f'{role}_name': getattr(args, f'{role}_name') for role in ('user', 'item', 'rating', 'time')}
-    options = (
-        dict(target='implicit', threshold=args.threshold, n_neg=4 if name in ('gmf', 'neumf') else None)
-        if args.target == 'implicit'
-        else dict(duplicates=args.duplicates)
-    )
     out = Path(args.out).resolve()
-    dls = fr.RecDataLoaders.from_df(
-        ratings,
-        valid_pct=args.valid_pct,
-        seed=args.seed,
-        splitter=splitter and splitter(),
-        item_df=items,
-        path=out,
-        **columns,
-        **options,
-    )
+    dls = _loaders(fr, args, name, ratings, items, out)
     print(dls.summary(), flush=True)
-    if epochs is None:
-        scorer = getattr(fr, CLASSES[name])().fit(dls)
+    if MODELS[name].epochs is None:
+        scorer = _closed_form(fr, name).fit(dls)
     else:
-        given = {k: v for k, v in dict(n_factors=args.factors, wd=args.wd).items() if v is not None}
-        if args.target == 'rating':
-            low, high = dls.y_bounds
-            given['y_range'] = (low - (high - low) / 8, high + (high - low) / 8)
-        scorer = getattr(fr, f'{name}_learner')(
-            dls, metrics=[fr.rmse, fr.mae] if args.target == 'rating' else [fr.hr(10), fr.ndcg(10)], **given
-        )
-        with scorer.no_bar():
-            scorer.logger = lambda row: print(
-                '  '.join(f'{o:10.4f}' if isinstance(o, float) else f'{"" if o is None else o:>10}' for o in row),
-                flush=True,
-            )
-            scorer.logger(['epoch', 'train_loss', 'valid_loss', *(m.name for m in scorer.metrics), 'time'])
-            scorer.fit_one_cycle(
-                args.epochs or epochs, args.lr or lr, cbs=fr.ResumeCallback(out / 'training') if args.resume else None
-            )
+        scorer = _learner(fr, args, name, dls)
+        _fit(fr, args, name, scorer, out)
     card = fr.model_card(scorer, dls)
-    print('\n' + card.to_markdown().split('## Metrics')[1].split('##')[0].strip(), flush=True)
+    metrics = card.to_markdown().split('## Metrics')[1].split('##')[0]
+    print('\n' + metrics.strip(), flush=True)
     fr.save_recommender(scorer, out, history=args.history)
     card.save(out)
     (out / 'training.ckpt').unlink(missing_ok=True)
     _say(f'saved in {args.out}: the recommender, card.md and card.json')
 
 
+def _loaders(
+    fr: Any, args: argparse.Namespace, name: str, ratings: pd.DataFrame, items: pd.DataFrame | None, out: Path
+) -> Any:
+    """`RecDataLoaders` as the arguments have it."""
+    if not args.valid_pct and args.split != 'random':
+        raise ValueError(
+            f'--valid-pct 0 holds nothing out, and --split {args.split} says what to hold out: leave one of them out'
+        )
+    splitter = None  # random
+    if args.split == 'time':
+        splitter = fr.TimeSplitter(args.valid_pct)
+    elif args.split == 'last':
+        splitter = fr.LeaveLastSplitter(1, seed=args.seed)
+    options: dict[str, Any]
+    if args.target == 'implicit':
+        options = dict(target='implicit', threshold=args.threshold, n_neg=4 if name in SAMPLED else None)
+    else:
+        options = dict(duplicates=args.duplicates)
+    return fr.RecDataLoaders.from_df(
+        ratings,
+        valid_pct=args.valid_pct,
+        seed=args.seed,
+        splitter=splitter,
+        item_df=items,
+        path=out,
+        user_name=args.user_name,
+        item_name=args.item_name,
+        rating_name=args.rating_name,
+        time_name=args.time_name,
+        **options,
+    )
+
+
+def _closed_form(fr: Any, name: str) -> Any:
+    """The scorer of that name, to be fitted."""
+    scorers = dict(biases=fr.BiasOnly, popularity=fr.Popularity, itemknn=fr.ItemKNN, ease=fr.EASE)
+    return scorers[name]()
+
+
+def _learner(fr: Any, args: argparse.Namespace, name: str, dls: Any) -> Any:
+    """The learner of that name, with its metrics."""
+    builders = dict(
+        collab=fr.collab_learner,
+        svdpp=fr.svdpp_learner,
+        mlp=fr.mlp_learner,
+        gmf=fr.gmf_learner,
+        neumf=fr.neumf_learner,
+    )
+    options: dict[str, Any] = {}
+    if args.factors is not None:
+        options['n_factors'] = args.factors
+    if args.wd is not None:
+        options['wd'] = args.wd
+    if args.target == 'rating':
+        low, high = dls.y_bounds
+        margin = (high - low) / 8  # a sigmoid never reaches its ends
+        options['y_range'] = (low - margin, high + margin)
+        metrics = [fr.rmse, fr.mae]
+    else:
+        metrics = [fr.hr(10), fr.ndcg(10)]
+    return builders[name](dls, metrics=metrics, **options)
+
+
+def _fit(fr: Any, args: argparse.Namespace, name: str, learn: Any, out: Path) -> None:
+    """Train by the one-cycle schedule, a printed line per epoch."""
+    checkpoints = fr.ResumeCallback(out / 'training') if args.resume else None
+    with learn.no_bar():
+        learn.logger = _print_row
+        learn.logger(['epoch', 'train_loss', 'valid_loss', *(m.name for m in learn.metrics), 'time'])
+        learn.fit_one_cycle(args.epochs or MODELS[name].epochs, args.lr or MODELS[name].lr, cbs=checkpoints)
+
+
+def _print_row(values: Sequence[Any]) -> None:
+    """A row of what fastai logs, in columns."""
+    cells = []
+    for value in values:
+        if isinstance(value, float):
+            cells.append(f'{value:10.4f}')
+        else:
+            cells.append(f'{"" if value is None else value:>10}')
+    print('  '.join(cells), flush=True)
+
+
 # --- recommend
 
 
-def _recommend(args):
+def _recommend(args: argparse.Namespace) -> None:
+    """`fastrec recommend`."""
+    _check_recommend(args)
+    began = time.time()
+    from .scorers.artifact import load_recommender
+    from .scorers.recommend import seen_matrix
+
+    scorer = load_recommender(args.folder)
+    catalog = scorer.catalog
+    if catalog.interactions is None and not args.seen and not args.include_seen:
+        raise ValueError(
+            'what users have did not travel with this recommender. Give it with --seen ratings.csv, recommend it, too, '
+            'with --include-seen, or save with history (`fastrec train --history`)'
+        )
+    seen = None
+    if args.seen:
+        seen = seen_matrix(catalog, _read(args.seen, dtype=_text_columns(catalog, args.seen)))
+    n_rows, n_users, n_unknown = _write_recommendations(args, scorer, seen)
+    unknown = f', {n_unknown:,} unknown ones left out' if n_unknown else ''
+    where = '' if args.out == '-' else f': {args.out}'
+    _say(f'{n_rows:,} rows for {n_users:,} users{unknown}{where} ({time.time() - began:.1f} s)')
+
+
+def _check_recommend(args: argparse.Namespace) -> None:
+    """`ValueError` for arguments that do not go together; nothing has been read yet."""
     if args.k < 1 or args.chunk < 1:
         raise ValueError('-k and --chunk have to be at least 1')
     if args.seen and args.include_seen:
@@ -276,41 +415,36 @@ def _recommend(args):
         raise ValueError(f'-o {args.out}: a name that ends in .parquet or .csv')
     if args.users not in (None, '-'):
         _check_file(args.users)
-    began = time.time()
+
+
+def _write_recommendations(args: argparse.Namespace, scorer: Any, seen: Any) -> tuple[int, int, int]:
+    """Recommend to all users, a chunk at a time; returns the numbers of rows, of users and of unknown users."""
     import numpy as np
+    import pandas as pd
 
     from .data.files import TableWriter
     from .progress import Progress, show_progress
-    from .scorers.artifact import load_recommender
-    from .scorers.recommend import recommend, seen_matrix
+    from .scorers.recommend import recommend
 
-    scorer = load_recommender(args.folder)
     catalog = scorer.catalog
-    if catalog.interactions is None and not args.seen and not args.include_seen:
-        raise ValueError(
-            'what users have did not travel with this recommender. Give it with --seen ratings.csv, recommend it, too, with --include-seen, or save with history (`fastrec train --history`)'
-        )
-    seen = None
-    if args.seen:
-        table = _read(args.seen, dtype=_texts(catalog, args.seen))
-        seen = seen_matrix(catalog, table)
-    done, n_rows, n_unknown = np.zeros(catalog.n_users, bool), 0, 0
+    is_done = np.zeros(catalog.n_users, dtype=bool)
+    n_rows = 0
+    n_unknown = 0
+    n_total = catalog.n_users if args.users is None else None  # of a file it is not known
     with (
         TableWriter(args.out) as writer,
-        Progress(catalog.n_users if args.users is None else None, 'recommending', 'users') as bar,
+        Progress(n_total, 'recommending', 'users') as bar,
         show_progress(False),
     ):
         for ids in _chunks_of_users(args, catalog):
             codes = catalog.vocab['user'].encode(ids, unknown='mark')
-            if (codes < 0).any() and args.unknown == 'raise':
-                some = ', '.join(map(repr, list(dict.fromkeys(np.asarray(ids)[codes < 0].tolist()))[:5]))
-                raise KeyError(
-                    f'{int((codes < 0).sum()):,} of {len(ids):,} users are not in the recommender: {some}. Its users look like {", ".join(map(repr, catalog.vocab["user"].ids[:3].tolist()))}. To leave them out: --unknown skip'
-                )
-            n_unknown += int((codes < 0).sum())
-            codes = np.array(list(dict.fromkeys(codes[codes >= 0].tolist())), np.int64)
-            codes = codes[~done[codes]]  # each user once
-            done[codes] = True
+            unknown = codes < 0
+            if unknown.any() and args.unknown == 'raise':
+                raise KeyError(_unknown_users(catalog, np.asarray(ids), unknown))
+            n_unknown += int(unknown.sum())
+            codes = np.array(list(dict.fromkeys(codes[~unknown].tolist())), np.int64)
+            codes = codes[~is_done[codes]]  # each user once, in the file as in the chunk
+            is_done[codes] = True
             if not len(codes):
                 continue
             df = recommend(
@@ -322,24 +456,42 @@ def _recommend(args):
                 args.cold,
                 seen,
             )
+            assert isinstance(df, pd.DataFrame)  # not a path: it is written here
             if 'cold' not in df:
                 df['cold'] = False
             n_rows += len(df)
             writer.write(df)
             bar.update(len(codes))
-        if not done.any():
-            raise ValueError(
-                f'no user of {args.users} is in the recommender' if n_unknown else f'there are no users in {args.users}'
-            )
-    _say(
-        f'{n_rows:,} rows for {int(done.sum()):,} users'
-        + (f', {n_unknown:,} unknown ones left out' if n_unknown else '')
-        + ('' if args.out == '-' else f': {args.out}')
-        + f' ({time.time() - began:.1f} s)'
+        n_users = int(is_done.sum())
+        if not n_users and n_unknown:
+            raise ValueError(f'no user of {args.users} is in the recommender')
+        if not n_users:
+            raise ValueError(f'there are no users in {args.users}')
+    return n_rows, n_users, n_unknown
+
+
+def _unknown_users(catalog: Catalog, ids: np.ndarray, unknown: np.ndarray) -> str:
+    """What to say of users that the recommender does not know: the mask `unknown` of `ids`."""
+    distinct = list(dict.fromkeys(ids[unknown].tolist()))
+    named = ', '.join(map(repr, distinct[:5]))
+    known = ', '.join(map(repr, catalog.vocab['user'].ids[:3].tolist()))
+    return (
+        f'{int(unknown.sum()):,} of {len(ids):,} users are not in the recommender: {named}. '
+        f'Its users look like {known}. To leave them out: --unknown skip'
     )
 
 
-def _texts(catalog, path):
+# --- users of a file
+
+
+def _has_texts(catalog: Catalog, side: str) -> bool:
+    """Are the ids of a side texts?"""
+    from .data.columns import kind_of
+
+    return kind_of(catalog.vocab[side].ids) == 'string'
+
+
+def _text_columns(catalog: Catalog, path: str) -> dict | None:
     """dtype of id columns for `read_csv`: texts stay texts ('007') where the recommender has texts."""
     if _suffix(path) == '.parquet':
         return None
@@ -347,57 +499,64 @@ def _texts(catalog, path):
 
     from .data.columns import column_of
 
-    head = pd.read_csv(path, sep='\t' if _suffix(path) == '.tsv' else ',', nrows=0)
-    return {column_of(head, side, catalog.names): str for side in ('user', 'item') if _has_texts(catalog, side)}
+    head = pd.read_csv(path, sep=_separator(path), nrows=0)
+    sides = [side for side in ('user', 'item') if _has_texts(catalog, side)]
+    return {column_of(head, side, catalog.names): str for side in sides}
 
 
-def _has_texts(catalog, side):
-    from .data.columns import kind_of
+def _chunks_of_users(args: argparse.Namespace, catalog: Catalog) -> Iterator[Any]:
+    """Ids of users, `args.chunk` at a time: of a file, or all that have training rows."""
+    if args.users is None:
+        ids = catalog.vocab['user'].ids[catalog.known('user')]
+        for start in range(0, len(ids), args.chunk):
+            yield ids[start : start + args.chunk]
+        return
+    tables = _parquet_chunks if _suffix(args.users) == '.parquet' else _text_chunks
+    for name, table in tables(args, catalog):
+        n_missing = int(table[name].isna().sum())
+        if n_missing:
+            raise ValueError(f'{n_missing:,} rows of {args.users} have no user (column {name!r})')
+        yield table[name]
 
-    return kind_of(catalog.vocab[side].ids) == 'string'
+
+def _parquet_chunks(args: argparse.Namespace, catalog: Catalog) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The column of users of a parquet file, and tables that have it."""
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as e:
+        raise _missing_pyarrow() from e
+    file = ParquetFile(args.users)
+    name = _user_column(args, catalog, list(file.schema_arrow.names))
+    for batch in file.iter_batches(args.chunk, columns=[name]):
+        yield name, batch.to_pandas()
 
 
-def _chunks_of_users(args, catalog):
-    """Ids of users, `args.chunk` at a time."""
+def _text_chunks(args: argparse.Namespace, catalog: Catalog) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The column of users of a CSV or TSV file, or of standard input, and tables that have it."""
+    import pandas as pd
+
+    source = sys.stdin if args.users == '-' else args.users
+    dtype = str if _has_texts(catalog, 'user') else None
+    name = None
+    for table in pd.read_csv(source, sep=_separator(args.users), chunksize=args.chunk, dtype=dtype):
+        if name is None:
+            name = _user_column(args, catalog, list(table.columns))
+        yield name, table
+
+
+def _user_column(args: argparse.Namespace, catalog: Catalog, columns: list[str]) -> str:
+    """Which of the columns holds the users: the one named, the only one, or by its name."""
     import pandas as pd
 
     from .data.columns import column_of
 
-    if args.users is None:
-        ids = catalog.vocab['user'].ids[catalog.known('user')]
-        yield from (ids[i : i + args.chunk] for i in range(0, len(ids), args.chunk))
-        return
-
-    def column(columns):
-        if args.user_name is not None:
-            if args.user_name not in columns:
-                raise ValueError(f'no column {args.user_name!r} in {args.users}: its columns are {list(columns)}')
-            return args.user_name
-        return columns[0] if len(columns) == 1 else column_of(pd.DataFrame(columns=columns), 'user', catalog.names)
-
-    if args.users != '-' and _suffix(args.users) == '.parquet':
-        try:
-            from pyarrow.parquet import ParquetFile
-        except ImportError as e:
-            raise ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'") from e
-        file = ParquetFile(args.users)
-        name = column(list(file.schema_arrow.names))
-        parts = (b.to_pandas() for b in file.iter_batches(args.chunk, columns=[name]))
-    else:
-        dtype = str if _has_texts(catalog, 'user') else None
-        parts = pd.read_csv(
-            sys.stdin if args.users == '-' else args.users,
-            sep='\t' if args.users.endswith('.tsv') else ',',
-            chunksize=args.chunk,
-            dtype=dtype,
-        )
-        name = None
-    for part in parts:
-        if name is None:
-            name = column(list(part.columns))
-        if part[name].isna().any():
-            raise ValueError(f'{int(part[name].isna().sum()):,} rows of {args.users} have no user (column {name!r})')
-        yield part[name]
+    if args.user_name is not None:
+        if args.user_name not in columns:
+            raise ValueError(f'no column {args.user_name!r} in {args.users}: its columns are {columns}')
+        return args.user_name
+    if len(columns) == 1:
+        return columns[0]
+    return column_of(pd.DataFrame(columns=columns), 'user', catalog.names)
 
 
 if __name__ == '__main__':
