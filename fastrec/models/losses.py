@@ -23,6 +23,7 @@ class RankingLoss(nn.Module):
     """What the losses share: a value per row, weighted and reduced. The mean divides by the sum of weights."""
 
     pairs = False  # can a row be a single pair, as labels are?
+    needs_items: bool = False  # is it to be given the codes of the items, as `items=`?
 
     def __init__(
         self,
