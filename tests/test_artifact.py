@@ -1,4 +1,6 @@
-"""A recommender that leaves the notebook: every scorer comes back with the same answers, in a process without fastai; damaged files are refused."""
+"""A recommender that leaves the notebook: every scorer comes back with the same answers, in a process without fastai.
+
+Damaged files are refused."""
 
 import datetime
 import importlib
@@ -142,7 +144,7 @@ def test_every_scorer_comes_back(name, rated, chosen, tmp_path, recwarn):
             pd.testing.assert_frame_equal(loaded.history(users[0]), scorer.catalog.history_of(users[0]))
         else:
             assert loaded.catalog.interactions is None and loaded.catalog.split is None
-            with pytest.raises(ValueError, match='seen=.*exclude_seen=False|history=True'):
+            with pytest.raises(ValueError, match=r'seen=.*exclude_seen=False|history=True'):
                 loaded.recommend(users)
         if type(scorer).vectors is not Scorer.vectors:
             close_frames(loaded.similar_items('Title 3', 4), scorer.similar_items('Title 3', 4))
@@ -183,7 +185,7 @@ def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
     assert not any('interactions' in o or 'indptr' in o or 'indices' in o or 'history' in o for o in names), names
     assert any(
         'interactions.users' in o
-        for o in artifact._safetensors().load_file(next((tmp_path / 'True').glob('tensors-*'))).keys()
+        for o in artifact._safetensors().load_file(next((tmp_path / 'True').glob('tensors-*')))
     )
 
 
@@ -195,7 +197,7 @@ class Encoder:
 
 
 def test_new_items_join_a_loaded_recommender(table, tmp_path):
-    """Features of every kind travel as fitted; only an encoder of the user's own does not, and its vectors can be given."""
+    """Features of every kind travel as fitted; an encoder of the user's own does not, but its vectors can be given."""
     ratings, items = table
     items = items.assign(even=items.item % 2 == 0, vector=[[float(i % 3), 1.0] for i in items.item])
     new = items.iloc[:8].assign(item=np.arange(5000, 5008))
@@ -237,7 +239,7 @@ def test_new_items_join_a_loaded_recommender(table, tmp_path):
     words = content_learner(
         dls, ItemFeatures.from_df(items, text='title', text_encoder=CountVectorizer()), n_factors=4, hidden=8
     )
-    with pytest.raises(ValueError, match='CountVectorizer of your own.*load_learner keep it'):
+    with pytest.raises(ValueError, match=r'CountVectorizer of your own.*load_learner keep it'):
         load_recommender(save_recommender(words, tmp_path / 'words')).add_items(new)
 
 
@@ -248,8 +250,12 @@ def test_loads_without_fastai_and_plots(rated, tmp_path):
     code = (
         'import sys, json\nfrom fastrec.scorers.artifact import load_recommender\n'
         f'r = load_recommender({str(tmp_path)!r})\n'
-        f"df = r.recommend([{user!r}], 3, exclude_seen=False)\nr.scorers[0].similar_items('Title 3'); r.scorers[0].recommend(basket=['Title 3']); r.recommend_users('Title 3', 2, exclude_seen=False)\n"
-        "print(json.dumps([df.item.tolist(), [m for m in ('fastai', 'fastcore', 'matplotlib', 'sklearn', 'pickle5') if m in sys.modules]]))"
+        f'df = r.recommend([{user!r}], 3, exclude_seen=False)\n'
+        "r.scorers[0].similar_items('Title 3')\n"
+        "r.scorers[0].recommend(basket=['Title 3'])\n"
+        "r.recommend_users('Title 3', 2, exclude_seen=False)\n"
+        "heavy = ('fastai', 'fastcore', 'matplotlib', 'sklearn', 'pickle5')\n"
+        'print(json.dumps([df.item.tolist(), [m for m in heavy if m in sys.modules]]))'
     )
     items, modules = json.loads(
         subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout
@@ -323,12 +329,12 @@ def test_metadata_keeps_its_types(table, tmp_path):
 def test_what_cannot_be_saved_is_said(table, tmp_path):
     scorer = Popularity().fit(RecDataLoaders.from_df(table[0], valid_pct=0.2, seed=0))
     scorer.catalog.vocab['item'].ids = pd.Index([object() for _ in scorer.vocab['item'].ids])
-    with pytest.raises(TypeError, match='vocab.item.ids.0 is a builtins.object, which cannot be saved without pickle'):
+    with pytest.raises(TypeError, match=r'vocab.item.ids.0 is a builtins.object, which cannot be saved without pickle'):
         save_recommender(scorer, tmp_path / 'new')
     assert not (tmp_path / 'new').exists()
     with pytest.raises(ValueError, match='not fitted yet'):
         save_recommender(Popularity(), tmp_path)
-    with pytest.raises(TypeError, match='a Scorer.*got str'):
+    with pytest.raises(TypeError, match=r'a Scorer.*got str'):
         save_recommender('learn', tmp_path)
     (tmp_path / 'file').write_text('')
     with pytest.raises(NotADirectoryError, match='is a file'):
@@ -378,7 +384,8 @@ def test_other_formats_are_refused(saved):
     change(saved / 'recommender.json', format=2, fastrec='9.1')
     with pytest.raises(
         ValueError,
-        match=r'written in format 2 by fastrec 9.1; this is fastrec .*, which reads format 1. Install that version or a newer one',
+        match=r'written in format 2 by fastrec 9\.1; this is fastrec .*, which reads format 1\. '
+        'Install that version or a newer one',
     ):
         load_recommender(saved)
     change(saved / 'recommender.json', format=0)
@@ -405,9 +412,9 @@ def test_damaged_manifest_and_empty_folder_are_refused(saved, tmp_path):
     text = (saved / 'recommender.json').read_text()
     for bad in (text[:100], '[]', '{"format": "1"}', '{"format": 1, "files": {"content": {}}}'):
         (saved / 'recommender.json').write_text(bad)
-        with pytest.raises(ValueError, match='recommender.json is damaged'):
+        with pytest.raises(ValueError, match=r'recommender.json is damaged'):
             load_recommender(saved)
-    with pytest.raises(FileNotFoundError, match='no recommender in .*save_recommender'):
+    with pytest.raises(FileNotFoundError, match=r'no recommender in .*save_recommender'):
         load_recommender(tmp_path / 'nowhere')
 
 

@@ -127,7 +127,7 @@ def test_candidates(scorer):
         assert scorer.recommend('u05', 5, False, candidates).item.tolist() == reference(scorer, 'u05', 5, allowed=even)
     with pytest.raises(TypeError, match='function of item_df'):
         scorer.recommend('u05', candidates=np.ones(20, bool))
-    with pytest.raises(ValueError, match="cannot read the condition.*'title', 'genre'"):
+    with pytest.raises(ValueError, match=r"cannot read the condition.*'title', 'genre'"):
         scorer.recommend('u05', candidates='colour == 3')
     with pytest.raises(KeyError, match='unknown item id: 999'):
         scorer.recommend('u05', candidates=[100, 999])
@@ -146,7 +146,7 @@ def test_cold_users(scorer):
     )
     mean = scorer.recommend('u03', k=4, cold='mean')
     assert mean.item.tolist() == reference(scorer, 'u03', 4) and mean.cold.all()
-    with pytest.raises(KeyError, match="no training row: 'u03'.*cold='popular'"):
+    with pytest.raises(KeyError, match=r"no training row: 'u03'.*cold='popular'"):
         scorer.recommend(['u03', 'u04'], cold='raise')
     with pytest.raises(ValueError, match="choose one of 'popular'"):
         scorer.recommend('u03', cold='what')
@@ -306,7 +306,8 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     ids, users = list(learn.vocab['item'].ids[[3, 40, 77, 100]]), learn.vocab['user'].ids[:9]
     scored = []
     score_items = type(learn).score_items
-    monkeypatch.setattr('fastrec.scorers.recommend.ITEMS_PER_CANDIDATE', 1000)  # nothing is few: over the whole catalogue
+    # nothing is few: over the whole catalogue
+    monkeypatch.setattr('fastrec.scorers.recommend.ITEMS_PER_CANDIDATE', 1000)
     want = learn.recommend(users, k=3, candidates=ids)
     monkeypatch.setattr('fastrec.scorers.recommend.ITEMS_PER_CANDIDATE', 20)
     monkeypatch.setattr(type(learn), 'ranker', lambda self: scored.append(self))
@@ -367,7 +368,7 @@ def test_to_a_file_a_part_at_a_time(scorer, suffix, tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be(scorer, tmp_path):
-    with pytest.raises(ValueError, match='ends in .parquet or .csv'):
+    with pytest.raises(ValueError, match=r'ends in \.parquet or \.csv'):
         scorer.recommend('u05', to=tmp_path / 'recs.xlsx')
     with pytest.raises(FileNotFoundError, match='no folder'):
         scorer.recommend('u05', to=tmp_path / 'nowhere' / 'recs.csv')
@@ -384,7 +385,7 @@ def test_rankers_order_as_the_scores_do(build, synthetic):
     from fastrec.all import RecDataLoaders, svdpp_learner, two_tower_learner
     from fastrec.scorers.baselines import IALS
 
-    ratings, items, _ = synthetic
+    ratings, _, _ = synthetic
     dls = RecDataLoaders.from_df(
         ratings, target='implicit', threshold=4, valid_pct=0.1, seed=0, n_neg=0 if build == 'two_tower' else 2, bs=256
     )
