@@ -249,15 +249,14 @@ def test_scorers_that_read_histories(synthetic):
     dls, late, _ = make(synthetic, target='implicit')
     mine = list(of_one(late).index)
     for scorer in (EASE().fit(dls), ItemKNN().fit(dls)):
+        codes = dls.vocab['item'].encode(mine)
         x = np.zeros(dls.n_items, np.float32)
-        x[learn_codes := dls.vocab['item'].encode(mine)] = 1
-        np.testing.assert_allclose(
-            scorer.fold_in(mine).score_items(torch.tensor([0]))[0],
-            np.asarray(x @ (scorer.weights.toarray() if hasattr(scorer.weights, 'toarray') else scorer.weights)),
-            atol=1e-5,
-        )
+        x[codes] = 1
+        weights = scorer.weights.toarray() if hasattr(scorer.weights, 'toarray') else scorer.weights
+        got = scorer.fold_in(mine).score_items(torch.tensor([0]))[0]
+        np.testing.assert_allclose(got, np.asarray(x @ weights), atol=1e-5)
         assert scorer.catalog is dls.catalog
-        assert len(learn_codes) == len(mine)
+        assert len(codes) == len(mine)
 
 
 def test_a_saved_recommender_folds_in(rated, tmp_path):
@@ -357,26 +356,18 @@ def test_untrained_vectors_are_never_used(model):
     learn = rec_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), model)
     users = torch.tensor([0, 0, 2, 2])
     items = torch.tensor([0, 2, 0, 2])
-    want = [
-        learn.model(users[:1], items[:1]).item(),
-        2.5,
-        2.5,
-        2.5,
-    ]  # the mean training rating where c or item 3 is in the pair
+    mean = 2.5  # the mean training rating, where c or item 3 is in the pair
+    want = [learn.model(users[:1], items[:1]).item(), mean, mean, mean]
     assert learn.score(users, items).tolist() == pytest.approx(want)
     assert learn.score_items(torch.arange(3))[[0, 0, 2, 2], [0, 2, 0, 2]].tolist() == pytest.approx(want)
     with pytest.warns(UserWarning, match="user 'c' has no training row"):
         assert learn.predict('c', 1) == 2.5
-    implicit = rec_learner(
-        RecDataLoaders.from_df(
-            df, target='implicit', rating_name=False, time_name=False, splitter=([0, 1, 2, 3], [4]), bs=2, n_neg=1
-        ),
-        model,
-    )
+    clicks = dict(target='implicit', rating_name=False, time_name=False, n_neg=1)
+    dls = RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2, **clicks)
+    implicit = rec_learner(dls, model)
     average = implicit.score(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])).mean().item()
-    assert implicit.score(users[1:], items[1:]).tolist() == pytest.approx(
-        [average] * 3, abs=0.3
-    )  # over a sample of known pairs
+    # the average is over a sample of known pairs
+    assert implicit.score(users[1:], items[1:]).tolist() == pytest.approx([average] * 3, abs=0.3)
     assert 3 not in list(learn.recommend('a', k=3, exclude_seen=False).item)
 
 
