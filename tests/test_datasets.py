@@ -24,7 +24,8 @@ def u_item(item, title, *genres):
 
 
 DAT = '3::Café Noir (1995)::Action|Comedy\n1::Plain: A Tale (1971)::Western\n9::No Year::(no genres listed)\n'
-# name -> {file: bytes}: 100k (latin-1, genre flags), 1m ('::', latin-1), 10m ('::', utf-8, half stars) and latest-small (csv, utf-8)
+# name -> {file: bytes}: 100k (latin-1, genre flags), 1m ('::', latin-1), 10m ('::', utf-8, half stars) and latest-small
+# (csv, utf-8)
 LAYOUTS = {
     '100k': {
         'u.data': '\n'.join(f'{u}\t{i}\t{r:.0f}\t{t}' for u, i, r, t in RATINGS).encode(),
@@ -175,8 +176,8 @@ def test_titles_that_look_like_missing_values_or_have_quotes(tmp_path):
 def test_a_path_without_movielens_files(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match='no MovieLens files in .*expected u.data and u.item, ratings.dat and movies.dat, or '
-        'ratings.csv and movies.csv',
+        match=r'no MovieLens files in .*expected u.data and u.item, ratings.dat and movies.dat, or '
+        r'ratings.csv and movies.csv',
     ):
         movielens(path=tmp_path)
     with pytest.raises(FileNotFoundError, match='nowhere is neither a folder nor a zip file'):
@@ -206,7 +207,12 @@ def test_a_given_path_comes_first(tmp_path, monkeypatch):
 def test_fastai_comes_second(tmp_path, monkeypatch, name):
     asked = []
     folder = write(tmp_path / 'cache' / f'ml-{name}', LAYOUTS[name])
-    monkeypatch.setattr('fastai.data.external.untar_data', lambda url: (asked.append(url), folder)[1])
+
+    def untar_data(url):
+        asked.append(url)
+        return folder
+
+    monkeypatch.setattr('fastai.data.external.untar_data', untar_data)
     fake_recbole(monkeypatch, tmp_path / 'site')
     ratings, movies = movielens(name)
     assert len(ratings) == 3
