@@ -160,10 +160,10 @@ def test_the_first_phase_moves_new_rows_only(kind, table):
         if rows is None:
             assert torch.equal(p, state[name]), name
         else:
-            old_rows = (
-                ~rows & learn.model.get_submodule(name.rpartition('.')[0]).known
-            )  # (cold rows are the mean, always)
-            assert old_rows.any() and torch.equal(p[old_rows], state[name][old_rows]), name
+            known = learn.model.get_submodule(name.rpartition('.')[0]).known
+            old_rows = ~rows & known  # (cold rows are the mean, always)
+            assert old_rows.any(), name
+            assert torch.equal(p[old_rows], state[name][old_rows]), name
             moved += not torch.equal(p[rows], state[name][rows])
     assert moved >= 2
     new_users = torch.from_numpy(mask['users'])
@@ -253,7 +253,8 @@ def test_losses_that_count_items():
     learn = collab_learner(dls(), n_factors=2, loss_func=SampledSoftmaxLoss(torch.zeros(8)))
     with pytest.warns(
         UserWarning,
-        match=r'log_q of the loss is for 8 items, and there are 10 now: set learn.loss_func = SampledSoftmaxLoss\(log_q',
+        match=r'log_q of the loss is for 8 items, and there are 10 now: '
+        r'set learn.loss_func = SampledSoftmaxLoss\(log_q',
     ):
         learn.extend(new)
 
