@@ -262,12 +262,10 @@ def test_new_items_from_features_alone(name, table, feats, tmp_path):
     def user(x):
         return x - x.mean(1, keepdims=True)
 
-    corr = np.corrcoef(user(scores[:, n:].numpy()).ravel(), user(expected).ravel())[
-        0, 1
-    ]  # genres explain .66 of it at most
-    assert corr > (
-        0.1 if name == 'concat' else 0.4
-    )  # a hidden layer over all pathways needs more than these few epochs to do without one
+    corr = np.corrcoef(user(scores[:, n:].numpy()).ravel(), user(expected).ravel())[0, 1]
+    # genres explain .66 of it at most; a hidden layer over all pathways needs more than these few epochs to do
+    # without one
+    assert corr > (0.1 if name == 'concat' else 0.4)
     recs = learn.recommend('u0003', k=5, candidates=new.item)
     assert set(recs.item) <= set(new.item)
     assert 'cold' not in recs
@@ -285,8 +283,8 @@ def test_new_items_from_features_alone(name, table, feats, tmp_path):
     learn.export()
     loaded = load_learner(tmp_path / 'export.pkl')
 
-    def again(l):
-        return l.recommend('u0003', 5, exclude_seen=False)
+    def again(learn):
+        return learn.recommend('u0003', 5, exclude_seen=False)
 
     pd.testing.assert_frame_equal(again(loaded), again(learn), rtol=1e-4, atol=1e-5)
     with warnings.catch_warnings():
