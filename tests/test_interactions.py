@@ -289,9 +289,8 @@ def test_category_order_and_unused_categories_do_not_matter():
 
 
 def test_the_source_table_is_unchanged():
-    df = table(user=pd.Categorical(['b', 'b', 'a', 'a']), item=[10.0, 10.0, 20.0, 20.0], time=[8, 7, 6, 5]).sample(
-        frac=1, random_state=0
-    )
+    df = table(user=pd.Categorical(['b', 'b', 'a', 'a']), item=[10.0, 10.0, 20.0, 20.0], time=[8, 7, 6, 5])
+    df = df.sample(frac=1, random_state=0)
     before = df.copy(deep=True)
     Interactions.from_df(df, duplicates='mean')
     pd.testing.assert_frame_equal(df, before)
@@ -300,7 +299,8 @@ def test_the_source_table_is_unchanged():
 def test_changing_the_table_later_changes_nothing():
     df = table(rating=np.array([1, 2, 3, 4], dtype='float32'), time=[5, 6, 7, 8])
     inter = Interactions.from_df(df)
-    df.loc[0, 'rating'], df.loc[0, 'time'] = 9.0, 9
+    df.loc[0, 'rating'] = 9.0
+    df.loc[0, 'time'] = 9
     assert inter.ratings.tolist() == [1, 2, 3, 4]
     assert inter.times.tolist() == [5, 6, 7, 8]
 
@@ -326,9 +326,13 @@ def test_given_vocabs_are_used():
 cells = st.tuples(
     st.integers(0, 6), st.sampled_from(['a', 'b', 'Ü', 'zz', '']), st.floats(-100, 100, width=32), st.integers(0, 2**40)
 )
-random_rows = st.lists(cells, min_size=2, max_size=25).filter(
-    lambda o: len({r[0] for r in o}) > 1 and len({r[1] for r in o}) > 1
-)
+
+
+def has_two_of_each_side(rows):
+    return len({r[0] for r in rows}) > 1 and len({r[1] for r in rows}) > 1
+
+
+random_rows = st.lists(cells, min_size=2, max_size=25).filter(has_two_of_each_side)
 
 
 def frame(o):
