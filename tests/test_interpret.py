@@ -144,5 +144,7 @@ def test_a_model_that_cannot_explain_says_so(learn):
 
 def test_nothing_is_changed(interp, learn):
     before = [p.clone() for p in learn.model.parameters()]
-    interp.plot_pca(5), interp.explain(learn.vocab['user'].ids[0], 1001), interp.worst_users()
+    interp.plot_pca(5)
+    interp.explain(learn.vocab['user'].ids[0], 1001)
+    interp.worst_users()
     assert all(torch.equal(a, b) for a, b in zip(before, learn.model.parameters()))
