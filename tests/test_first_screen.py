@@ -53,7 +53,10 @@ def test_design_first_screen(ml100k, monkeypatch, tmp_path):
         learn.history(196)
         assert list(learn.recommend([196, 186], k=10).columns) == ['user', 'item', 'title', 'score', 'rank']
         interp = RecInterpretation.from_learner(learn)
-    interp.plot_bias(), interp.plot_pca(), interp.similar_items('Star Wars (1977)'), interp.explain(196, 242)
+    interp.plot_bias()
+    interp.plot_pca()
+    interp.similar_items('Star Wars (1977)')
+    interp.explain(196, 242)
     plt.close('all')
 
 
@@ -65,9 +68,8 @@ def test_readme_implicit_screen(ml100k, monkeypatch, tmp_path):
     exec('from fastrec.all import *\nset_seed(0)\n', scope)
     scope.update(ratings=ratings, movies=movies)
     with pytest.warns(UserWarning, match='LeaveLastSplitter'):
-        exec(
-            code.replace('fit_one_cycle(5,', 'fit_one_cycle(2,').replace('fit_one_cycle(20,', 'fit_one_cycle(8,'), scope
-        )
+        shorter = code.replace('fit_one_cycle(5,', 'fit_one_cycle(2,').replace('fit_one_cycle(20,', 'fit_one_cycle(8,')
+        exec(shorter, scope)
     learn, auto, idls = (scope[o] for o in ('learn', 'auto', 'idls'))
     assert learn.recorder.metric_names[3:5] == ['hr@10', 'ndcg@10']
     floor = scope['evaluate'](scope['Popularity']().fit(idls), idls).loc['all', 'ndcg@10']
