@@ -131,8 +131,8 @@ def test_metadata_without_ids():
 def test_metadata_of_something_else():
     with pytest.raises(
         ValueError,
-        match="no item of item_df is in the ratings: ids there look like '40', '20', '30', .*, in the "
-        'ratings like 10, 20, 30',
+        match=r"no item of item_df is in the ratings: ids there look like '40', '20', '30', .*, in the "
+        r'ratings like 10, 20, 30',
     ):
         catalog(MOVIES.assign(item=MOVIES.item.astype(str)))
 
