@@ -47,9 +47,8 @@ def run(folder, monkeypatch, capsys):
 
 
 def test_recommendations_in_chunks_are_those_of_the_model(folder, run, tmp_path):
-    want = load_recommender(folder / 'with_history').recommend(
-        list(pd.read_csv(folder / 'users.csv', dtype=str).user), 5
-    )
+    users = list(pd.read_csv(folder / 'users.csv', dtype=str).user)
+    want = load_recommender(folder / 'with_history').recommend(users, 5)
     for args in (
         ['with_history', 'users.csv'],
         ['with_history', 'users.csv', '--chunk', 7],
@@ -193,7 +192,7 @@ def test_train(folder, run, args, model, tmp_path):
 def test_train_goes_on_after_a_cut(folder, run, tmp_path, monkeypatch):
     import fastrec.all as fr
 
-    whole = run('train', 'ratings.csv', '-o', tmp_path / 'whole', '--epochs', 3)
+    run('train', 'ratings.csv', '-o', tmp_path / 'whole', '--epochs', 3)
     steps = []
     epoch = fr.RecLearner._do_epoch
 
