@@ -1,6 +1,7 @@
 """Every verb of fastai on a RecLearner, what fastrec adds, and that training learns what was planted."""
 
 import copy
+import itertools
 import pickle
 from functools import partial
 
@@ -327,7 +328,7 @@ def test_cancelling_and_errors_in_callbacks(dls):
         def after_pred(self):
             raise RuntimeError('broken on purpose')
 
-    with pytest.raises(RuntimeError, match='Bad.*after_pred.*\n.*broken on purpose'):
+    with pytest.raises(RuntimeError, match=r'Bad.*after_pred.*\n.*broken on purpose'):
         learn.fit(1, 1e-3, cbs=Bad())
 
 
@@ -374,8 +375,8 @@ def test_weight_decay_groups_of_the_mlp(dls):
     learn.fit_one_cycle(1, 1e-3, wd=0.3)
     assert [h['wd'] for h in learn.opt.hypers] == [0.0, 0.3]
     exempt = {id(p) for p in learn.opt.param_lists[0]}
-    tables = [p for m in learn.model.modules() if isinstance(m, EmbeddingTable) for p in m.parameters()]
-    assert all(id(p) in exempt for p in tables)
+    tables = [m for m in learn.model.modules() if isinstance(m, EmbeddingTable)]
+    assert all(id(p) in exempt for table in tables for p in table.parameters())
     assert all(p.ndim == 2 for p in learn.opt.param_lists[1])
     assert learn.wd == 0.1, 'wd of one fit must not become the default'
 
@@ -403,8 +404,9 @@ def test_planted_structure_is_recovered(fitted, synthetic):
 def test_checkerboard():
     """Even users like even items, odd users odd ones: after training, no recommendation crosses the board."""
     n = 40
-    pairs = [(u, i, 5.0 if (u + i) % 2 == 0 else 1.0) for u in range(n) for i in range(n) if (u * 7 + i * 3) % 5]
-    df = pd.DataFrame(pairs, columns=['user', 'item', 'rating'])
+    pairs = itertools.product(range(n), range(n))
+    rows = [(u, i, 5.0 if (u + i) % 2 == 0 else 1.0) for u, i in pairs if (u * 7 + i * 3) % 5]
+    df = pd.DataFrame(rows, columns=['user', 'item', 'rating'])
     dls = RecDataLoaders.from_df(df, valid_pct=0.1, seed=0, bs=64)
     set_seed(0)
     learn = quiet(collab_learner(dls, n_factors=4, y_range=(0.5, 5.5), wd=0.02))
@@ -426,9 +428,8 @@ def test_seeded_runs_are_equal(dls):
 
 def test_warm_and_cold_columns(synthetic):
     ratings, _, _ = synthetic
-    late = ratings.assign(
-        time=np.where(ratings.user < 'u0060', 1, 0)
-    )  # the last fifth of the users comes after everybody else
+    # the last fifth of the users comes after everybody else
+    late = ratings.assign(time=np.where(ratings.user < 'u0060', 1, 0))
     dls = RecDataLoaders.from_df(
         late,
         splitter=np.array_split(np.argsort(late.time.to_numpy(), kind='stable'), [int((late.time == 0).sum()) - 200]),
@@ -612,9 +613,8 @@ def test_optimiser_without_weight_decay(dls):
     learn = quiet(rec_learner(dls, nn_model(dls), opt_func=partial(OptimWrapper, opt=torch.optim.Rprop), wd=0.1))
     with pytest.raises(ValueError, match='no weight decay'):
         learn.fit(1)
-    quiet(collab_learner(dls, opt_func=partial(OptimWrapper, opt=torch.optim.Rprop))).fit(
-        1, 1e-3
-    )  # tables have their own L2
+    learn = collab_learner(dls, opt_func=partial(OptimWrapper, opt=torch.optim.Rprop))
+    quiet(learn).fit(1, 1e-3)  # tables have their own L2
 
 
 # --- the optimiser and the schedule
@@ -674,8 +674,9 @@ def test_optimiser_state_is_saved_and_loaded(dls, tmp_path):
 
 
 def test_svdpp_of_ratings_follows_the_scale_of_the_ratings(synthetic):
-    """The range and the L2 come from the training ratings, so that stars from 1 to 5 and the same as -20 to 100 give
-    the same predictions.
+    """Stars from 1 to 5 and the same as -20 to 100 give the same predictions.
+
+    The range and the L2 come from the training ratings.
     """
     ratings, _, _ = synthetic
     stretched = ratings.assign(rating=30 * ratings.rating - 50)
@@ -729,8 +730,8 @@ def test_training_on_every_row(synthetic, options):
     dls = RecDataLoaders.from_df(df, valid_pct=0, **options)
     assert sorted(dls.catalog.split.train) == list(range(len(df)))
     assert not len(dls.catalog.split.valid)
-    metrics = [hr(5)] if dls.target == 'implicit' else rmse if dls.target == 'rating' else roc_auc_score()
-    learn = collab_learner(dls, n_factors=4, metrics=metrics)
+    metrics = dict(implicit=[hr(5)], rating=rmse, liked=roc_auc_score())
+    learn = collab_learner(dls, n_factors=4, metrics=metrics[dls.target])
     before = learn.model.item_factors.weight.detach().clone()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, 5e-3)
