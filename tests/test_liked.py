@@ -150,9 +150,9 @@ def test_other_losses(liked, loss, options, scale):
     learn = svdpp_learner(liked, n_factors=8, loss_func=loss, metrics=accuracy_score(), **options)
     start = learn.score(torch.arange(5), torch.arange(5))
     share = liked.catalog.liked(liked.catalog.split.train).mean()
-    assert torch.allclose(
-        start.sigmoid() if scale == 'logit' else start, torch.tensor(share, dtype=torch.float32), atol=0.02
-    )  # starts at the share of liked rows
+    start = start.sigmoid() if scale == 'logit' else start
+    # starts at the share of liked rows
+    assert torch.allclose(start, torch.tensor(share, dtype=torch.float32), atol=0.02)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(2, 3e-2)
     assert learn.scale == scale
@@ -192,9 +192,9 @@ def test_per_user_metrics_against_scikit_learn(liked):
             skm.accuracy_score(labels[at], said),
         ]
         assert per_user.loc[id_].tolist()[:5] == pytest.approx(want, abs=1e-9)
-        assert per_user.ndcg[id_] == pytest.approx(
-            skm.ndcg_score([labels[at]], [scores[at]]), abs=1e-9 if len(set(scores[at])) == at.sum() else 0.05
-        )  # of ties scikit-learn averages the gains, we take the expected rank
+        # of ties scikit-learn averages the gains, we take the expected rank
+        atol = 1e-9 if len(set(scores[at])) == at.sum() else 0.05
+        assert per_user.ndcg[id_] == pytest.approx(skm.ndcg_score([labels[at]], [scores[at]]), abs=atol)
     n = (classes == 2).sum()
     one = (classes == 1).sum()
     assert len(per_user) == n
