@@ -77,7 +77,8 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
     pytest.importorskip('implicit')
     monkeypatch.setattr(fastrec.progress, 'DELAY', -1.0)
     IALS(4, iterations=3).fit(dls)
-    assert 'iALS' in (text := capfd.readouterr().err)
+    text = capfd.readouterr().err
+    assert 'iALS' in text
     assert '1.00/3.00' in text
 
 
