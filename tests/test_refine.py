@@ -102,18 +102,16 @@ def test_shared_labels_by_hand():
     g = item_graph(ItemFeatures.from_df(df, multilabel='people'), link='shared')
     x = 1 / np.log(3)
     y = 1 / np.log(2)
-    np.testing.assert_allclose(
-        g.weights.toarray(), [[0, x + y, x, 0], [x + y, 0, x, 0], [x, x, 0, 0], [0, 0, 0, 0]], rtol=1e-6
-    )
+    want = [[0, x + y, x, 0], [x + y, 0, x, 0], [x, x, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(g.weights.toarray(), want, rtol=1e-6)
 
 
 def test_had_together_by_hand(monkeypatch):
     dls = small()
     want = np.zeros((5, 5))
-    for i, j in ((0, 1), (0, 2), (0, 4), (2, 4)):
-        want[i, j] = want[j, i] = 1 / (
-            [2, 1, 1, 1, 1][i] ** 0.5 * [2, 1, 1, 1, 1][j] ** 0.5 + 100
-        )  # item 4 is in valid only
+    counts = [2, 1, 1, 1, 1]
+    for i, j in ((0, 1), (0, 2), (0, 4), (2, 4)):  # item 4 is in valid only
+        want[i, j] = want[j, i] = 1 / (counts[i] ** 0.5 * counts[j] ** 0.5 + 100)
     np.testing.assert_allclose(item_graph(dls, k=None).weights.toarray(), want, rtol=1e-6)
     monkeypatch.setattr(refine, 'PRODUCT_BUDGET', 1)  # a chunk a row
     np.testing.assert_allclose(item_graph(dls, k=None).weights.toarray(), want, rtol=1e-6)
@@ -268,23 +266,17 @@ def test_limits(liked, feats):
     graph = item_graph(feats)
     users = torch.arange(5)
     base = Given(liked, scores, 'probability')
-    assert torch.equal(
-        correct_and_smooth(base, graph, alpha=0, beta=0).score_items(users), scores[:5]
-    )  # nothing asked, nothing done
-    assert torch.equal(
-        correct_and_smooth(base, item_graph(pd.DataFrame(dict(src=[1000], dst=[1000]))), alpha=0, beta=1).score_items(
-            users
-        ),
-        scores[:5],
-    )  # no edges: scores stay
+    untouched = correct_and_smooth(base, graph, alpha=0, beta=0)  # nothing asked, nothing done
+    assert torch.equal(untouched.score_items(users), scores[:5])
+    no_edges = item_graph(pd.DataFrame(dict(src=[1000], dst=[1000])))  # scores stay
+    assert torch.equal(correct_and_smooth(base, no_edges, alpha=0, beta=1).score_items(users), scores[:5])
     anchored = correct_and_smooth(base, graph, alpha=1, n_steps=0)
     rows = anchored.score_items(users)
     seen = anchored.labels[:5].tocoo()
     assert torch.equal(rows[seen.row, seen.col], torch.from_numpy(seen.data))  # the labels themselves
     flat = Given(liked, torch.full_like(scores, 0.3), 'probability')
-    assert torch.allclose(
-        correct_and_smooth(flat, graph, alpha=0, beta=0.7, n_steps=5).score_items(users), torch.tensor(0.3), atol=1e-5
-    )  # smoothing keeps what is constant
+    smoothed = correct_and_smooth(flat, graph, alpha=0, beta=0.7, n_steps=5)  # smoothing keeps what is constant
+    assert torch.allclose(smoothed.score_items(users), torch.tensor(0.3), atol=1e-5)
     assert torch.equal(scores, probabilities(liked))  # the base is unchanged
 
 
