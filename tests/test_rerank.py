@@ -56,9 +56,8 @@ def recs():
 def table():
     """Vectors by item id, in an order of their own."""
     rng = np.random.default_rng(1)
-    return pd.DataFrame(rng.normal(size=(N_ITEMS, 5)), index=[f'i{i:02}' for i in range(N_ITEMS)]).sample(
-        frac=1, random_state=1
-    )
+    df = pd.DataFrame(rng.normal(size=(N_ITEMS, 5)), index=[f'i{i:02}' for i in range(N_ITEMS)])
+    return df.sample(frac=1, random_state=1)
 
 
 @pytest.fixture()
@@ -228,7 +227,8 @@ def test_pin(recs):
     def slow(o, places, k):
         rest = iter([i for i in o if i not in places])
         at = {p: i for i, p in places.items()}
-        return [x for x in (at.get(p) or next(rest, None) for p in range(1, k + 1)) if x is not None]
+        res = [at.get(p) or next(rest, None) for p in range(1, k + 1)]
+        return [x for x in res if x is not None]
 
     for places, k in (({item: 1}, 12), ({'ad': 2, item: 5}, 10), ({'ad': 3}, 3)):
         df = pin(recs, places, k=k)
@@ -268,7 +268,7 @@ def test_quota_against_a_loop(recs):
     for most, least in ((2, {}), ({'a': 1}, {'c': 3}), (None, {'b': 2, 'c': 2}), (3, {'a': 3})):
         df = quota(recs, kind, most, least, k=6)
         check_table(df, recs)
-        upper = most if isinstance(most, dict) else {} if most is None else dict.fromkeys('abc', most)
+        upper = dict.fromkeys('abc', most) if isinstance(most, int) else most or {}
         assert lists(df) == {u: slow(o, upper, least, 6) for u, o in lists(recs).items()}
         assert df.equals(
             quota(recs.assign(kind=kind[recs.item].to_numpy()), 'kind', most, least, k=6).drop(columns='kind')
