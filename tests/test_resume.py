@@ -104,15 +104,18 @@ import test_resume as t
 t.torch.set_num_threads(1)
 
 def process(f):  # a process of its own, without the price of starting Python again; -> how it ended
-    if not (pid := os.fork()):
+    pid = os.fork()
+    if not pid:
         f()
         os._exit(0)
     return os.waitpid(pid, 0)[1]
 
 for kind in ('rated', 'negatives', 'whole', 'lazy'):
-    path = t.Path({path!r})/kind
-    print(process(lambda: t.train(kind, path, kill=3)), t.torch.load(path/'models'/'run.ckpt', weights_only=True)['done'],
-          process(lambda: t.torch.save(t.outcome(t.train(kind, path)), path/'out.pt')))
+    path = t.Path({path!r}) / kind
+    killed = process(lambda: t.train(kind, path, kill=3))
+    done = t.torch.load(path / 'models' / 'run.ckpt', weights_only=True)['done']
+    ended = process(lambda: t.torch.save(t.outcome(t.train(kind, path)), path / 'out.pt'))
+    print(killed, done, ended)
 """
 
 
@@ -162,10 +165,9 @@ def test_from_the_first_and_the_last_epoch(epoch, tmp_path):
 
 def test_other_callbacks_go_on_counting(tmp_path):
     def cbs():
-        return [
-            SaveModelCallback(monitor='rmse', fname='best'),
-            EarlyStoppingCallback(monitor='rmse', min_delta=9.0, patience=4),
-        ]  # no epoch is that much better
+        best = SaveModelCallback(monitor='rmse', fname='best')
+        stop = EarlyStoppingCallback(monitor='rmse', min_delta=9.0, patience=4)  # no epoch is that much better
+        return [best, stop]
 
     class Rate(Callback):  # wrecks the model, so that the best epoch is an early one
         def before_batch(self):
@@ -269,7 +271,13 @@ def test_every_and_what_is_no_training(tmp_path):
     learn = learner('rated', tmp_path)
     cb = ResumeCallback('run', every=2)
     done = []
-    cb._save = lambda n, save=cb._save: (done.append(n), save(n))
+    save = cb._save
+
+    def noted(n):
+        done.append(n)
+        save(n)
+
+    cb._save = noted
     learn.add_cb(cb)
     with learn.no_bar(), learn.no_logging():
         learn.validate()
