@@ -51,13 +51,13 @@ class Dots(Scorer):
         self.v = clustered(n_items, d, 30, seed)
         rng = np.random.default_rng(seed)
         best = self.score_all(torch.arange(n_users)).argsort(1, descending=True).numpy()
-        rows = [
-            (u, i) for u in range(n_users) for i in [*best[u, : 5 * u], *rng.choice(n_items - 1, 3, replace=False)]
-        ] + [(0, n_items - 1)]
+        rows = []
+        for u in range(n_users):
+            rows += [(u, i) for i in [*best[u, : 5 * u], *rng.choice(n_items - 1, 3, replace=False)]]
+        rows.append((0, n_items - 1))
         df = pd.DataFrame(rows, columns=['user', 'item']).drop_duplicates().assign(rating=1.0)
-        df = pd.concat(
-            [df, pd.DataFrame(dict(user=0, item=np.setdiff1d(np.arange(n_items), df.item), rating=1.0))]
-        )  # every item is in the vocab
+        others = np.setdiff1d(np.arange(n_items), df.item)  # every item is in the vocab
+        df = pd.concat([df, pd.DataFrame(dict(user=0, item=others, rating=1.0))])
         cold = ((df.user == n_users - 1) | (df.item == n_items - 1)).to_numpy()
         inter = Interactions.from_df(df)
         self.catalog = Catalog(History(inter, make_split(inter, (np.flatnonzero(~cold), np.flatnonzero(cold)))))
@@ -142,15 +142,18 @@ def test_recommend_with_an_index_leaves_out_what_is_seen(dots, kind):
 def test_more_is_fetched_until_k_are_left(dots, monkeypatch):
     fetched = []
     search = Inner.search
-    monkeypatch.setattr(Inner, 'search', lambda self, q, k: fetched.append((len(q), k)) or search(self, q, k))
+
+    def noted(self, queries, k):
+        fetched.append((len(queries), k))
+        return search(self, queries, k)
+
+    monkeypatch.setattr(Inner, 'search', noted)
     dots.index('exact')
     fetched.clear()
-    same(df := dots.recommend([0, 1, 38], k=10), dots_without(dots).recommend([0, 1, 38], k=10))
-    assert fetched == [
-        (3, 36),
-        (1, 144),
-        (1, 576),
-    ]  # user 38 has the 190 best already; of user 0, who has nearly all, nothing is expected
+    df = dots.recommend([0, 1, 38], k=10)
+    same(df, dots_without(dots).recommend([0, 1, 38], k=10))
+    # user 38 has the 190 best already; of user 0, who has nearly all, nothing is expected
+    assert fetched == [(3, 36), (1, 144), (1, 576)]
     assert df.groupby('user').size().loc[[1, 38]].tolist() == [10, 10]
 
 
