@@ -1,5 +1,7 @@
 """Splitters against naive references, every way to say a split, and its summary."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 
 from fastrec.data.interactions import Interactions
 from fastrec.data.splits import KFoldSplitter, LeaveLastSplitter, Split, TimeSplitter, make_split, split_summary
-import itertools
 
 quick = settings(max_examples=80, deadline=None)
 
@@ -234,7 +235,8 @@ def test_impossible_folds():
 # --- make_split
 
 TEN = pd.DataFrame(dict(user=[0, 1] * 5, item=range(10), rating=[1.0, 2.0, 3.0, 4.0, 5.0] * 2))
-# rows 0, 2 and 3 are one pair; 1 and 5 another: 'last' keeps 1->5 and 0->3, so positions in the table are [3, 4, 5, 6, 7]
+# rows 0, 2 and 3 are one pair; 1 and 5 another: 'last' keeps 1->5 and 0->3, so positions in the table are
+# [3, 4, 5, 6, 7]
 REPEATED = pd.DataFrame(
     dict(user=[0, 1, 0, 0, 1, 1, 0, 1], item=[0, 0, 0, 0, 1, 0, 2, 2], rating=[1.0, 2, 3, 4, 5, 4, 3, 2])
 )
