@@ -259,9 +259,13 @@ def test_users_in_order_need_few_row_groups(folder, tmp_path, monkeypatch):
     dls = RecDataLoaders.from_parquet(tmp_path / 'sorted.parquet', stream=True, seed=0, bs=64)
     read = []
     stream = dls.stream
-    monkeypatch.setattr(
-        type(stream), 'read', lambda self, group, real=type(stream).read: read.append(group) or real(self, group)
-    )
+    real = type(stream).read
+
+    def noted(self, group):
+        read.append(group)
+        return real(self, group)
+
+    monkeypatch.setattr(type(stream), 'read', noted)
     user = table.user.iloc[0]
     got = dls.of_users([user] + [table.user.iloc[-1]]).catalog.interactions.to_df()
     assert len(got[got.user == user]) == (table.user == user).sum()
