@@ -257,13 +257,21 @@ def torchs_adam(params, lr=1e-3, **kwargs):
     return OptimWrapper(params, torch.optim.AdamW, lr=lr, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.0)
 
 
+class Listener(Callback):
+    """Wants to be asked where gradients are, and does nothing."""
+
+    def after_backward(self):
+        pass
+
+    def before_step(self):
+        pass
+
+
 CALLBACKS = {
     'none': lambda: None,
     'clip': lambda: GradientClip(0.01),
     'accumulate': lambda: GradientAccumulation(128),
-    'listener': lambda: type(
-        'Listener', (Callback,), dict(after_backward=lambda self: None, before_step=lambda self: None)
-    )(),
+    'listener': Listener,
 }
 
 
@@ -320,7 +328,8 @@ def test_large_tables_are_updated_by_rows_unless_told_otherwise(dls, monkeypatch
     monkeypatch.setattr('fastrec.training.learner.ROWS_COST', tables / (2 * dls.train.bs * 51) * 1.01)
     learn = collab_learner(dls)
     assert learn.opt_func is FusedAdam
-    assert 'opt_func=FusedAdam: tables of' in (out := capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert 'opt_func=FusedAdam: tables of' in out
     assert f'batch size {dls.train.bs:,}' in out
     assert collab_learner(dls, opt_func=FusedAdam).opt_func is FusedAdam
     assert not capsys.readouterr().out
@@ -397,7 +406,13 @@ def test_train_metrics_of_fastais_recorder(dls):
 def test_cold_rows_are_filled_once_after_training_and_after_loading():
     table = EmbeddingTable(4, 2, torch.tensor([True, True, False, True]), std=1.0)
     calls = []
-    table.fill_cold, fill = lambda: (calls.append(1), fill()), table.fill_cold
+    fill = table.fill_cold
+
+    def noted():
+        calls.append(1)
+        fill()
+
+    table.fill_cold = noted
     table.eval()
     table.eval()
     assert len(calls) == 1
