@@ -29,17 +29,16 @@ from fastrec.all import (
 
 @pytest.fixture(scope='module')
 def clicks():
-    """Users of two groups click on items of their group, the first ones more often; items 0 ..
+    """Users of two groups click on items of their group, the first ones more often.
 
-    59 by group, of two kinds, which a table tells; user 0 and item 58 only in valid.
+    Items 0 .. 59 by group, of two kinds, which a table tells; user 0 and item 58 only in valid.
     """
     rng = np.random.default_rng(0)
     p = 1 / np.sqrt(np.arange(1, 30))
-    rows = [(u, int(i)) for u in range(120) for i in 2 * rng.choice(29, 10, replace=False, p=p / p.sum()) + u % 2] + [
-        (2, 58),
-        (4, 58),
-        (6, 58),
-    ]
+    rows = []
+    for u in range(120):
+        rows += [(u, int(i)) for i in 2 * rng.choice(29, 10, replace=False, p=p / p.sum()) + u % 2]
+    rows += [(2, 58), (4, 58), (6, 58)]
     df = pd.DataFrame(rows, columns=['user', 'item'])
     valid = (df.user == 0) | (df.item == 58) | (rng.random(len(df)) < 0.15)
     return df, (np.flatnonzero(~valid), np.flatnonzero(valid))
@@ -96,11 +95,10 @@ def test_a_batch_against_a_loop(clicks):
 
 def test_every_positive_comes_once_an_epoch(clicks):
     dls = loaders(clicks)
-    pairs = [
-        (int(u), int(c[0, j]))
-        for u, c, t in ((u, c, t) for b in dls.train for u, c, t in zip(b[0], [b[1]] * len(b[0]), b[2]))
-        for j in [t.argmax()]
-    ]
+    pairs = []
+    for users, columns, targets in dls.train:
+        for user, target in zip(users, targets):
+            pairs.append((int(user), int(columns[0, target.argmax()])))
     train = clicks[0].iloc[clicks[1][0]]
     assert sorted(pairs) == sorted(
         (int(dls.vocab['user'].encode([u])[0]), int(dls.vocab['item'].encode([i])[0]))
@@ -321,9 +319,8 @@ def test_a_saved_recommender(clicks, items, tmp_path):
         learn = quick(two_tower_learner(loaders(clicks, item_df=items), item_features=feats, n_factors=8), 1)
         save_recommender(learn, tmp_path / 'saved')
         loaded = load_recommender(tmp_path / 'saved')
-        assert loaded.recommend([3, 4], k=5, exclude_seen=False).equals(
-            learn.recommend([3, 4], k=5, exclude_seen=False)
-        )
+        want = learn.recommend([3, 4], k=5, exclude_seen=False)
+        assert loaded.recommend([3, 4], k=5, exclude_seen=False).equals(want)
 
 
 def test_whatever_negatives_the_loaders_draw(clicks):
