@@ -30,7 +30,8 @@ def test_is_clean(path):
     assert not any(o in text for o in (f'{Path.home()}/', f'{FOLDER.parent}/', 'Traceback')), (
         'paths of a machine, or a failed cell'
     )
-    outputs = [o for c in notebook.cells if c.cell_type == 'code' for o in c.outputs]
+    cells = [c for c in notebook.cells if c.cell_type == 'code']
+    outputs = [o for c in cells for o in c.outputs]
     assert outputs
     assert all(o.output_type != 'error' for o in outputs)
     assert path.stat().st_size < 2**20
