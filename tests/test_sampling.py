@@ -1,5 +1,6 @@
-"""Negative samples: never seen, never twice in a row, with the right frequencies, also for users who have seen
-nearly everything.
+"""Negative samples: never seen, never twice in a row, with the right frequencies.
+
+Also for users who have seen nearly everything.
 """
 
 import numpy as np
