@@ -49,10 +49,8 @@ from fastrec.all import (
 from fastrec.scorers.scorer import Scorer
 
 # a sum over a table read from a file may be taken in another order than over the table it was saved from
-close, close_frames = (
-    partial(torch.allclose, rtol=1e-4, atol=1e-5),
-    partial(pd.testing.assert_frame_equal, rtol=1e-4, atol=1e-5),
-)
+close = partial(torch.allclose, rtol=1e-4, atol=1e-5)
+close_frames = partial(pd.testing.assert_frame_equal, rtol=1e-4, atol=1e-5)
 
 pytestmark = pytest.mark.filterwarnings('ignore:LeaveLastSplitter')
 
@@ -117,11 +115,14 @@ SCORERS = dict(
 @pytest.mark.parametrize('name', SCORERS)
 def test_every_scorer_comes_back(name, rated, chosen, tmp_path, recwarn):
     scorer = SCORERS[name](rated, chosen)
-    users, codes = list(scorer.vocab['user'].ids[:7]), torch.arange(7)
+    users = list(scorer.vocab['user'].ids[:7])
+    codes = torch.arange(7)
     for history in (False, True):
         save_recommender(scorer, tmp_path, history=history)
         loaded = load_recommender(tmp_path)
-        assert not isinstance(loaded, nn.Module) and loaded.scale == scorer.scale and loaded.vocab == scorer.vocab
+        assert not isinstance(loaded, nn.Module)
+        assert loaded.scale == scorer.scale
+        assert loaded.vocab == scorer.vocab
         if name in ('ease', 'knn', 'blend', 'corrected') and not history:
             with pytest.raises(ValueError, match='history=True'):
                 loaded.score_items(codes)
@@ -143,7 +144,8 @@ def test_every_scorer_comes_back(name, rated, chosen, tmp_path, recwarn):
             close_frames(loaded.recommend(users, 4), scorer.recommend(users, 4))
             pd.testing.assert_frame_equal(loaded.history(users[0]), scorer.catalog.history_of(users[0]))
         else:
-            assert loaded.catalog.interactions is None and loaded.catalog.split is None
+            assert loaded.catalog.interactions is None
+            assert loaded.catalog.split is None
             with pytest.raises(ValueError, match=r'seen=.*exclude_seen=False|history=True'):
                 loaded.recommend(users)
         if type(scorer).vectors is not Scorer.vectors:
@@ -217,15 +219,20 @@ def test_new_items_join_a_loaded_recommender(table, tmp_path):
         )
     ):
         loaded = load_recommender(save_recommender(learn, tmp_path / str(i)))
-        assert len(loaded.item_features) == 0 and loaded.item_features['title'].width == feats['title'].width
-        assert loaded.add_items(new) is loaded and loaded.catalog.n_items == learn.dls.n_items + 8
+        assert len(loaded.item_features) == 0
+        assert loaded.item_features['title'].width == feats['title'].width
+        assert loaded.add_items(new) is loaded
+        assert loaded.catalog.n_items == learn.dls.n_items + 8
         learn.add_items(new)
         pair = torch.zeros(8, dtype=torch.long), torch.arange(8) + dls.n_items
-        assert torch.allclose(loaded.score(*pair), learn.score(*pair), atol=1e-6) and loaded.predict(
-            ratings.user.iloc[0], 5003
-        ) == pytest.approx(learn.predict(ratings.user.iloc[0], 5003), abs=1e-5)
+        assert torch.allclose(loaded.score(*pair), learn.score(*pair), atol=1e-6)
+        assert loaded.predict(ratings.user.iloc[0], 5003) == pytest.approx(
+            learn.predict(ratings.user.iloc[0], 5003), abs=1e-5
+        )
         recs = loaded.recommend(ratings.user.iloc[0], 3, exclude_seen=False, candidates=[5000, 5001, 5002])
-        assert set(recs.item) == {5000, 5001, 5002} and 'cold' not in recs and recs.title.notna().all()
+        assert set(recs.item) == {5000, 5001, 5002}
+        assert 'cold' not in recs
+        assert recs.title.notna().all()
     own = ItemFeatures.from_df(items, text='title', text_encoder=Encoder())
     learn = content_learner(dls, own, n_factors=4, hidden=8)
     loaded = load_recommender(save_recommender(learn, tmp_path / 'own'))
@@ -260,10 +267,8 @@ def test_loads_without_fastai_and_plots(rated, tmp_path):
     items, modules = json.loads(
         subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout
     )
-    assert (
-        modules == []
-        and items == Blend([learn, Popularity().fit(rated)]).recommend([user], 3, exclude_seen=False).item.tolist()
-    )
+    assert modules == []
+    assert items == Blend([learn, Popularity().fit(rated)]).recommend([user], 3, exclude_seen=False).item.tolist()
 
 
 # --- ids and metadata keep their types
@@ -294,8 +299,11 @@ def test_ids_keep_their_type(make, tmp_path):
         df['item'] = df.item.astype('uint16')
     scorer = BiasOnly().fit(RecDataLoaders.from_df(df, valid_pct=0.2, seed=0))
     loaded = load_recommender(save_recommender(scorer, tmp_path))
-    want, got = scorer.vocab['item'].ids, loaded.vocab['item'].ids
-    assert got.dtype == want.dtype and got.equals(want) and [type(o) for o in got] == [type(o) for o in want]
+    want = scorer.vocab['item'].ids
+    got = loaded.vocab['item'].ids
+    assert got.dtype == want.dtype
+    assert got.equals(want)
+    assert [type(o) for o in got] == [type(o) for o in want]
     user = scorer.vocab['user'].ids[0]
     close_frames(loaded.recommend([user], 3, exclude_seen=False), scorer.recommend([user], 3, exclude_seen=False))
 
@@ -319,7 +327,8 @@ def test_metadata_keeps_its_types(table, tmp_path):
     scorer = Popularity().fit(RecDataLoaders.from_df(ratings, item_df=items, valid_pct=0.2, seed=0))
     with pytest.warns(UserWarning, match="column 'odd' of item_df is left out.*builtins.object"):
         save_recommender(scorer, tmp_path)
-    got, want = load_recommender(tmp_path).catalog.item_df, scorer.catalog.item_df
+    got = load_recommender(tmp_path).catalog.item_df
+    want = scorer.catalog.item_df
     assert got.columns.tolist() == [o for o in want.columns if o != 'odd']
     assert all(type(a) is type(b) and np.array_equal(a, b) for a, b in zip(got.vector, want.vector))
     pd.testing.assert_frame_equal(got.drop(columns='vector'), want.drop(columns=['odd', 'vector']))
@@ -346,7 +355,9 @@ class Own(nn.Module):
 
     def __init__(self, n_users, n_items, width=3):
         super().__init__()
-        self.u, self.i, self.width = nn.Embedding(n_users, width), nn.Embedding(n_items, width), width
+        self.u = nn.Embedding(n_users, width)
+        self.i = nn.Embedding(n_items, width)
+        self.width = width
 
     def forward(self, users, items):
         return (self.u(users) * self.i(items)).sum(-1)
@@ -423,15 +434,14 @@ def test_saving_again_replaces_and_a_failure_leaves_the_old_one(saved, rated, mo
     monkeypatch.setattr(artifact.os, 'replace', lambda *a: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.raises(OSError, match='disk full'):
         save_recommender(popular, saved)
-    assert isinstance(load_recommender(saved), BiasOnly) and len(list(saved.iterdir())) == 3
+    assert isinstance(load_recommender(saved), BiasOnly)
+    assert len(list(saved.iterdir())) == 3
     monkeypatch.undo()
     (saved / 'notes.txt').write_text('mine')
     save_recommender(popular, saved)
-    assert (
-        isinstance(load_recommender(saved), Popularity)
-        and len(list(saved.iterdir())) == 4
-        and (saved / 'notes.txt').exists()
-    )
+    assert isinstance(load_recommender(saved), Popularity)
+    assert len(list(saved.iterdir())) == 4
+    assert (saved / 'notes.txt').exists()
 
 
 def test_missing_extra(saved, monkeypatch):
@@ -442,7 +452,8 @@ def test_missing_extra(saved, monkeypatch):
 
 def test_nothing_is_pickled():
     for room in (artifact, packing):
-        assert 'pickle' not in vars(room) and 'torch.save' not in Path(room.__file__).read_text()
+        assert 'pickle' not in vars(room)
+        assert 'torch.save' not in Path(room.__file__).read_text()
 
 
 def test_files_may_name_every_scorer_and_model():
@@ -462,7 +473,8 @@ def test_files_may_name_every_scorer_and_model():
         for c in vars(fastrec.models).values()
         if inspect.isclass(c) and issubclass(c, fastrec.models.RecModel) and c is not fastrec.models.RecModel
     ]
-    assert len(scorers) > 6 and len(models) > 4
+    assert len(scorers) > 6
+    assert len(models) > 4
     for cls in scorers + models:
         assert packing.find_class(cls.__name__) is cls, f'{cls.__name__}: put its room into packing.ROOMS'
     for cls in models:
