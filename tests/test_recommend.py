@@ -16,7 +16,8 @@ from fastrec.scorers.recommend import top_k
 from fastrec.scorers.retrieval import similar
 from fastrec.scorers.scorer import Scorer
 
-N_USERS, N_ITEMS = 30, 20
+N_USERS = 30
+N_ITEMS = 20
 
 
 class Fixed(Scorer):
@@ -68,7 +69,8 @@ def reference(scorer, user, k, exclude=(), allowed=None):
 
 
 def seen(scorer, user):
-    inter, rows = scorer.catalog.interactions, scorer.catalog.split.train
+    inter = scorer.catalog.interactions
+    rows = scorer.catalog.split.train
     df = inter.to_df(rows)
     return set(df.item[df.user == user])
 
@@ -80,16 +82,16 @@ def test_against_a_slow_reference(scorer, monkeypatch):
         mine = df[df.user == user]
         assert mine.item.tolist() == reference(scorer, user, 6, seen(scorer, user))
         assert mine['rank'].tolist() == list(range(1, len(mine) + 1))
-        assert mine.score.is_monotonic_decreasing and mine.title.tolist() == [f'Title {i - 100}' for i in mine.item]
+        assert mine.score.is_monotonic_decreasing
+        assert mine.title.tolist() == [f'Title {i - 100}' for i in mine.item]
     monkeypatch.setattr('fastrec.scorers.recommend.MEMORY_BUDGET', 4 * N_ITEMS * 7)  # chunks of 7 users
     pd.testing.assert_frame_equal(scorer.recommend(users, k=6), df)
 
 
 def test_columns_and_order_of_users(scorer):
     df = scorer.recommend(['u09', 'u02'], k=3, candidates=[100, 101, 102, 103, 104, 105], exclude_seen=False)
-    assert (
-        list(df.columns) == ['user', 'item', 'title', 'score', 'rank'] and df.user.tolist() == ['u09'] * 3 + ['u02'] * 3
-    )
+    assert list(df.columns) == ['user', 'item', 'title', 'score', 'rank']
+    assert df.user.tolist() == ['u09'] * 3 + ['u02'] * 3
     assert df.equals(
         pd.concat(
             [scorer.recommend(u, 3, candidates=range(100, 106), exclude_seen=False) for u in ('u09', 'u02')],
@@ -100,7 +102,8 @@ def test_columns_and_order_of_users(scorer):
 
 def test_exclude_seen_false_and_k_beyond_the_catalogue(scorer):
     df = scorer.recommend('u05', k=999, exclude_seen=False)
-    assert df.item.tolist() == reference(scorer, 'u05', 999) and len(df) == N_ITEMS
+    assert df.item.tolist() == reference(scorer, 'u05', 999)
+    assert len(df) == N_ITEMS
 
 
 def test_fewer_than_k_when_little_is_left(scorer):
@@ -139,13 +142,13 @@ def test_cold_users(scorer):
     counts = scorer.catalog.counts['item']
     df = scorer.recommend(['u03', 'u04'], k=4)
     first = df[df.user == 'u03']
-    assert first.cold.all() and not df.cold[(df.user == 'u04') & (df.item != 107)].any()
-    assert (
-        counts[scorer.vocab['item'].encode(first.item)].tolist() == sorted(counts, reverse=True)[:4]
-        and first.score.isna().all()
-    )
+    assert first.cold.all()
+    assert not df.cold[(df.user == 'u04') & (df.item != 107)].any()
+    assert counts[scorer.vocab['item'].encode(first.item)].tolist() == sorted(counts, reverse=True)[:4]
+    assert first.score.isna().all()
     mean = scorer.recommend('u03', k=4, cold='mean')
-    assert mean.item.tolist() == reference(scorer, 'u03', 4) and mean.cold.all()
+    assert mean.item.tolist() == reference(scorer, 'u03', 4)
+    assert mean.cold.all()
     with pytest.raises(KeyError, match=r"no training row: 'u03'.*cold='popular'"):
         scorer.recommend(['u03', 'u04'], cold='raise')
     with pytest.raises(ValueError, match="choose one of 'popular'"):
@@ -163,9 +166,8 @@ def test_basket(scorer):
     want = (v @ v[[1, 4]].T).mean(1)
     want[[1, 4, 7]] = -9  # the basket itself and the cold item
     order = want.argsort(descending=True)[:5]
-    assert df.item.tolist() == (100 + order).tolist() and df.score.tolist() == pytest.approx(
-        want[order].tolist(), abs=1e-6
-    )
+    assert df.item.tolist() == (100 + order).tolist()
+    assert df.score.tolist() == pytest.approx(want[order].tolist(), abs=1e-6)
     assert list(df.columns) == ['item', 'title', 'score', 'rank']
     assert scorer.recommend(basket=['Title 1', 104], k=5).equals(df)
     with pytest.raises(ValueError, match='empty'):
@@ -211,16 +213,15 @@ def test_similar(scorer, side):
     want = v @ v[5]
     want[[5, 7 if side == 'item' else 3]] = -9
     order = want.argsort(descending=True)[:4]
-    assert scorer.vocab[side].encode(df[side]).tolist() == order.tolist() and df.score.tolist() == pytest.approx(
-        want[order].tolist(), abs=1e-6
-    )
-    assert (df[f'query_{side}'] == query).all() and df['rank'].tolist() == [1, 2, 3, 4]
+    assert scorer.vocab[side].encode(df[side]).tolist() == order.tolist()
+    assert df.score.tolist() == pytest.approx(want[order].tolist(), abs=1e-6)
+    assert (df[f'query_{side}'] == query).all()
+    assert df['rank'].tolist() == [1, 2, 3, 4]
 
 
 def test_similar_takes_titles_and_refuses_cold(scorer):
-    assert similar(scorer, 'Title 5').equals(similar(scorer, 105)) and similar(scorer, 'title 19').equals(
-        similar(scorer, 119)
-    )
+    assert similar(scorer, 'Title 5').equals(similar(scorer, 105))
+    assert similar(scorer, 'title 19').equals(similar(scorer, 119))
     with pytest.raises(KeyError, match='11 items match'):
         similar(scorer, 'itle 1')
     with pytest.raises(KeyError, match='107 has no training row'):
@@ -243,8 +244,10 @@ def test_damped_biases_by_hand():
         catalog = Catalog(History(inter, make_split(inter, (np.array([0, 1, 2]), np.array([3])))))
 
     base = BiasOnly(damping=(1.0, 2.0)).fit(Dls)
-    b_a, b_b = (1.0 + 0.0) / (2 + 2), -1.0 / (1 + 2)
-    assert base.mean == 4.0 and base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.0])
+    b_a = (1.0 + 0.0) / (2 + 2)
+    b_b = -1.0 / (1 + 2)
+    assert base.mean == 4.0
+    assert base.item_biases.tolist() == pytest.approx([b_a, b_b, 0.0])
     assert base.user_biases.tolist() == pytest.approx([((1 - b_a) + (-1 - b_b)) / (2 + 1), (0 - b_a) / (1 + 1)])
 
 
@@ -265,15 +268,14 @@ def test_users_for_an_item_against_a_slow_reference(scorer, monkeypatch, budget)
             reverse=True,
         )[:5]
         mine = df[df.item == item]
-        assert (
-            have - {'u03'}
-            and mine.user.tolist() == [u for _, u in want]
-            and mine['rank'].tolist() == [1, 2, 3, 4, 5]
-            and mine.title.unique().tolist() == [f'Title {i}']
-        )
+        assert have - {'u03'}
+        assert mine.user.tolist() == [u for _, u in want]
+        assert mine['rank'].tolist() == [1, 2, 3, 4, 5]
+        assert mine.title.unique().tolist() == [f'Title {i}']
         np.testing.assert_allclose(mine.score, [v for v, _ in want], rtol=1e-6)
     everybody = scorer.recommend_users(101, k=99, exclude_seen=False)
-    assert len(everybody) == N_USERS - 1 and 'u03' not in set(everybody.user)
+    assert len(everybody) == N_USERS - 1
+    assert 'u03' not in set(everybody.user)
     assert set(scorer.recommend_users(101, k=99, exclude_seen=False, users=['u03', 'u05', 'u09']).user) == {
         'u05',
         'u09',
@@ -283,7 +285,8 @@ def test_users_for_an_item_against_a_slow_reference(scorer, monkeypatch, budget)
 
 def test_users_for_an_item_that_nobody_has(scorer):
     df = scorer.recommend_users(107, k=2)
-    assert df.cold.all() and len(df) == 2
+    assert df.cold.all()
+    assert len(df) == 2
     scorer.knows_cold = False
     with pytest.raises(KeyError, match='107 has no training row'):
         scorer.recommend_users(107)
@@ -303,7 +306,8 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     learn = collab_learner(dls, n_factors=4, y_range=(0.5, 5.5))
     for t in learn.model.tables:
         torch.nn.init.normal_(t.weight)
-    ids, users = list(learn.vocab['item'].ids[[3, 40, 77, 100]]), learn.vocab['user'].ids[:9]
+    ids = list(learn.vocab['item'].ids[[3, 40, 77, 100]])
+    users = learn.vocab['user'].ids[:9]
     scored = []
     score_items = type(learn).score_items
     # nothing is few: over the whole catalogue
@@ -313,7 +317,8 @@ def test_few_candidates_are_scored_alone_and_rank_as_among_all(dls, monkeypatch)
     monkeypatch.setattr(type(learn), 'ranker', lambda self: scored.append(self))
     monkeypatch.setattr(learn.model, 'score_items', lambda users: scored.append(users))
     pd.testing.assert_frame_equal(learn.recommend(users, k=3, candidates=ids), want, atol=1e-5)
-    assert not scored and score_items is type(learn).score_items
+    assert not scored
+    assert score_items is type(learn).score_items
 
 
 @pytest.mark.parametrize('y_range', [None, (0.5, 5.5)])
@@ -323,7 +328,8 @@ def test_ranker_orders_as_scores_do(dls, y_range):
     for t in learn.model.tables:
         torch.nn.init.normal_(t.weight, std=0.5)
     users = torch.arange(20)
-    scores, order = learn.score_items(users), learn.ranker()(users)
+    scores = learn.score_items(users)
+    order = learn.ranker()(users)
     assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-6).all()
     recs = learn.recommend(learn.vocab['user'].ids[:20], k=5, exclude_seen=False)
     assert np.allclose(recs.score.to_numpy().reshape(20, 5), scores.topk(5, 1).values, atol=1e-5)
@@ -335,7 +341,8 @@ def test_model_with_scores_of_its_own_has_no_ranker(dls):
             return -super().score_items(users)
 
     learn = rec_learner(dls, Other(dls.n_users, dls.n_items, 4))
-    assert learn.ranker() is None and collab_learner(dls).ranker() is not None
+    assert learn.ranker() is None
+    assert collab_learner(dls).ranker() is not None
 
 
 @pytest.mark.parametrize('n, k', [(1, 1), (7, 10), (100, 3), (1000, 10), (1003, 10), (5000, 1), (5000, 100)])
@@ -345,11 +352,13 @@ def test_top_k_in_two_steps(n, k):
     scores[2] = -torch.inf
     scores[3, 1:] = -torch.inf
     values, at = top_k(scores, k)
-    assert torch.equal(values, scores.topk(min(k, n), dim=1).values) and torch.equal(scores.gather(1, at), values)
+    assert torch.equal(values, scores.topk(min(k, n), dim=1).values)
+    assert torch.equal(scores.gather(1, at), values)
     assert all(len(set(row.tolist())) == min(k, n) for row in at)
     ties = torch.randint(0, 4, (5, n), generator=g).float()
     values, at = top_k(ties, k)
-    assert torch.equal(values, ties.topk(min(k, n), dim=1).values) and torch.equal(ties.gather(1, at), values)
+    assert torch.equal(values, ties.topk(min(k, n), dim=1).values)
+    assert torch.equal(ties.gather(1, at), values)
     scores[1, n // 2] = torch.nan
     assert torch.isnan(top_k(scores, k)[0]).any(1).tolist() == [False, True, False, False, False]
 
@@ -402,8 +411,10 @@ def test_rankers_order_as_the_scores_do(build, synthetic):
             torch.nn.init.normal_(p, std=0.3)
         scorer.model.train()
     users = torch.arange(40)
-    scores, order = scorer.score_items(users), scorer.ranker()(users)
-    assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-5).all() and order.std() > 1e-3
+    scores = scorer.score_items(users)
+    order = scorer.ranker()(users)
+    assert (scores.gather(1, order.argsort(dim=1)).diff(dim=1) >= -1e-5).all()
+    assert order.std() > 1e-3
     one_by_one = pd.concat([scorer.recommend(u, 5) for u in scorer.vocab['user'].ids[:20]], ignore_index=True)
     pd.testing.assert_frame_equal(
         scorer.recommend(scorer.vocab['user'].ids[:20], 5)[['user', 'item', 'score', 'rank']],
