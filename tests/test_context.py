@@ -188,18 +188,18 @@ def test_context_goes_through_the_loaders(moody):
     assert len(twice.context) == len(twice) == 9
 
 
-# --- moods by hand
+# --- a user's bias at a time, by hand
 
 
-def test_mood_by_hand():
+def test_time_dependent_bias_by_hand():
     rng = np.random.default_rng(1)
     dense = rng.random((4, 9)) < 0.7
     dense[3] = False
     times = csr_matrix(np.where(dense, rng.integers(100, 130, dense.shape), 0)).astype(np.int64).sorted_indices()
     residual = rng.normal(size=times.nnz).astype(np.float32)
-    mood = TimeDependentBias(times, residual)
+    bias = TimeDependentBias(times, residual)
     with torch.no_grad():
-        mood.kernel.copy_(torch.randn(len(mood.kernel)))
+        bias.kernel.copy_(torch.randn(len(bias.kernel)))
     r = csr_matrix((residual, times.indices, times.indptr), shape=times.shape).toarray()
 
     def by_hand(u, i, t):
@@ -208,18 +208,18 @@ def test_mood_by_hand():
             if not dense[u, j] or j == i:
                 continue
             d = abs(t - times[u, j])
-            w = np.exp(mood.kernel[0 if d == 0 else 1 + int(np.log2(d))].item())
+            w = np.exp(bias.kernel[0 if d == 0 else 1 + int(np.log2(d))].item())
             top = top + w * r[u, j]
             bottom = bottom + w
-        return mood.amplitude.item() * top / (bottom + np.exp(mood.damping.item()))
+        return bias.amplitude.item() * top / (bottom + np.exp(bias.damping.item()))
 
     users = torch.tensor([0, 0, 1, 2, 2, 3])
     items = torch.tensor([0, 4, 8, 3, 3, 1])
     when = torch.tensor([100, 117, 128, 5, 4000, 110])
     want = [by_hand(*o) for o in zip(users.tolist(), items.tolist(), when.tolist())]
-    assert np.allclose(mood(users, items, when).detach(), want, atol=1e-5)
-    assert mood(users, items, torch.full((6,), -1)).abs().max() == 0, 'no time, no mood'
-    whole = mood.all_items(users, when, 9)
+    assert np.allclose(bias(users, items, when).detach(), want, atol=1e-5)
+    assert bias(users, items, torch.full((6,), -1)).abs().max() == 0, 'no time, no bias of the time'
+    whole = bias.all_items(users, when, 9)
     assert np.allclose(
         whole.detach(), [[by_hand(u, i, t) for i in range(9)] for u, t in zip(users.tolist(), when.tolist())], atol=1e-5
     )
@@ -230,13 +230,13 @@ def test_mood_by_hand():
 # --- what it is good for
 
 
-def test_mood_of_times_as_fine_as_nanoseconds():
+def test_time_dependent_bias_of_times_as_fine_as_nanoseconds():
     """A user's neighbours are the user's own, however many users and moments there are."""
     n = 5000
     late = 10**18
     times = csr_matrix(([10**17, late, late + 10**9], ([0, n - 1, n - 1], [0, 1, 2])), shape=(n, 3), dtype=np.int64)
-    mood = TimeDependentBias(times, np.array([1.0, -1.0, 1.0], np.float32))
-    got = mood(
+    bias = TimeDependentBias(times, np.array([1.0, -1.0, 1.0], np.float32))
+    got = bias(
         torch.tensor([0, n - 1, n - 1, n // 2]),
         torch.tensor([1, 1, 0, 0]),
         torch.tensor([10**17 + 10**9, late, late, late]),
@@ -345,7 +345,7 @@ def test_learners_with_context_travel(learn, tmp_path):
         assert torch.allclose(there.score(users, items), want.score(users, items), atol=1e-4)
         assert torch.allclose(other.score(users, items), learn.score(users, items), atol=1e-4)
         assert not any(
-            o in k for k in dict(other.model.named_buffers()) for o in ('residual', 'pairs', 'times', 'mood')
+            o in k for k in dict(other.model.named_buffers()) for o in ('residual', 'pairs', 'times', 'time_bias')
         ), 'what users did stays at home'
 
 

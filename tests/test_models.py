@@ -166,6 +166,35 @@ def test_set_l2_scales_by_decay():
     assert DotBias(3, 3, 2).user_biases.decay == 0
 
 
+@pytest.mark.parametrize('columns', [(), (3,)])
+def test_a_table_says_whether_its_l2_was_taken(columns):
+    """By the fast node and by lookups alike; what reads a table as a whole bypasses it."""
+    users, items = torch.arange(4), torch.randint(N_ITEMS, (4, *columns))
+    for context in ({}, dict(context_sizes=[3])):
+        model = DotBias(N_USERS, N_ITEMS, 5, **context).train()
+        set_l2(model, 0.1)
+        assert not any(t.penalised for t in model.tables)
+        model.score_items(users)
+        assert [t.penalised for t in model.tables] == [True, False, False, False]
+        set_l2(model, 0.1)
+        if not context or not columns:
+            model(users, items)
+            assert [t.penalised for t in model.tables] == [True, True, False, False], 'biases have no L2'
+        set_l2(model, 0.0)
+        model(users, torch.arange(4))
+        assert not any(t.penalised for t in model.tables)
+
+
+def test_svdpp_takes_the_l2_of_every_table_that_has_one():
+    for decays in (dict(), dict(own_decay=0.0), dict(residual_decay=2.0, history_decay=1.0)):
+        model = MODELS['flipped'](**decays).train()
+        set_l2(model, 0.1)
+        model(torch.arange(4), torch.arange(4))
+        tables = [t for t in model.modules() if isinstance(t, EmbeddingTable)]
+        assert [t.penalised for t in tables] == [t.l2 > 0 for t in tables]
+        assert (model.residual_factors.l2 > 0) == (model.residual_decay > 0)
+
+
 def test_models_hold_no_graph_after_copy(make):
     model = make()
     set_l2(model, 0.1)
@@ -185,6 +214,36 @@ def test_bad_arguments():
         MLP(3, 3, 2, [])
     with pytest.raises(ValueError, match='known has shape'):
         DotBias(3, 3, 2, known_users=torch.ones(4, dtype=torch.bool))
+
+
+def test_a_model_from_vectors():
+    torch.manual_seed(0)
+    p, q, bu, bi = torch.randn(7, 3), torch.randn(11, 3), torch.randn(7), torch.randn(11)
+    before = torch.get_rng_state()
+    model = DotBias.from_vectors(p, q, bu, bi, mean=0.7, y_range=(1, 5))
+    assert torch.equal(torch.get_rng_state(), before) and not model.training and type(model) is DotBias
+    assert model.intercept() == pytest.approx(0.7) and model.y_range == (1.0, 5.0)
+    for side, vectors, biases in (('user', p, bu), ('item', q, bi)):
+        assert torch.equal(model.vectors(side), vectors) and torch.equal(model.biases(side), biases)
+    assert all(t.known.all() for t in model.tables)
+    want = to_range(p @ q.T + bu[:, None] + bi + 0.7, (1, 5))
+    assert torch.allclose(model.score_items(torch.arange(7)), want, atol=1e-6)
+    assert torch.allclose(model(torch.tensor([2, 6]), torch.tensor([0, 10])), want[[2, 6], [0, 10]], atol=1e-6)
+    with torch.no_grad():
+        p.zero_()
+    assert model.vectors('user').any(), 'the model has copies'
+    plain = DotBias.from_vectors(q, q)
+    assert torch.allclose(plain.score_items(torch.arange(11)), q @ q.T, atol=1e-6) and plain.y_range is None
+    again = DotBias(**plain.config())
+    again.load_state_dict(plain.state_dict())
+    assert torch.equal(again.eval().score_items(torch.arange(11)), plain.score_items(torch.arange(11)))
+    for wrong in (dict(item_vectors=q[:, :2]), dict(user_biases=bi), dict(item_biases=bi[:1])):
+        with pytest.raises(ValueError, match='for a table of'):
+            DotBias.from_vectors(**{**dict(user_vectors=p, item_vectors=q), **wrong})
+
+
+def test_who_has_features_is_none_where_none_are_read(make):
+    assert make().has_features('user') is None and make().has_features('item') is None
 
 
 # --- the models of their papers
@@ -309,11 +368,13 @@ def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
         torch.tensor([int(HISTORY[0].indices[0]), 7, int(HISTORY[5].indices[0]), 2]),
     )
     picked = []
-    monkeypatch.setattr(
-        type(model),
-        '_picked_sums',
-        lambda self, *args, of=type(model)._picked_sums: picked.append(1) or of(self, *args),
-    )
+    original = SVDpp._picked_sums
+
+    def picked_sums(self, *args):
+        picked.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(SVDpp, '_picked_sums', picked_sums)
     model(users, items).square().sum().backward()
     assert bool(picked) == (few == 0)
     got = {k: v.grad.clone() for k, v in model.named_parameters()}
