@@ -22,21 +22,35 @@ FIGURES = {  # name: (notebook, what a cell that draws it contains)
     'feedback_loop': ('07', 'def loop('),
 }
 
-if __name__ == '__main__':
-    out = HERE.parent / 'docs' / 'gallery'
-    out.mkdir(parents=True, exist_ok=True)
+
+def figures(notebook: str, text: str) -> list[str]:
+    """PNGs (base64) of the cells of a notebook that contain `text`."""
+    path = next(HERE.glob(f'{notebook}_*.ipynb'))
+    found = []
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type != 'code' or text not in cell.source:
+            continue
+        for output in cell.outputs:
+            data = output.get('data', {})
+            if 'image/png' in data:
+                found.append(data['image/png'])
+    return found
+
+
+def main() -> None:
+    """Write the last figure that each of the cells draws."""
+    folder = HERE.parent / 'docs' / 'gallery'
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (notebook, text) in FIGURES.items():
-        cells = nbformat.read(next(HERE.glob(f'{notebook}_*.ipynb')), 4).cells
-        images = [
-            o.data['image/png']
-            for c in cells
-            if c.cell_type == 'code' and text in c.source
-            for o in c.outputs
-            if 'image/png' in o.get('data', {})
-        ]
-        if not images:
+        found = figures(notebook, text)
+        if not found:
             raise SystemExit(
                 f'no figure in notebook {notebook} from a cell with {text!r}: execute it first, or correct FIGURES'
             )
-        (out / f'{name}.png').write_bytes(base64.b64decode(images[-1]))
-        print(out / f'{name}.png')
+        path = folder / f'{name}.png'
+        path.write_bytes(base64.b64decode(found[-1]))
+        print(path)
+
+
+if __name__ == '__main__':
+    main()
