@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..data.catalog import Catalog, cold_mask
-from ..data.features import ItemFeatures
+from ..data.features import Features
 from ..data.interactions import Interactions
 from ..models.base import PAIRS, RecModel, as_rec_model
 from .coldstart import Objective, fold_dot, fold_tables, new_users, noise_of
@@ -33,14 +33,14 @@ class ModelScorer(Scorer):
 
     model: nn.Module
     context: torch.Tensor | None = None
-    item_features: ItemFeatures | None = None
+    item_features: Features | None = None
 
     def __init__(
         self,
         model: nn.Module,  # a `RecModel`, or any module with `forward(users, items) -> scores`
         catalog: Catalog,  # whose codes it scores
         scale: str = 'rating',  # what a score means, as in `Scorer`
-        item_features: ItemFeatures | None = None,  # without rows: they tell what `add_items` reads
+        item_features: Features | None = None,  # `ItemFeatures` without rows: they tell what `add_items` reads
         context: torch.Tensor | None = None,  # int64 (columns,): the situation it is asked in, see `in_context`
     ) -> None:
         self.model, self.catalog, self.scale = model, catalog, scale
