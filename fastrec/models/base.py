@@ -53,6 +53,11 @@ def over_items(rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     return rows if items.dim() == 1 else rows.unsqueeze(1)
 
 
+def split_bias(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (..., d + 1) whose last value is a bias -> vectors (..., d), biases (...)."""
+    return rows[..., :-1], rows[..., -1]
+
+
 class RecModel(nn.Module):
     """Codes of users and items in, scores out. A subclass writes `forward`; every other method has a default.
 
@@ -158,7 +163,8 @@ class RecModel(nn.Module):
         """
         parts = self._parts(user, item)
         device = parts['factors'].device
-        score = self(torch.tensor([user], device=device), torch.tensor([item], device=device)).item()
+        codes = [torch.tensor([code], device=device) for code in (user, item)]
+        score = self(*codes).item()
         total = parts['factors'].sum() + parts['mean'] + parts['user_bias'] + parts['item_bias']
         total = self.in_range(total).item()
         if not math.isclose(score, total, rel_tol=1e-3, abs_tol=1e-3):

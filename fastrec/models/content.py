@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..data.block import Block
-from .base import DotModel, as_range, over_items, starting_mean
+from .base import DotModel, as_range, over_items, split_bias, starting_mean
 from .blocks import FeatureLinear, unique_rows
 from .embedding import EmbeddingTable
 
@@ -114,14 +114,14 @@ class Content(DotModel):
         p, bu = self.users_of(users)
         p = over_items(p, items)
         bu = over_items(bu, items).squeeze(-1)
-        q = unique_rows(self.item_net, items)
-        return self.in_range((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean)
+        q, bi = split_bias(unique_rows(self.item_net, items))
+        return self.in_range((p * q).sum(-1) + bi + bu + self.mean)
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # reads no context
         """Scores of the whole catalogue: (B,) -> (B, n_items); items encoded once, then one matrix product."""
-        q = self.item_net()
+        q, bi = split_bias(self.item_net())
         p, bu = self.users_of(users)
-        return self.in_range(p @ q[:, :-1].T + q[:, -1] + bu + self.mean)
+        return self.in_range(p @ q.T + bi + bu + self.mean)
 
     # --- what it has learned
 
@@ -142,13 +142,14 @@ class Content(DotModel):
     @torch.no_grad()
     def explain(self, user: int, item: int) -> dict:
         """Parts that add up to the score before the sigmoid; see `DotModel`. Only the one item is encoded."""
-        q = self.item_net(torch.tensor([item], device=self.mean.device))[0]
+        code = torch.tensor([item], device=self.mean.device)
+        q, item_bias = split_bias(self.item_net(code)[0])
         p, user_biases = self._all_users()
         return dict(
             mean=self.intercept(),
             user_bias=user_biases[user].item(),
-            item_bias=q[-1].item(),
-            factors=p[user] * q[:-1],
+            item_bias=item_bias.item(),
+            factors=p[user] * q,
         )
 
     # --- features

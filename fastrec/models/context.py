@@ -70,10 +70,11 @@ class TimeDependentBias(nn.Module):
         residual: np.ndarray,  # float32 (nnz,) in its order
     ) -> None:
         super().__init__()
-        users: np.ndarray = np.repeat(np.arange(times.shape[0], dtype=np.int64), np.diff(times.indptr))
+        n_users = times.shape[0]
+        users: np.ndarray = np.repeat(np.arange(n_users, dtype=np.int64), np.diff(times.indptr))
         when = times.data.astype(np.int64)
         # user and time have to fit 63 bits, of which 32 are for the time: decades of quarters of a second
-        bits = min(32, 62 - times.shape[0].bit_length())
+        bits = min(32, 62 - n_users.bit_length())
         span = int(when.max()) - int(when.min()) + 1 if len(when) else 1
         self.unit = 1 + span // 2**bits
         when = when // self.unit
@@ -96,7 +97,9 @@ class TimeDependentBias(nn.Module):
         """Biases (B,) of pairs at times (B,)."""
         near, wr, w = self._neighbors(users, times)
         other = near != items[:, None]
-        return self.amplitude * (wr * other).sum(1) / ((w * other).sum(1) + self.damping.exp())
+        total = (wr * other).sum(1)
+        weight = (w * other).sum(1)
+        return self.amplitude * total / (weight + self.damping.exp())
 
     def all_items(self, users: torch.Tensor, times: torch.Tensor, n_items: int) -> torch.Tensor:
         """Biases of every item at times (B,): (B, n_items). They differ where the item is among the neighbours."""
@@ -109,7 +112,8 @@ class TimeDependentBias(nn.Module):
         there = w > 0
         without_own = torch.where(there, without_own, of_others.expand_as(without_own))
         row = torch.arange(len(users), device=users.device)[:, None].expand_as(near)
-        biases = of_others.repeat(1, n_items).index_put((row[there], near[there].long()), without_own[there])
+        places = row[there], near[there].long()
+        biases = of_others.repeat(1, n_items).index_put(places, without_own[there])
         return self.amplitude * biases
 
     def _neighbors(self, users: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -139,7 +139,8 @@ def fused_scores(
     tables = model.tables
     if not (_is_plain(model, tables, plain) and _can_fuse(users, items)):
         return None
-    weights = [table._parameters['weight'] for table in tables]  # type: ignore[attr-defined]  # spares nn.Module's getattr
+    # nn.Module's getattr, which `table.weight` goes through, takes longer
+    weights = [table._parameters['weight'] for table in tables]  # type: ignore[attr-defined]
     inputs = *weights, model.mean, users, items, model.y_range
     n = users.shape[0]
     l2 = [table.l2 / n for table in tables]

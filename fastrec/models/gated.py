@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.block import Block
-from .base import DotModel, as_range, over_items, starting_mean
+from .base import DotModel, as_range, over_items, split_bias, starting_mean
 from .blocks import FeatureLinear, unique_rows
 from .content import FeatureEncoder
 from .embedding import EmbeddingTable
@@ -152,14 +152,15 @@ class Hybrid(DotModel):
             return self.score_items(users)
         p = over_items(self.user_factors(users), items)
         bu = over_items(self.user_biases(users), items).squeeze(-1)
-        q = unique_rows(self.item_rows, items)
+        q, bi = split_bias(unique_rows(self.item_rows, items))
         self.penalise(items)
-        return self.in_range((p * q[..., :-1]).sum(-1) + q[..., -1] + bu + self.mean)
+        return self.in_range((p * q).sum(-1) + bi + bu + self.mean)
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # reads no context
         """Scores of the whole catalogue: (B,) -> (B, n_items); items worked out once, then a matrix product."""
-        q = self.item_rows(self._all_items())
-        return self.in_range(self.user_factors(users) @ q[:, :-1].T + q[:, -1] + self.user_biases(users) + self.mean)
+        q, bi = split_bias(self.item_rows(self._all_items()))
+        p, bu = self.user_factors(users), self.user_biases(users)
+        return self.in_range(p @ q.T + bi + bu + self.mean)
 
     def _all_items(self) -> torch.Tensor:
         """Codes of all items."""
@@ -186,12 +187,13 @@ class Hybrid(DotModel):
     def explain(self, user: int, item: int) -> dict:
         """Parts that add up to the score before the sigmoid; see `DotModel`. The item is as this user sees it."""
         p = self.user_factors.weight.detach()[user]
-        q = self.fused(p, torch.tensor([item], device=p.device))[0]
+        code = torch.tensor([item], device=p.device)
+        q, item_bias = split_bias(self.fused(p, code)[0])
         return dict(
             mean=self.intercept(),
             user_bias=self.user_biases.weight[user].item(),
-            item_bias=q[-1].item(),
-            factors=p * q[:-1],
+            item_bias=item_bias.item(),
+            factors=p * q,
         )
 
     # --- features
@@ -231,9 +233,10 @@ class ConcatHybrid(Hybrid):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.width = width
-        n_in = len(self.names) * (self.n_factors + 2)
-        self.mix = nn.Sequential(nn.Linear(n_in, width), nn.ReLU(), nn.Linear(width, self.n_factors + 1))
-        nn.init.zeros_(self.mix[-1].bias)
+        first = nn.Linear(len(self.names) * (self.n_factors + 2), width)
+        last = nn.Linear(width, self.n_factors + 1)
+        nn.init.zeros_(last.bias)
+        self.mix = nn.Sequential(first, nn.ReLU(), last)
 
     def config(self) -> dict:
         """Arguments that make a model of this shape; the features are among them."""
@@ -281,7 +284,8 @@ class GatedHybrid(Hybrid):
         self.query = nn.Linear(d, gate_width + m, bias=False)  # W and v
         self.keys = nn.Parameter(torch.randn(m, d + 1, gate_width + 1) * d**-0.5)  # K_m, and t_m's part of z
         self.of_counts = nn.Parameter(torch.ones(()))  # s
-        self.gate_offsets = nn.Parameter(F.one_hot(torch.tensor(0), m) * math.log((m - 1) / shrinkage))
+        only_id = F.one_hot(torch.tensor(0), m)
+        self.gate_offsets = nn.Parameter(only_id * math.log((m - 1) / shrinkage))
 
     def config(self) -> dict:
         """Arguments that make a model of this shape; the features are among them."""
@@ -319,7 +323,8 @@ class GatedHybrid(Hybrid):
         """Weights of the pathways, which add up to 1: (..., n_factors), (..., width) -> (..., M)."""
         _, keys, _ = self._split(rows)
         query, own = self._queries(p)
-        logits = (keys[..., :-1] * query.unsqueeze(-2)).sum(-1) + keys[..., -1] + own
+        keys, static = split_bias(keys)
+        logits = (keys * query.unsqueeze(-2)).sum(-1) + static + own
         return logits.softmax(-1)
 
     # --- scores
@@ -336,7 +341,8 @@ class GatedHybrid(Hybrid):
         rows = unique_rows(self.item_rows, items)
         z, _, bias = self._split(rows)
         gates = self.gates(p, rows)
-        scores = (z[..., :-1] * p.unsqueeze(-2)).sum(-1) + z[..., -1]
+        vectors, c = split_bias(z)
+        scores = (vectors * p.unsqueeze(-2)).sum(-1) + c
         rest = bias + bu + self.mean
         self.penalise(items)
         return self.in_range(self._mix(gates, scores, rest, user_codes, items, -1))
@@ -368,14 +374,17 @@ class GatedHybrid(Hybrid):
         items = self._all_items()
         rows = self.item_rows(items)
         z, keys, bias = self._split(rows)
+        z, c = split_bias(z)
+        keys, static = split_bias(keys)
         pathways = range(len(self.names))
         step = max(1, CATALOGUE_BYTES // (8 * len(pathways) * len(rows)))
         chunks = []
         for chunk in users.split(step):
             p = self.user_factors(chunk)
             query, own = self._queries(p)
-            logits = torch.stack([query @ keys[:, m, :-1].T + keys[:, m, -1] + own[:, m, None] for m in pathways])
-            scores = torch.stack([p @ z[:, m, :-1].T + z[:, m, -1] for m in pathways])  # (M, chunk, n_items)
+            # a matrix product for each pathway: (M, chunk, n_items)
+            logits = torch.stack([query @ keys[:, m].T + static[:, m] + own[:, m, None] for m in pathways])
+            scores = torch.stack([p @ z[:, m].T + c[:, m] for m in pathways])
             rest = bias + self.user_biases(chunk) + self.mean
             chunks.append(self._mix(logits.softmax(0), scores, rest, chunk[:, None], items, 0))
         return self.in_range(torch.cat(chunks) if chunks else bias.new_zeros(0, len(rows)))
@@ -397,7 +406,8 @@ class GatedHybrid(Hybrid):
     def gate_weights(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Weights g_m of the pathways of `items` for `users`: (B,), (n,) -> (B, n, M)."""
         rows = self.item_rows(items)
-        return torch.stack([self.gates(p.expand(len(rows), -1), rows) for p in self.user_factors(users)])
+        of_users = [self.gates(p.expand(len(rows), -1), rows) for p in self.user_factors(users)]
+        return torch.stack(of_users)
 
     @torch.no_grad()
     def contributions(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
@@ -406,5 +416,6 @@ class GatedHybrid(Hybrid):
         (B,), (n,) -> (B, n, M).
         """
         z, _, _ = self._split(self.item_rows(items))
-        scores = torch.einsum('bd,nmd->bnm', self.user_factors(users), z[..., :-1]) + z[..., -1]
+        z, c = split_bias(z)
+        scores = torch.einsum('bd,nmd->bnm', self.user_factors(users), z) + c
         return self.gate_weights(users, items) * scores

@@ -112,13 +112,15 @@ class WARPLoss(RankingLoss):
     ) -> None:
         super().__init__(reduction)
         self.n_items = n_items
-        harmonic = torch.cumsum(1 / torch.arange(1, max(n_items, 2), dtype=torch.float64), 0).float()
+        ranks = torch.arange(1, max(n_items, 2), dtype=torch.float64)
+        harmonic = torch.cumsum(1 / ranks, 0).float()
         self.register_buffer('harmonic', torch.cat([torch.zeros(1), harmonic]), persistent=False)  # L(r)
 
     def rows(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Value of each row: (B,)."""
         margins = F.relu(1 - scores[:, :1] + scores[:, 1:])
-        rank = ((margins > 0).float().mean(1) * (self.n_items - 1)).round().long()
+        violating = (margins > 0).float().mean(1)
+        rank = (violating * (self.n_items - 1)).round().long()
         return self.harmonic[rank] * margins.mean(1)
 
 
@@ -236,4 +238,6 @@ class SoftmaxLoss(RankingLoss):
         log_sum = scores.masked_fill(target < 0, -torch.inf).logsumexp(1)
         # - sum_i x_i (s_i - log_sum), in the two terms that take fewest passes over (B, n_items)
         rows = log_sum * n - torch.linalg.vecdot(scores, positive)
-        return rows * n.clamp(min=1e-8).pow(self.power - 1) / n.pow(self.power).mean().clamp(min=1e-8)
+        weight = n.clamp(min=1e-8).pow(self.power - 1)
+        mean_weight = n.pow(self.power).mean().clamp(min=1e-8)
+        return rows * weight / mean_weight

@@ -148,7 +148,7 @@ class GMF(RecModel):
         """Arguments that make a model of this shape; the rest is in its state."""
         return self.product.config()
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # needs items
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # pairs only
         """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C)."""
         return self.out(self.product(users, items)).squeeze(-1)
 
@@ -203,7 +203,7 @@ class MLP(RecModel):
         """Arguments that make a model of this shape; the rest is in its state."""
         return dict(self.tower.config(), y_range=self.y_range)
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # needs items
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # pairs only
         """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C)."""
         bu = over_items(self.user_biases(users), items).squeeze(-1)
         bi = self.item_biases(items).squeeze(-1)
@@ -276,7 +276,8 @@ class NeuMF(RecModel):
         res.tower = copy.deepcopy(tower)
         res.out = _output(product.user_factors.embedding_dim + tower.n_out).to(gmf.out.weight.device)
         with torch.no_grad():
-            res.out.weight.copy_(torch.cat([alpha * gmf.out.weight, (1 - alpha) * mlp.out.weight], 1))
+            weights = [alpha * gmf.out.weight, (1 - alpha) * mlp.out.weight]
+            res.out.weight.copy_(torch.cat(weights, 1))
             res.out.bias.copy_(alpha * gmf.out.bias + (1 - alpha) * mlp.out.bias)
         return res
 
@@ -284,9 +285,10 @@ class NeuMF(RecModel):
         """Arguments that make a model of this shape; the rest is in its state."""
         return {**self.tower.config(), **self.product.config()}
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # needs items
+    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # pairs only
         """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C)."""
-        return self.out(torch.cat([self.product(users, items), self.tower(users, items)], -1)).squeeze(-1)
+        pathways = [self.product(users, items), self.tower(users, items)]
+        return self.out(torch.cat(pathways, -1)).squeeze(-1)
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # reads no context
         """Scores of the whole catalogue: (B,) -> (B, n_items).
@@ -295,7 +297,9 @@ class NeuMF(RecModel):
         """
         h = self.out.weight[0]
         d = self.product.user_factors.embedding_dim
-        return self.product.score_items(users, h[:d]) + self.tower.score_items(users, h[d:]) + self.out.bias
+        of_product = self.product.score_items(users, h[:d])
+        of_tower = self.tower.score_items(users, h[d:])
+        return of_product + of_tower + self.out.bias
 
     def explain(self, user: int, item: int) -> dict:
         """`TypeError`: what a perceptron makes of a pair is not a sum over factors."""

@@ -71,7 +71,9 @@ class Encoder(nn.Module):
 
     def layers(self) -> list[int]:
         """Widths of the hidden layers."""
-        return [] if self.mlp is None else [m.out_features for m in self.mlp[:-1] if isinstance(m, nn.Linear)]
+        if self.mlp is None:
+            return []
+        return [m.out_features for m in self.mlp[:-1] if isinstance(m, nn.Linear)]
 
     def blocks(self) -> dict[str, Block] | None:
         """The features, as they were given."""
