@@ -68,10 +68,9 @@ class NegativeSampler:
         """How many items each user has not seen (and could be drawn), (n_users,)."""
         drawable = (self.probabilities > 0).numpy()
         starts = self.seen.indptr[:-1]
-        of_entries: np.ndarray = np.append(drawable[self.seen.indices], 0).astype(
-            np.int64
-        )  # one more, for rows at the end
-        sums = np.add.reduceat(of_entries, starts)  # of an empty row the entry after it
+        # an entry more than there are, where empty rows at the end can start
+        of_entries: np.ndarray = np.append(drawable[self.seen.indices], 0).astype(np.int64)
+        sums = np.add.reduceat(of_entries, starts)  # of an empty row wrong: what stands at its start
         has_seen = np.diff(self.seen.indptr) > 0
         return int(drawable.sum()) - sums * has_seen
 
