@@ -34,6 +34,26 @@ def test_types(dls):
     assert dls.n_inp == dls.train.n_inp == dls.valid.n_inp == 2
 
 
+@pytest.mark.parametrize(
+    ('objective', 'options'),
+    [
+        ('pairs', {}),
+        ('pairs', dict(target='liked')),
+        ('negatives', dict(target='implicit')),
+        ('in_batch', dict(target='implicit', n_neg=0)),
+        ('catalogue', dict(target='implicit', n_neg=None)),
+    ],
+)
+def test_loaders_say_what_a_batch_is_for(synthetic, objective, options):
+    ratings = synthetic[0].assign(device='tv')
+    dls = RecDataLoaders.from_df(ratings, **options)
+    assert dls.objective == objective
+    assert dls.new_empty().objective == objective
+    assert not dls.has_context
+    if objective == 'pairs':
+        assert RecDataLoaders.from_df(ratings, context='device', **options).has_context
+
+
 def test_every_row_once_an_epoch_in_a_new_order(dls):
     a = rows(dls.train)
     b = rows(dls.train)
