@@ -431,7 +431,11 @@ def test_damaged_manifest_and_empty_folder_are_refused(saved, tmp_path):
 
 def test_saving_again_replaces_and_a_failure_leaves_the_old_one(saved, rated, monkeypatch):
     popular = Popularity().fit(rated)
-    monkeypatch.setattr(artifact.os, 'replace', lambda *a: (_ for _ in ()).throw(OSError('disk full')))
+
+    def disk_full(*args):
+        raise OSError('disk full')
+
+    monkeypatch.setattr(artifact.os, 'replace', disk_full)
     with pytest.raises(OSError, match='disk full'):
         save_recommender(popular, saved)
     assert isinstance(load_recommender(saved), BiasOnly)
@@ -462,17 +466,12 @@ def test_files_may_name_every_scorer_and_model():
     import fastrec.models
 
     rooms = [importlib.import_module(f'fastrec.{o}') for o in MODULES if o.partition('.')[0] not in {*FASTAI, 'cli'}]
-    scorers = [
-        c
-        for m in rooms
-        for o in m.__all__
-        if inspect.isclass(c := getattr(m, o)) and issubclass(c, Scorer) and c is not Scorer
-    ]
-    models = [
-        c
-        for c in vars(fastrec.models).values()
-        if inspect.isclass(c) and issubclass(c, fastrec.models.RecModel) and c is not fastrec.models.RecModel
-    ]
+
+    def subclasses(things, base):
+        return [o for o in things if inspect.isclass(o) and issubclass(o, base) and o is not base]
+
+    scorers = subclasses([getattr(room, name) for room in rooms for name in room.__all__], Scorer)
+    models = subclasses(vars(fastrec.models).values(), fastrec.models.RecModel)
     assert len(scorers) > 6
     assert len(models) > 4
     for cls in scorers + models:
