@@ -1,5 +1,6 @@
-"""Metadata to blocks: known answers, missing is never a value, sparse stays sparse, new rows by the fitted
-transforms, messages.
+"""Metadata to blocks: known answers, missing is never a value, sparse stays sparse.
+
+New rows go by the fitted transforms; messages.
 """
 
 import pickle
@@ -44,19 +45,9 @@ def make(table, **kwargs):
 def test_multilabel_of_texts_and_lists(table):
     f = make(table, multilabel=['genres', 'tags'])
     assert f['genres'].names == ['Drama', 'War']
-    assert f['genres'].values.toarray().tolist() == [
-        [1, 1],
-        [0, 1],
-        [0, 0],
-        [1, 0],
-    ]
+    assert f['genres'].values.toarray().tolist() == [[1, 1], [0, 1], [0, 0], [1, 0]]
     assert f['genres'].present.tolist() == [True, True, False, True]
-    assert f['tags'].present.tolist() == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    assert f['tags'].present.tolist() == [True, True, False, False]
     assert issparse(f['genres'].values)
     assert f['genres'].values.dtype == np.float32
 
@@ -115,24 +106,13 @@ def test_numbers_flags_categories(table):
     assert np.allclose(f['year'].values[[0, 1, 3], 0], z)
     assert f['year'].present.tolist() == [True, True, False, True]
     logs = np.log1p([0, 10, 10**6, 20])
-    assert np.allclose(
-        f['views'].values[:, 0], (logs - logs.mean()) / logs.std(), atol=1e-6
-    )  # a count with a long tail; the year is none
+    # a count with a long tail; the year is none
+    assert np.allclose(f['views'].values[:, 0], (logs - logs.mean()) / logs.std(), atol=1e-6)
     assert np.allclose(make(table, numeric='views', log1p=False)['views'].values[2, 0], 3**0.5, atol=1e-3)
     assert f['colour'].values[:, 0].tolist() == [1, 0, 0, 1]
-    assert f['colour'].present.tolist() == [
-        True,
-        True,
-        False,
-        True,
-    ]
+    assert f['colour'].present.tolist() == [True, True, False, True]
     assert f['language'].names == ['en', 'fr']
-    assert f['language'].values.toarray().tolist() == [
-        [1, 0],
-        [1, 0],
-        [0, 0],
-        [0, 1],
-    ]
+    assert f['language'].values.toarray().tolist() == [[1, 0], [1, 0], [0, 0], [0, 1]]
 
 
 def test_columns_that_make_one_block(table):
@@ -198,10 +178,7 @@ def test_new_rows_by_the_fitted_transforms(table):
     assert not g['vectors'].present.any()
     g = f.transform(new, vectors={7: [1.0, 2.0]})
     assert np.array_equal(g['vectors'].values[0], f['vectors'].values[0])
-    assert g['vectors'].present.tolist() == [
-        True,
-        False,
-    ]
+    assert g['vectors'].present.tolist() == [True, False]
     with pytest.warns(UserWarning, match='plot 1, genres 1, year 1'):
         g = f.transform(
             pd.DataFrame(dict(item=[9], plot=['zebra'], genres=['Polka'], year=[np.nan])), vectors={9: [0.0, 0.0]}
@@ -276,7 +253,8 @@ def test_near_targets_are_warned_of(table):
 def pictures(tmp_path):
     paths = []
     for i, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 5, 5)]):
-        Image.new('RGB', (20, 30), colour).save(path := tmp_path / f'{i}.png')
+        path = tmp_path / f'{i}.png'
+        Image.new('RGB', (20, 30), colour).save(path)
         paths.append(str(path))
     return paths
 
