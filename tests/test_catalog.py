@@ -100,12 +100,7 @@ def test_items_without_metadata_are_warned_of_and_counted():
         cat = catalog(MOVIES[MOVIES.item.isin([20, 40])])
     assert cat.item_df.title.isna().tolist() == [True, False, True, False]
     assert cat.item_df.year[1] == 1960
-    assert cat.titles(range(4)).tolist() == [
-        '10',
-        'Blue Moon (1960)',
-        '30',
-        'Dust (1990)',
-    ]
+    assert cat.titles(range(4)).tolist() == ['10', 'Blue Moon (1960)', '30', 'Dust (1990)']
     with pytest.warns(UserWarning, match='1 of 3 users have no row in user_df'):
         catalog(user_df=USERS[1:])
 
