@@ -342,12 +342,7 @@ def test_the_copy_in_recbole_equals_grouplens(monkeypatch):
 def test_synthetic_tables():
     ratings, items, truth = synthetic_ratings(60, 40, n_factors=3, density=0.2, seed=1)
     assert ratings.columns.tolist() == ['user', 'item', 'rating', 'time']
-    assert items.columns.tolist() == [
-        'item',
-        'title',
-        'year',
-        'genres',
-    ]
+    assert items.columns.tolist() == ['item', 'title', 'year', 'genres']
     assert len(items) == 40
     assert items.item.is_unique
     assert items.title.is_unique
