@@ -37,12 +37,7 @@ def test_design_first_screen(ml100k, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     ratings, movies = ml100k
     assert list(ratings.columns) == ['user', 'item', 'rating', 'time']
-    assert list(movies.columns) == [
-        'item',
-        'title',
-        'year',
-        'genres',
-    ]
+    assert list(movies.columns) == ['item', 'title', 'year', 'genres']
     dls = RecDataLoaders.from_df(ratings, item_df=movies, splitter=RandomSplitter(0.1, seed=42))
     set_seed(0)
     learn = collab_learner(dls, n_factors=40, y_range=(0.5, 5.5), metrics=[rmse, mae])
