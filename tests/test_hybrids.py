@@ -379,11 +379,7 @@ def test_errors_of_items_known_by_features_stand_apart(table, feats):
     assert list(learn.recorder.values[-1][2:]) == pytest.approx(res.rmse.tolist(), rel=1e-4)
     other = quiet(collab_learner(dls, n_factors=4, metrics=rmse))
     assert list(evaluate(other).index) == ['all', 'warm', 'cold']
-    assert other.metrics.attrgot('name') == [
-        'rmse',
-        'rmse_warm',
-        'rmse_cold',
-    ]
+    assert other.metrics.attrgot('name') == ['rmse', 'rmse_warm', 'rmse_cold']
 
 
 def test_a_catalog_with_further_items(dls, table):
