@@ -242,10 +242,7 @@ def test_users_can_be_chosen_and_models_compared(liked):
     assert list(evaluate_users(bias, liked, roc_auc_score(), users=ids).index) == list(ids)
     table = compare_models(dict(bias=bias, popular=popular), liked, [roc_auc_score(), ndcg(10)], plot=False, n_boot=50)
     assert table.loc[('roc_auc', 'bias'), 'mean'] > 0.6
-    assert set(table.index.get_level_values(0)) == {
-        'roc_auc',
-        'ndcg@10',
-    }
+    assert set(table.index.get_level_values(0)) == {'roc_auc', 'ndcg@10'}
 
 
 def test_one_class_only_is_an_error():
