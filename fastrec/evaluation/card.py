@@ -74,8 +74,8 @@ def model_card(
     dls: Any,  # its `RecDataLoaders`
     baselines: dict[str, Scorer] | None = None,  # fitted ones by name; None: those that suit the data; {}: none
     split: str = 'valid',  # the part that the figures are from: 'valid', or once, at the end, 'test'
-    metrics=None,  # as in `evaluate`
-    k=None,  # as in `evaluate`
+    metrics: Any = None,  # as in `evaluate`
+    k: Any = None,  # as in `evaluate`
     **kwargs,  # of `evaluate`
 ) -> Card:
     """The `Card` of a model; the arguments are those of `RecLearner.card`. `ValueError` if there is no such part."""

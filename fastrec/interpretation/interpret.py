@@ -224,7 +224,7 @@ class RecInterpretation(Interpretation):
 
     def similar_items(
         self,
-        item,  # an id, a title or a part of one
+        item: Any,  # an id, a title or a part of one
         k: int = 10,  # how many
     ) -> pd.DataFrame:
         """Nearest items by cosine."""
@@ -234,8 +234,8 @@ class RecInterpretation(Interpretation):
 
     def explain(
         self,
-        user,  # id
-        item,  # id, title or a part of one
+        user: Any,  # id
+        item: Any,  # id, title or a part of one
         k: int = 5,  # factors that have a row of their own
     ) -> pd.DataFrame:
         """What a prediction is made of: mean, biases and the `k` factors that count most, the rest summed.
@@ -266,7 +266,7 @@ class RecInterpretation(Interpretation):
         df.attrs['prediction'] = to_range(torch.tensor(score), self.learn.rec_model.y_range).item()
         return df
 
-    def plot_explain(self, user, item, k: int = 5, ax: Axes | None = None) -> Axes:
+    def plot_explain(self, user: Any, item: Any, k: int = 5, ax: Axes | None = None) -> Axes:
         """The parts of a prediction (see `explain`) as bars."""
         df = self.explain(user, item, k)
         ax = ax or _new_axes(7, 0.8 + 0.35 * len(df))
@@ -283,8 +283,8 @@ class RecInterpretation(Interpretation):
 
     def gates(
         self,
-        items=None,  # ids or titles; None: all
-        users=None,  # ids; None: `n_users` drawn among those with training rows
+        items: Any = None,  # ids or titles; None: all
+        users: Any = None,  # ids; None: `n_users` drawn among those with training rows
         shares: bool = False,  # shares in the scores in place of weights
         n_users: int = 200,  # how many are drawn
         seed: int = 0,  # of that draw
@@ -314,7 +314,7 @@ class RecInterpretation(Interpretation):
         means = (total / total.sum(1, keepdim=True)).cpu().numpy()
         return self._table(codes, 'item', **dict(zip(model.names, means.T)))
 
-    def plot_gates(self, shares: bool = False, n_users: int = 200, axes=None) -> np.ndarray:
+    def plot_gates(self, shares: bool = False, n_users: int = 200, axes: Any = None) -> np.ndarray:
         """Mean weight of each pathway (`shares`: see `gates`) by the number of training rows of the item.
 
         Of all items, and of those that have every pathway.
@@ -386,7 +386,7 @@ class RecInterpretation(Interpretation):
         self,
         n_users: int = 60,  # most active ones in the matrix
         n_items: int = 60,  # most rated ones in the matrix
-        axes=None,  # three
+        axes: Any = None,  # three
     ) -> np.ndarray:
         """Three views of the training rows.
 

@@ -302,8 +302,8 @@ class Ensemble(Scorer):
 
     def predict(
         self,
-        user,  # id, or a pair (user, item)
-        item=None,  # id
+        user: Any,  # id, or a pair (user, item)
+        item: Any = None,  # id
         cold: str = 'mean',  # as in `Scorer.predict`
     ) -> float:
         """Predicted score of one pair, the members' mean: `predict(user, item)` or `predict((user, item))`."""

@@ -121,7 +121,7 @@ class ItemGraph:
 
     def neighbours(
         self,
-        item,  # id
+        item: Any,  # id
         k: int = 10,  # how many at most
         catalog: Catalog | None = None,  # of titles
     ) -> pd.DataFrame:
@@ -146,7 +146,7 @@ class ItemGraph:
 def item_graph(
     # `ItemFeatures`; a scorer with `vectors('item')`; (ids, vectors) or a dict id -> vector; loaders, for what is had
     # together in training rows; or a table of edges: src, dst[, weight]
-    source,
+    source: Any,
     k: int | None = 20,  # neighbors that each item looks for (None: all; of given edges all are kept)
     link: str = 'nearest',  # features: 'nearest' by cosine of all blocks, or 'shared' labels (people) of sparse blocks
 ) -> ItemGraph:

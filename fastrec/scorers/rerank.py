@@ -232,7 +232,7 @@ def _among(recs: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
 
 def mmr(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    vectors,  # how alike items are: a learner, `ItemFeatures`, or a table of numbers by item id, e.g. of genres
+    vectors: Any,  # how alike items are: a learner, `ItemFeatures`, or a table of numbers by item id, e.g. of genres
     k: int | None = None,  # items per user in the result; None: as many as there are
     diversity: float = 0.3,  # 1 - lambda: 0 leaves the order to the scores, 1 to diversity alone
 ) -> pd.DataFrame:
@@ -293,7 +293,7 @@ def _mmr_order(
 
 def correct_popularity(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    popularity,  # a learner (its training rows), or a Series of counts indexed by item id
+    popularity: Scorer | pd.Series,  # a learner (its training rows), or a Series of counts indexed by item id
     strength: float = 0.5,  # standard deviations of score that one of log popularity costs; below 0 it is a bonus
     k: int | None = None,  # items per user in the result; None: as many as there are
 ) -> pd.DataFrame:
@@ -322,7 +322,7 @@ def epsilon_greedy(
     k: int = 10,  # items per user in the result
     # what is drawn from: item ids (new ones, say), or a learner: all items that the user has no training row of; None:
     # the rest of the user's list, beyond `k`
-    items=None,
+    items: Any = None,
     seed: int | None = None,  # of the draws
 ) -> pd.DataFrame:
     """The first `k` of each list, where some places, at random, go to an item drawn uniformly.
@@ -405,7 +405,7 @@ def _draw_from_items(
 
 def thompson_sampling(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    popularity,  # how sure the scores are: a learner (its training rows), or a Series of counts indexed by item id
+    popularity: Scorer | pd.Series,  # how sure scores are: a learner (its training rows), or counts by item id
     scale: float = 1.0,  # standard deviation of the noise of an item without training rows, in those of the user's list
     prior: float = 10.0,  # training rows at which the variance is half of that
     k: int | None = None,  # items per user in the result; None: as many as there are
@@ -432,7 +432,7 @@ def thompson_sampling(
 
 def exclude(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    items,  # item ids that nobody gets, or a table of user and item: who does not get what
+    items: Any,  # item ids that nobody gets, or a table of user and item: who does not get what
     k: int | None = None,  # items per user in the result; None: as many as are left
 ) -> pd.DataFrame:
     """The lists without some items; what comes after moves up."""
@@ -447,10 +447,10 @@ def exclude(
 
 def pin(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    items,  # item id or ids, for the places from `at` on; or a dict item id -> place
+    items: Any,  # item id or ids, for the places from `at` on; or a dict item id -> place
     at: int = 1,  # place of the first
     seen: pd.DataFrame | None = None,  # table of user and item: who has it already is not shown it again
-    titles=None,  # a learner, or a Series of titles indexed by item id: titles of items that are in no list
+    titles: Scorer | pd.Series | None = None,  # titles (by item id) of items that are in no list
     k: int | None = None,  # items per user in the result; None: as many as there were
 ) -> pd.DataFrame:
     """The lists with some items at fixed places.
@@ -516,7 +516,7 @@ def quota(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     # a column of `recs`, a Series of categories indexed by item id, or a table of 0 and 1 (item id x category) where an
     # item has several
-    categories,
+    categories: str | pd.Series | pd.DataFrame,
     at_most: int | Mapping | None = None,  # items of a category in a list: one number, or a dict category -> number
     at_least: Mapping | None = None,  # category -> number of items that a list has to have
     k: int = 10,  # items per user in the result
@@ -676,14 +676,14 @@ class Reranked(Scorer):
 
     def recommend(
         self,
-        users=None,
+        users: Any = None,
         k: int = 10,
         exclude_seen: bool = True,
-        candidates=None,
+        candidates: Any = None,
         cold: str = 'popular',
         seen: pd.DataFrame | None = None,
-        basket=None,
-        to=None,
+        basket: Any = None,
+        to: Any = None,
     ) -> pd.DataFrame | Path:
         """The first `k` of the re-ranked lists; arguments as in `Scorer.recommend`."""
         recs = self.scorer.recommend(users, max(k, self.n), exclude_seen, candidates, cold, seen, basket)
