@@ -11,7 +11,8 @@ from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_
 from fastrec.models.base import from_range, to_range
 from fastrec.models.svdpp import residuals_of
 
-N_USERS, N_ITEMS = 7, 11
+N_USERS = 7
+N_ITEMS = 11
 HISTORY = csr_matrix((np.random.default_rng(0).random((N_USERS, N_ITEMS)) < 0.4).astype(np.float32))
 RATING = {
     'dot': lambda **kw: DotBias(N_USERS, N_ITEMS, 5, **kw),
@@ -50,7 +51,8 @@ def randomised(model):
 
 def test_shapes(make):
     model = make().eval()
-    users, items = torch.arange(5), torch.arange(5)
+    users = torch.arange(5)
+    items = torch.arange(5)
     assert model(users, items).shape == (5,)
     assert model(users, torch.randint(N_ITEMS, (5, 3))).shape == (5, 3)
     assert model(users, torch.randint(N_ITEMS, (1, 3))).shape == (5, 3)
@@ -76,18 +78,17 @@ def test_scores_start_at_the_mean_and_stay_in_range(make_rating):
     model = make(y_range=(0.5, 5.5), mean=3.7).eval()
     assert torch.allclose(model(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=0.05)
     scores = randomised(model).score_items(torch.arange(7))
-    assert scores.min() >= 0.5 and scores.max() <= 5.5
+    assert scores.min() >= 0.5
+    assert scores.max() <= 5.5
     assert torch.allclose(make(mean=3.7).eval()(torch.arange(7), torch.arange(7)), torch.tensor(3.7), atol=0.05)
 
 
 def test_vectors_and_biases(make):
     model = make()
     for side, n in (('user', N_USERS), ('item', N_ITEMS)):
-        assert (
-            model.vectors(side).shape[0] == n
-            and model.vectors(side).ndim == 2
-            and not model.vectors(side).requires_grad
-        )
+        assert model.vectors(side).shape[0] == n
+        assert model.vectors(side).ndim == 2
+        assert not model.vectors(side).requires_grad
         biases = model.biases(side)
         assert biases is None or (biases.shape == (n,) and not biases.requires_grad)
     assert (model.biases('item') is None) == isinstance(model, (GMF, NeuMF))
@@ -100,7 +101,8 @@ def test_gradients_reach_every_parameter(make):
 
 
 def test_state_dict_round_trip(make):
-    a, b = randomised(make()).eval(), make().eval()
+    a = randomised(make()).eval()
+    b = make().eval()
     b.load_state_dict(a.state_dict())
     assert torch.equal(a.score_items(torch.arange(7)), b.score_items(torch.arange(7)))
 
@@ -114,11 +116,13 @@ def test_int32_codes(make):
 
 
 def test_fastai_collects_no_method(make):
-    assert not hasattr(make(), 'reset') and not hasattr(make(), 'bias')
+    assert not hasattr(make(), 'reset')
+    assert not hasattr(make(), 'bias')
 
 
 def test_cold_rows_are_never_used(make):
-    known_users, known_items = torch.arange(N_USERS) != 2, torch.arange(N_ITEMS) < 9
+    known_users = torch.arange(N_USERS) != 2
+    known_items = torch.arange(N_ITEMS) < 9
     model = randomised(make(known_users=known_users, known_items=known_items)).eval()
     before = model.score_items(torch.arange(7))
     with torch.no_grad():  # whatever an untrained row holds must not matter
@@ -151,12 +155,11 @@ def test_l2_is_per_row_looked_up():
     w = table.weight.detach()
     want = 0.5 * (2 * w[1].square().sum() + w[3].square().sum()) / 3
     got = pop_l2(table)
-    assert torch.allclose(got, want, atol=1e-5) and pop_l2(table) is None
+    assert torch.allclose(got, want, atol=1e-5)
+    assert pop_l2(table) is None
     got.backward()
-    assert (
-        torch.allclose(table.weight.grad[1], 0.5 * 2 * 2 * w[1] / 3, atol=1e-5)
-        and table.weight.grad[0].abs().sum() == 0
-    )
+    assert torch.allclose(table.weight.grad[1], 0.5 * 2 * 2 * w[1] / 3, atol=1e-5)
+    assert table.weight.grad[0].abs().sum() == 0
 
 
 def test_set_l2_scales_by_decay():
@@ -169,7 +172,8 @@ def test_set_l2_scales_by_decay():
 @pytest.mark.parametrize('columns', [(), (3,)])
 def test_a_table_says_whether_its_l2_was_taken(columns):
     """By the fast node and by lookups alike; what reads a table as a whole bypasses it."""
-    users, items = torch.arange(4), torch.randint(N_ITEMS, (4, *columns))
+    users = torch.arange(4)
+    items = torch.randint(N_ITEMS, (4, *columns))
     for context in ({}, dict(context_sizes=[3])):
         model = DotBias(N_USERS, N_ITEMS, 5, **context).train()
         set_l2(model, 0.1)
@@ -206,7 +210,8 @@ def test_models_hold_no_graph_after_copy(make):
 def test_squash_inverts():
     for y in (1.2, 3.0, 4.9):
         assert np.isclose(to_range(torch.tensor(from_range(y, (0.5, 5.5))), (0.5, 5.5)).item(), y, atol=1e-5)
-    assert from_range(2.0, None) == 2.0 and np.isfinite(from_range(9.0, (0, 5)))
+    assert from_range(2.0, None) == 2.0
+    assert np.isfinite(from_range(9.0, (0, 5)))
 
 
 def test_bad_arguments():
@@ -218,13 +223,20 @@ def test_bad_arguments():
 
 def test_a_model_from_vectors():
     torch.manual_seed(0)
-    p, q, bu, bi = torch.randn(7, 3), torch.randn(11, 3), torch.randn(7), torch.randn(11)
+    p = torch.randn(7, 3)
+    q = torch.randn(11, 3)
+    bu = torch.randn(7)
+    bi = torch.randn(11)
     before = torch.get_rng_state()
     model = DotBias.from_vectors(p, q, bu, bi, mean=0.7, y_range=(1, 5))
-    assert torch.equal(torch.get_rng_state(), before) and not model.training and type(model) is DotBias
-    assert model.intercept() == pytest.approx(0.7) and model.y_range == (1.0, 5.0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training
+    assert type(model) is DotBias
+    assert model.intercept() == pytest.approx(0.7)
+    assert model.y_range == (1.0, 5.0)
     for side, vectors, biases in (('user', p, bu), ('item', q, bi)):
-        assert torch.equal(model.vectors(side), vectors) and torch.equal(model.biases(side), biases)
+        assert torch.equal(model.vectors(side), vectors)
+        assert torch.equal(model.biases(side), biases)
     assert all(t.known.all() for t in model.tables)
     want = to_range(p @ q.T + bu[:, None] + bi + 0.7, (1, 5))
     assert torch.allclose(model.score_items(torch.arange(7)), want, atol=1e-6)
@@ -233,7 +245,8 @@ def test_a_model_from_vectors():
         p.zero_()
     assert model.vectors('user').any(), 'the model has copies'
     plain = DotBias.from_vectors(q, q)
-    assert torch.allclose(plain.score_items(torch.arange(11)), q @ q.T, atol=1e-6) and plain.y_range is None
+    assert torch.allclose(plain.score_items(torch.arange(11)), q @ q.T, atol=1e-6)
+    assert plain.y_range is None
     again = DotBias(**plain.config())
     again.load_state_dict(plain.state_dict())
     assert torch.equal(again.eval().score_items(torch.arange(11)), plain.score_items(torch.arange(11)))
@@ -243,7 +256,8 @@ def test_a_model_from_vectors():
 
 
 def test_who_has_features_is_none_where_none_are_read(make):
-    assert make().has_features('user') is None and make().has_features('item') is None
+    assert make().has_features('user') is None
+    assert make().has_features('item') is None
 
 
 # --- the models of their papers
@@ -285,9 +299,8 @@ def test_svdpp_without_history_scores_the_same(name):
     known = torch.arange(N_ITEMS) != 4
     model = randomised(MODELS[name](known_items=known)).eval()
     plain = model.without_history().eval()
-    assert type(plain) is DotBias and torch.allclose(
-        plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5
-    )
+    assert type(plain) is DotBias
+    assert torch.allclose(plain.score_items(torch.arange(7)), model.score_items(torch.arange(7)), atol=1e-5)
     assert not any(
         o in k
         for k in {**plain.state_dict(), **dict(plain.named_buffers())}
@@ -297,13 +310,11 @@ def test_svdpp_without_history_scores_the_same(name):
 
 def flipped_by_hand(model, u, i, leave_out=False):
     """User and item vectors in plain loops."""
-    R, r = (
-        HISTORY.toarray() != 0,
-        csr_matrix(
-            (residuals_of(HISTORY.sorted_indices()), HISTORY.sorted_indices().indices, HISTORY.indptr),
-            shape=HISTORY.shape,
-        ).toarray(),
-    )
+    R = HISTORY.toarray() != 0
+    r = csr_matrix(
+        (residuals_of(HISTORY.sorted_indices()), HISTORY.sorted_indices().indices, HISTORY.indptr),
+        shape=HISTORY.shape,
+    ).toarray()
     y, z, yr, zr = (
         t.weight
         for t in (model.history_factors, model.rater_factors, model.residual_factors, model.rater_residual_factors)
@@ -323,7 +334,8 @@ def flipped_by_hand(model, u, i, leave_out=False):
 
 def test_residuals_are_what_biases_leave():
     rng = np.random.default_rng(0)
-    bu, bi = rng.normal(size=200), rng.normal(size=150)
+    bu = rng.normal(size=200)
+    bi = rng.normal(size=150)
     full = csr_matrix(3 + bu[:, None] + bi[None])
     left = residuals_of(full)
     assert (
@@ -353,9 +365,8 @@ def test_flipped_by_hand():
             )
         assert torch.allclose(model.train(training)(users, items), torch.stack(want), atol=1e-5)
     p, q = flipped_by_hand(model, 2, 3)
-    assert torch.allclose(model.vectors('user')[2], p, atol=1e-5) and torch.allclose(
-        model.vectors('item')[3], q, atol=1e-5
-    )
+    assert torch.allclose(model.vectors('user')[2], p, atol=1e-5)
+    assert torch.allclose(model.vectors('item')[3], q, atol=1e-5)
 
 
 @pytest.mark.parametrize('few', [0, 10**9])
@@ -363,10 +374,8 @@ def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
     """By one product with the whole history, or (few) by picking the entries of the rows asked for."""
     monkeypatch.setattr('fastrec.models.svdpp.PICK_COST', few)
     model = randomised(MODELS['flipped']()).train()
-    users, items = (
-        torch.tensor([0, 0, 5, 3]),
-        torch.tensor([int(HISTORY[0].indices[0]), 7, int(HISTORY[5].indices[0]), 2]),
-    )
+    users = torch.tensor([0, 0, 5, 3])
+    items = torch.tensor([int(HISTORY[0].indices[0]), 7, int(HISTORY[5].indices[0]), 2])
     picked = []
     original = SVDpp._picked_sums
 
@@ -394,7 +403,8 @@ def test_sums_have_the_right_gradients_either_way(few, monkeypatch):
 def test_svdpp_l2_is_taken_of_sums_own_and_history_vectors():
     model = randomised(MODELS['flipped'](own_decay=3.0, history_decay=2.0, residual_decay=5.0)).train()
     set_l2(model, 0.1)
-    users, items = torch.tensor([0, 5, 5]), torch.tensor([4, 4, 7])
+    users = torch.tensor([0, 5, 5])
+    items = torch.tensor([4, 4, 7])
     model(users, items)
     want = 0.0
     share = {}
@@ -403,7 +413,8 @@ def test_svdpp_l2_is_taken_of_sums_own_and_history_vectors():
         share[side] = dict(user=44.0, item=6.2)[side] * n**-0.75
     for u, i in zip(users.tolist(), items.tolist()):
         p, q = flipped_by_hand(model, u, i, leave_out=True)
-        su, si = share['user'][u], share['item'][i]
+        su = share['user'][u]
+        si = share['item'][i]
         want += 0.1 * (p @ p + q @ q) + 0.3 * (
             su * model.user_factors.weight[u].square().sum() + si * model.item_factors.weight[i].square().sum()
         )
@@ -442,15 +453,14 @@ def test_gmf_is_the_papers():
 
 def test_neumf_has_separate_embeddings_of_the_right_size():
     model = NeuMF(N_USERS, N_ITEMS, 4, (8, 6))
-    assert model.product.user_factors is not model.tower.user_factors and model.out.in_features == 4 + 6
+    assert model.product.user_factors is not model.tower.user_factors
+    assert model.out.in_features == 4 + 6
     assert 0.005 < NeuMF(500, 500, 32).tower.item_factors.weight.std() < 0.015
 
 
 def test_neumf_from_pretrained_mixes_the_scores():
-    gmf, mlp = (
-        randomised(GMF(N_USERS, N_ITEMS, 5)).eval(),
-        randomised(MLP(N_USERS, N_ITEMS, 3, (8, 6), dropout=0.2)).eval(),
-    )
+    gmf = randomised(GMF(N_USERS, N_ITEMS, 5)).eval()
+    mlp = randomised(MLP(N_USERS, N_ITEMS, 3, (8, 6), dropout=0.2)).eval()
     with torch.no_grad():  # the parts of a rating MLP that a NeuMF has not
         for t in (mlp.user_biases.weight, mlp.item_biases.weight):
             t.zero_()
