@@ -19,7 +19,8 @@ def learn(dls):
 
 class Fails(Callback):
     def __init__(self, event, error):
-        self.event, self.error = event, error
+        self.event = event
+        self.error = error
 
     def __call__(self, event_name):
         if event_name == self.event:
@@ -30,14 +31,16 @@ class Fails(Callback):
 def test_an_error_of_a_callback_is_the_last_word(learn, event):
     with pytest.raises(ZeroDivisionError, match='mine'):
         learn.fit(1, 1e-2, cbs=Fails(event, ZeroDivisionError('mine')))
-    assert learn.decay is None and all(table.l2 == 0 for table in learn.model.tables)
+    assert learn.decay is None
+    assert all(table.l2 == 0 for table in learn.model.tables)
     learn.fit(1, 1e-2)
     assert learn.fits[-1]['epochs'] == 1
 
 
 def test_a_fit_that_is_cancelled_before_it_begins(learn):
     learn.fit(2, 1e-2, cbs=Fails('before_fit', CancelFitException()))
-    assert len(learn.fits) == 1 and 'train_loss' not in learn.fits[0]
+    assert len(learn.fits) == 1
+    assert 'train_loss' not in learn.fits[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
