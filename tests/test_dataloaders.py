@@ -178,9 +178,10 @@ def test_test_dl(dls, synthetic):
     ((users, items),) = list(dl)
     assert (dls.vocab['user'].decode(users) == ratings.user).all()
     assert (dls.vocab['item'].decode(items) == ratings.item).all()
-    assert torch.equal(next(iter(dls.test_dl(ratings, with_labels=True)))[2], torch.tensor(ratings.rating.to_numpy()))
-    pairs = list(zip(ratings.user, ratings.item))
-    assert torch.equal(next(iter(dls.test_dl(pairs)))[1], items)
+    labelled = list(dls.test_dl(ratings, with_labels=True))
+    assert torch.equal(labelled[0][2], torch.tensor(ratings.rating.to_numpy()))
+    of_pairs = list(dls.test_dl(list(zip(ratings.user, ratings.item))))
+    assert torch.equal(of_pairs[0][1], items)
     with pytest.raises(ValueError, match='which column holds the ratings'):
         dls.test_dl(ratings[['user', 'item']], with_labels=True)
     with pytest.raises(ValueError, match=r'list of .user, item. pairs'):
@@ -194,7 +195,8 @@ def test_test_dl(dls, synthetic):
 def test_test_dl_with_category_dtype_gives_the_right_rows(dls, synthetic):
     ratings = synthetic[0].tail(5)
     df = ratings.assign(user=ratings.user.astype('category'), item=ratings.item.astype('category'))
-    users, items = next(iter(dls.test_dl(df)))
+    batches = list(dls.test_dl(df))
+    users, items = batches[0]
     assert (dls.vocab['user'].decode(users) == ratings.user).all()
     assert (dls.vocab['item'].decode(items) == ratings.item).all()
 
