@@ -46,6 +46,7 @@ from .training.stream_batches import *
 from .training.dataloaders import *
 from .training.optimizers import *
 from .training.callbacks import *
+from .training.decay import *
 from .training.loop import *
 from .training.learner import *
 from .training.builders import *
