@@ -342,6 +342,8 @@ class Own(torch.nn.Module):
         self.b = torch.nn.Embedding(n_items, 2)
 
     def forward(self, users, items):
+        if items.dim() == 2:  # several a user
+            users = users[:, None]
         return (self.a(users) * self.b(items)).sum(-1)
 
 

@@ -131,6 +131,13 @@ def _checked(ratings: list, scorer: Any) -> np.ndarray:
 # --- what is minimised
 
 
+def known_pairs(catalog: Catalog, n: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of `n` users and of `n` items with training rows, drawn at random."""
+    users = rng.choice(np.flatnonzero(catalog.known('user')), n)
+    items = rng.choice(np.flatnonzero(catalog.known('item')), n)
+    return torch.from_numpy(users), torch.from_numpy(items)
+
+
 def noise_of(scorer: Any) -> float:
     """The default of `noise`: half the mean squared error of training rows, without them half the variance of scores.
 
@@ -142,10 +149,8 @@ def noise_of(scorer: Any) -> float:
     rng = np.random.default_rng(0)
     inter = catalog.interactions
     if inter is None:
-        users, items = (
-            torch.from_numpy(rng.choice(np.flatnonzero(catalog.known(side)), NOISE_ROWS)) for side in ('user', 'item')
-        )
-        return max(0.5 * float(scorer.score(users, items).var()), 1e-6)
+        pairs = known_pairs(catalog, NOISE_ROWS, rng)
+        return max(0.5 * float(scorer.score(*pairs).var()), 1e-6)
     train = catalog.split.train
     rows = rng.choice(train, min(NOISE_ROWS, len(train)), replace=False)
     targets = inter.ratings[rows] if scorer.scale == 'rating' else catalog.liked(rows).astype(np.float32)
@@ -325,13 +330,16 @@ def _dot_parts(scorer: Any) -> tuple[torch.Tensor, torch.Tensor, float, tuple[fl
 
     user_biases, item_biases = biases('user', len(p)), biases('item', len(q))
     mean, y_range = model.intercept(), model.y_range
-    rng = np.random.default_rng(0)
-    users, items = (torch.from_numpy(rng.choice(np.flatnonzero(catalog.known(side)), 64)) for side in ('user', 'item'))
+    users, items = known_pairs(catalog, 64, np.random.default_rng(0))
     scores = scorer.score(users, items).float().cpu()
-    products = to_range((p[users] * q[items]).sum(1) + user_biases[users] + item_biases[items] + mean, y_range)
-    if (scores - products).abs().max() > 1e-3 * scores.abs().max().clamp(min=1e-3):
+    products = (p[users] * q[items]).sum(1)
+    sums = to_range(products + user_biases[users] + item_biases[items] + mean, y_range)
+    error = (scores - sums).abs().max()
+    if error > 1e-3 * scores.abs().max().clamp(min=1e-3):
         return None
-    return torch.cat([user_biases[:, None], p], 1), torch.cat([item_biases[:, None], q], 1), mean, y_range
+    user_rows = torch.cat([user_biases[:, None], p], 1)
+    item_rows = torch.cat([item_biases[:, None], q], 1)
+    return user_rows, item_rows, mean, y_range
 
 
 def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | None:
@@ -353,8 +361,10 @@ def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | N
             at, y, w = at[is_learned], y[is_learned], w[is_learned]
         q = items if at is None else items[at]
         # x is the user's bias and vector: scores are mean + b_i + 1 b_u + q_i . p_u
-        z = torch.cat([torch.ones(len(q), 1, dtype=torch.float64), q[:, 1:]], 1)
-        rows[user] = _newton(objective, _Linear(mean + q[:, 0], z), y.double(), w.double(), *prior, y_range)
+        slopes = q.clone()
+        slopes[:, 0] = 1.0
+        scores = _Linear(mean + q[:, 0], slopes)
+        rows[user] = _newton(objective, scores, y.double(), w.double(), *prior, y_range)
     if n_unlearned:
         warn(
             f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user',

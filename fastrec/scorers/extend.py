@@ -91,7 +91,10 @@ def extend_interactions(
 def _new_rows(inter: Interactions, df: pd.DataFrame) -> tuple[dict[str, Vocab], Interactions]:
     """The vocabularies with the new ids, and the rows of `df` under them, read as those of `inter` were."""
     roles = dict(user=True, item=True, rating=inter.ratings is not None, time=inter.times is not None)
-    columns: dict[str, Any] = {role: column_of(df, role, inter.names) if has else False for role, has in roles.items()}
+    columns: dict[str, Any] = dict.fromkeys(roles, False)
+    for role, is_there in roles.items():
+        if is_there:
+            columns[role] = column_of(df, role, inter.names)
     vocab = {side: old.extended(df[columns[side]]) for side, old in inter.vocab.items()}
     new = Interactions.from_df(
         df,

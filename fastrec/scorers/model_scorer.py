@@ -16,7 +16,7 @@ from ..data.catalog import Catalog, cold_mask
 from ..data.features import Features
 from ..data.interactions import Interactions
 from ..models.base import PAIRS, RecModel, as_rec_model
-from .coldstart import Objective, fold_dot, fold_tables, new_users, noise_of
+from .coldstart import Objective, fold_dot, fold_tables, known_pairs, new_users, noise_of
 from .given import training_data_in
 from .scorer import Scorer
 
@@ -185,12 +185,8 @@ class ModelScorer(Scorer):
         """
         if self.scale == 'rating' and self.catalog.mean_rating is not None:
             return self.catalog.mean_rating
-        rng = np.random.default_rng(0)
-        users, items = (
-            torch.from_numpy(rng.choice(np.flatnonzero(self.catalog.known(side)), KNOWN_PAIRS))
-            for side in ('user', 'item')
-        )
-        return float(self.score(users, items).mean())
+        pairs = known_pairs(self.catalog, KNOWN_PAIRS, np.random.default_rng(0))
+        return float(self.score(*pairs).mean())
 
     def ranker(self) -> Callable | None:
         """As in `Scorer`: one matrix product into one buffer, where the model has `ranking_items`."""

@@ -217,7 +217,8 @@ class Packer:
         values = column.to_numpy(dtype=object).tolist()
         if isinstance(dtype, np.dtype):
             return dict(values=self._all(values, at), dtype='object')
-        return dict(values=self._all([None if pd.isna(o) else o for o in values], at), dtype=str(dtype))
+        values = [None if pd.isna(o) else o for o in values]
+        return dict(values=self._all(values, at), dtype=str(dtype))
 
     def _series(self, series: pd.Series, at: str) -> dict:
         return {
@@ -387,9 +388,10 @@ class Unpacker:
     def _frame(self, value: dict) -> pd.DataFrame:
         columns, rows = value['frame'], self.unpack(value['rows'])
         # numbered at first: names may repeat
-        series = {i: pd.Series(self._column(packed), index=rows) for i, (_, packed) in enumerate(columns)}
-        res = pd.DataFrame(series, index=rows)
-        res.columns = pd.Index([self.unpack(name) for name, _ in columns])
+        names = [self.unpack(name) for name, _ in columns]
+        values = [pd.Series(self._column(packed), index=rows) for _, packed in columns]
+        res = pd.DataFrame(dict(enumerate(values)), index=rows)
+        res.columns = pd.Index(names)
         return res
 
     # --- objects

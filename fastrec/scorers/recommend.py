@@ -122,7 +122,8 @@ def top_k(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = maxima.topk(k, dim=1, sorted=False).indices
     columns = (blocks[:, :, None] + torch.arange(0, whole, n_blocks)).flatten(1)
     if whole < n:  # columns at the end that are in no block
-        columns = torch.cat([columns, torch.arange(whole, n).expand(len(columns), -1)], 1)
+        rest = torch.arange(whole, n).expand(len(columns), -1)
+        columns = torch.cat([columns, rest], 1)
     values, chosen = scores.gather(1, columns).topk(k, dim=1)
     return values, columns.gather(1, chosen)
 
@@ -218,9 +219,9 @@ class _BestByRanker(_BestByScores):
     def _exact(self, users: np.ndarray, values: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores (B, k) of the items that came out on top; values that are not finite (masked, not numbers) stay."""
         finite = torch.isfinite(values).reshape(-1)
-        pairs = torch.from_numpy(users).repeat_interleave(items.shape[1])[finite], items.reshape(-1)[finite]
+        pairs = torch.from_numpy(users).repeat_interleave(items.shape[1]), items.reshape(-1)
         scores = values.reshape(-1).clone()
-        scores[finite] = self.scorer.score(*pairs).float().cpu()
+        scores[finite] = self.scorer.score(*(o[finite] for o in pairs)).float().cpu()
         return scores.view(values.shape)
 
 
@@ -312,7 +313,8 @@ def _tidy(
     values = scores.cpu().numpy()
     at, place = np.nonzero(np.isfinite(values))
     codes = items.cpu().numpy()[at, place]
-    df = pd.DataFrame(dict(item=catalog.vocab['item'].decode(codes), score=values[at, place], rank=place + 1))
+    ids = catalog.vocab['item'].decode(codes)
+    df = pd.DataFrame(dict(item=ids, score=values[at, place], rank=place + 1))
     if catalog.title_name is not None:
         df.insert(1, 'title', _titles(catalog, codes))
     if users is not None:

@@ -59,7 +59,8 @@ class Inner:
         self.equal = bool(longest - squares.min() <= 1e-4 * longest)  # are all rows equally long?
         rows = self.x
         if not self.equal:
-            rows = torch.cat([rows, (longest - squares).clamp(min=0).sqrt()[:, None]], 1)
+            missing = (longest - squares).clamp(min=0).sqrt()
+            rows = torch.cat([rows, missing[:, None]], 1)
         rows = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
         n, width = rows.shape
         if self.kind == 'hnsw':
@@ -67,7 +68,8 @@ class Inner:
             self.faiss.hnsw.efConstruction = 80
         else:
             # a power of 2, about 4 n^1/2 lists, but at least 39 rows in each to make a cluster of
-            n_lists = int(2 ** np.round(np.log2(max(1, min(4 * n**0.5, n / 39)))))
+            n_lists = max(1, min(4 * n**0.5, n / 39))
+            n_lists = int(2 ** np.round(np.log2(n_lists)))
             self.quantizer = faiss.IndexFlatL2(width)
             self.faiss = faiss.IndexIVFFlat(self.quantizer, width, n_lists)
             self.faiss.cp.seed = seed + 1
@@ -117,7 +119,8 @@ class Inner:
         def share_found(effort: int) -> float:
             self.effort = effort
             found = self.search(q, k)
-            return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact)]))
+            shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact)]
+            return float(np.mean(shares))
 
         high = 1 if self.kind == 'ivf' else 16
         low = high
@@ -228,7 +231,8 @@ class ItemIndex:
         self._search_exactly(q, k, keys, positions, short)
         items = np.where(positions >= 0, self.codes[positions], -1)
         is_there = torch.from_numpy(items >= 0)
-        pair_users = torch.from_numpy(np.asarray(users, dtype=np.int64))[:, None].expand(items.shape)[is_there]
+        user_codes = torch.from_numpy(np.asarray(users, dtype=np.int64))
+        pair_users = user_codes[:, None].expand(items.shape)[is_there]
         codes = torch.from_numpy(items)
         scores = torch.full(items.shape, -torch.inf)
         scores[is_there] = scorer.score(pair_users, codes[is_there]).float().cpu()
@@ -279,7 +283,8 @@ class ItemIndex:
             seen_rows = torch.from_numpy(np.searchsorted(rows, own // n))
             scores[seen_rows, torch.from_numpy(own % n)] = -torch.inf
             best, found = scores.topk(min(k, n), dim=1)
-            positions[rows, : found.shape[1]] = np.where(np.isfinite(best.numpy()), found.numpy(), -1)
+            found = found.masked_fill(~torch.isfinite(best), -1)
+            positions[rows, : found.shape[1]] = found.numpy()
 
     def neighbours(self, scorer: Any, vectors: torch.Tensor, k: int) -> np.ndarray:
         """Codes (B, k) of the items with the largest cosine to `vectors` (B, d), best first; -1 where fewer were found.
@@ -292,7 +297,8 @@ class ItemIndex:
         return np.where(found >= 0, self.codes[found], -1)
 
     def _index_of_cosines(self, scorer: Any) -> Inner:
-        x = F.normalize(scorer.vectors('item').float().cpu(), dim=1)[torch.from_numpy(self.codes)]
+        x = F.normalize(scorer.vectors('item').float().cpu(), dim=1)
+        x = x[torch.from_numpy(self.codes)]
         if not self.has_biases and torch.allclose(x, self.inner.x, atol=1e-5):
             return self.inner
         seed = self.options['seed']
