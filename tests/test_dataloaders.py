@@ -180,7 +180,8 @@ def test_test_dl(dls, synthetic):
     assert (dls.vocab['item'].decode(items) == ratings.item).all()
     labelled = list(dls.test_dl(ratings, with_labels=True))
     assert torch.equal(labelled[0][2], torch.tensor(ratings.rating.to_numpy()))
-    of_pairs = list(dls.test_dl(list(zip(ratings.user, ratings.item))))
+    pairs = list(zip(ratings.user, ratings.item))
+    of_pairs = list(dls.test_dl(pairs))
     assert torch.equal(of_pairs[0][1], items)
     with pytest.raises(ValueError, match='which column holds the ratings'):
         dls.test_dl(ratings[['user', 'item']], with_labels=True)
