@@ -138,6 +138,20 @@ def test_saved_and_loaded(ens, tmp_path):
         loaded.fit_one_cycle(1)
 
 
+def test_predict_of_whom_nothing_is_known():
+    pairs = [(user, item) for user in 'abcd' for item in (1, 2, 3)]
+    ratings = pd.DataFrame(pairs, columns=['user', 'item']).assign(rating=np.arange(12) % 5 + 1.0)
+    only_valid = ratings.item == 3
+    parts = (np.flatnonzero(~only_valid), np.flatnonzero(only_valid))
+    dls = RecDataLoaders.from_df(ratings, splitter=parts, bs=4)
+    ens = Ensemble([ItemKNN(1).fit(dls), ItemKNN(2).fit(dls)])
+    assert ens.predict('a', 2) == ens.predict(('a', 2)) == ens.score(torch.tensor([0]), torch.tensor([1])).item()
+    with pytest.raises(KeyError, match='item 3 has no training row'):
+        ens.predict('a', 3, cold='raise')
+    with pytest.raises(TypeError, match='no fit: an ensemble is trained where its members are learners'):
+        ens.fit(1)
+
+
 def test_errors(ens, dls, synthetic):
     with pytest.raises(ValueError, match='needs members'):
         Ensemble([])

@@ -588,6 +588,16 @@ def test_baselines_on_ratings_count_rows(dls):
     assert EASE().fit(dls).recommend(dls.vocab['user'].ids[0], 3).shape[0] == 3
 
 
+def test_baselines_show_their_settings(idls):
+    from fastrec.all import IALS, Baseline, BiasOnly, GlobalMean
+
+    assert repr(EASE(l2=200)) == repr(EASE(l2=200).fit(idls)) == 'EASE(l2=200)'
+    assert repr(GlobalMean()) == 'GlobalMean()'
+    for made in (EASE(7.0), ItemKNN(5, 3.0), BiasOnly((1.0, 2.0)), GlobalMean(), Popularity(), IALS(8, alpha=2.0)):
+        assert isinstance(made, Baseline)
+        assert type(made)(**made.config()).config() == made.config()
+
+
 # --- beyond accuracy, and by group
 
 
