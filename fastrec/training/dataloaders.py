@@ -502,7 +502,8 @@ def _rows_and_split(catalog: Catalog) -> tuple[Interactions, Split]:
 def _rating_loaders(catalog: Catalog, bs: int) -> list[InteractionDL]:
     """Loaders of pairs with their ratings, or whether they are liked."""
     inter, split = _rows_and_split(catalog)
-    target = inter.ratings if catalog.thresholds is None else catalog.liked(slice(None)).astype(np.float32)
+    all_rows: Any = slice(None)  # which copies nothing, as positions would
+    target = inter.ratings if catalog.thresholds is None else catalog.liked(all_rows).astype(np.float32)
     columns = [inter.users, inter.items, inter.context, target, inter.row_weights]
     shared = [torch.from_numpy(o) for o in columns if o is not None]
     n_inp = 2 if inter.context is None else 3
