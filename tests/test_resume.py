@@ -263,7 +263,7 @@ def test_damaged_checkpoint_and_leftovers(tmp_path):
     with pytest.raises(ValueError, match=r'run.ckpt is damaged.*restart=True'):
         train('rated', tmp_path)
     torch.save(dict(version=0), path)
-    with pytest.raises(ValueError, match='no checkpoint of this version'):
+    with pytest.raises(ValueError, match='is not a checkpoint of this version'):
         train('rated', tmp_path)
 
 

@@ -1,14 +1,18 @@
 """Training that goes on after its process was killed, and ends where it would have ended.
 
-A checkpoint is written at the end of an epoch, aside and then put in place by one rename: model, optimiser, schedule, recorder, what callbacks have counted, and the state of every
-random generator that training draws from. It is read by `torch.load(weights_only=True)`: no code runs from the file."""
+A checkpoint is written at the end of an epoch, aside and then put in place by one rename: model, optimizer, schedule,
+recorder, what callbacks have counted, and the state of every random generator that training draws from. It is read by
+`torch.load(weights_only=True)`: no code runs from the file.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +29,16 @@ from ..models.embedding import EmbeddingTable
 __all__ = ['ResumeCallback']
 
 VERSION = 1  # of the checkpoints
-_LEFT = object()  # for what is no plain data
+POINTS = (0.0, 0.1, 0.25, 0.5, 0.9, 1.0)  # of training, at which schedules are compared
+NOT_PLAIN = object()  # stands for what is not plain data
 
 
 class ResumeCallback(Callback):
     """Go on with training after a crash or a kill: `learn.fit_one_cycle(10, 5e-3, cbs=ResumeCallback('run1'))`.
 
-    Run the same cells again, and training continues after the last epoch that was finished, to the weights that an uninterrupted run has, bit for bit on the CPU. A run that
-    was finished is loaded and not trained again. The checkpoint is `learn.path/learn.model_dir/run1.ckpt`; delete it, or take another name, to start anew. If the data,
+    Run the same cells again, and training continues after the last epoch that was finished, to the weights that an
+    uninterrupted run has, bit for bit on the CPU. A run that was finished is loaded and not trained again. The
+    checkpoint is `learn.path/learn.model_dir/run1.ckpt`; delete it, or take another name, to start anew. If the data,
     the model or the arguments of the fit have changed, that is a `ValueError` that says what.
     """
 
@@ -41,252 +47,339 @@ class ResumeCallback(Callback):
 
     def __init__(
         self,
-        name,  # of the run; an absolute path is taken as it is
+        name: str | Path,  # of the run; an absolute path is taken as it is
         every: int = 1,  # epochs between checkpoints; the last epoch has one in any case
         restart: bool = False,  # forget what was there and start anew
-    ):
+    ) -> None:
         if every < 1:
             raise ValueError(f'every={every}: at least one epoch')
-        self.run_name, self.every, self.restart = name, every, restart
+        self.run_name = name
+        self.every = every
+        self.restart = restart
 
     @property
     def file(self) -> Path:
         """Where the checkpoint is."""
         return Path(self.learn.path) / self.learn.model_dir / f'{self.run_name}.ckpt'
 
-    def _fitting(self):
-        return getattr(self.learn, 'first_epoch', None) is not None and not hasattr(self.learn, 'lr_finder')
-
-    def before_fit(self):
+    def before_fit(self) -> None:
         """Start from the checkpoint if there is one, else write the first."""
-        if not self._fitting():
+        if not self.learn.is_training_run:
             return
         if num_distrib() > 1:
             raise NotImplementedError(
-                'ResumeCallback follows the random generators of one process; in distributed training save with SaveModelCallback'
+                'ResumeCallback follows the random generators of one process; '
+                'in distributed training save with SaveModelCallback'
             )
-        self._setup = {k: repr(o) if (v := _plain(o)) is _LEFT else v for k, o in self._describe().items()}
-        self._fresh = {key: _state(cb) for key, cb in self._others()}
+        self._setup = {name: _plain_or_repr(value) for name, value in self._describe().items()}
+        self._fresh = {key: _state(cb) for key, cb in self._others()}  # what a checkpoint need not hold
         if self.file.is_file() and not self.restart:
             self._resume()
         else:
             self._save(0)
         self.restart = False
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         """Write a checkpoint, if one is due."""
-        if self._fitting() and (self.epoch + 1) % self.every == 0:
+        if self.learn.is_training_run and (self.epoch + 1) % self.every == 0:
             self._save(self.epoch + 1)
 
-    def after_fit(self):
-        """Write the end: what callbacks made of the last epoch (`SaveModelCallback` loads the best one) belongs to it."""
-        if self._fitting() and self._done < self.n_epoch + 1:
+    def after_fit(self) -> None:
+        """Write the end.
+
+        What callbacks made of the last epoch (`SaveModelCallback` loads the best one) belongs to it.
+        """
+        if self.learn.is_training_run and self._done < self.n_epoch + 1:
             self._save(self.n_epoch + 1)
 
     # --- what is in a checkpoint
 
-    def _others(self):
+    def _others(self) -> Iterator[tuple[str, Callback]]:
         """(key, callback) of those whose state belongs to the run."""
-        seen = {}
+        counts: dict[str, int] = {}
         for cb in self.learn.cbs.sorted('order'):
             if cb is self or isinstance(cb, ProgressCallback):
                 continue
-            n = seen[cb.name] = seen.get(cb.name, 0) + 1
-            yield f'{cb.name}{n}', cb
+            counts[cb.name] = counts.get(cb.name, 0) + 1
+            yield f'{cb.name}{counts[cb.name]}', cb
 
-    def _describe(self):
-        """What has to be the same when the run goes on: plain data by name."""
-        learn, train = self.learn, self.dls.train
-        scheds = {
-            k: [f(p) for p in (0.0, 0.1, 0.25, 0.5, 0.9, 1.0)]
-            for cb in learn.cbs
-            if isinstance(cb, ParamScheduler)
-            for k, f in cb.scheds.items()
-        }
+    def _describe(self) -> dict[str, Any]:
+        """What has to be the same when the run goes on, by the name that an error calls it."""
+        learn = self.learn
+        schedules = self._schedules()
+        decays = [hypers.get('wd') for hypers in learn.opt.hypers]
+        l2 = [m.l2 for m in learn.model.modules() if isinstance(m, EmbeddingTable)]
+        history = learn.catalog.history
         return {
             'the number of epochs': learn.n_epoch,
-            'the schedule': scheds,
-            'the hyper-parameters': None if scheds else learn.opt.hypers,
-            'the weight decay': [h.get('wd') for h in learn.opt.hypers]
-            + [m.l2 for m in learn.model.modules() if isinstance(m, EmbeddingTable)],
-            'the model': {k: list(v.shape) for k, v in learn.model.state_dict().items()},
-            'the optimiser': type(learn.opt).__name__,
+            'the schedule': schedules,
+            'the hyper-parameters': None if schedules else learn.opt.hypers,
+            'the weight decay': decays + l2,
+            'the model': {name: list(value.shape) for name, value in learn.model.state_dict().items()},
+            'the optimiser': type(learn.opt).__name__,  # spelled as in the checkpoints that there are
             'the loss': type(learn.loss_func).__name__,
-            'the batch size': train.bs,
-            'the data': learn.catalog.history.fingerprint(),
-            'the split': learn.catalog.history.fingerprint('split'),
+            'the batch size': self.dls.train.bs,
+            'the data': history.fingerprint(),
+            'the split': history.fingerprint('split'),
         }
 
-    def _save(self, done):
-        self._done, learn = done, self.learn
+    def _schedules(self) -> dict[str, list]:
+        """Values of each scheduled hyper-parameter at some points of training."""
+        values = {}
+        for cb in self.learn.cbs:
+            if isinstance(cb, ParamScheduler):
+                for name, schedule in cb.scheds.items():
+                    values[name] = [schedule(point) for point in POINTS]
+        return values
+
+    def _moved(self) -> dict[str, dict]:
+        """Of each other callback, the state that the fit has changed."""
         moved = {}
         for key, cb in self._others():
             fresh = self._fresh.get(key, {})
-            moved[key] = {k: v for k, v in _state(cb).items() if k not in fresh or not _same(v, fresh[k])}
-        scaler, opt = getattr(learn, 'scaler', None), _plain(learn.opt.state_dict())
-        if opt is _LEFT:
+            moved[key] = {
+                name: value for name, value in _state(cb).items() if name not in fresh or not _same(value, fresh[name])
+            }
+        return moved
+
+    def _scaler(self) -> Any:
+        """The gradient scaler of fastai's mixed precision, None without it."""
+        return vars(self.learn).get('scaler')
+
+    # --- writing and reading it
+
+    def _save(self, done: int) -> None:
+        """Write a checkpoint after `done` epochs; one more than there are says that the fit has ended."""
+        learn = self.learn
+        self._done = done
+        opt = _plain(learn.opt.state_dict())
+        if opt is NOT_PLAIN:
             raise TypeError(
-                f'{type(learn.opt).__name__} keeps a state that is no plain data, so training could not go on from a checkpoint'
+                f'{type(learn.opt).__name__} keeps a state that is not plain data, '
+                'so training could not go on from a checkpoint'
             )
+        scaler = self._scaler()
         state = dict(
             version=VERSION,
             setup=self._setup,
             done=done,
             model=learn.model.state_dict(),
             opt=opt,
-            callbacks=moved,
-            loaders=[_loader_state(dl) for dl in learn.dls.loaders],
+            callbacks=self._moved(),
+            loaders=[_loader_state(loader) for loader in learn.dls.loaders],
             rng=_rng_state(),
             train_iter=learn.train_iter,
             scaler=None if scaler is None else scaler.state_dict(),
         )
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.file.with_name(f'{self.file.name}.{os.getpid()}.tmp')
-        try:
-            with open(aside, 'wb') as f:
-                torch.save(state, f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(aside, self.file)
-        finally:
-            aside.unlink(missing_ok=True)
+        _write(state, self.file)
 
-    def _resume(self):
+    def _resume(self) -> None:
+        """Go on from the checkpoint; `ValueError` if it is damaged or of another run."""
         learn = self.learn
-        try:
-            state = torch.load(self.file, map_location='cpu', weights_only=True)
-        except Exception as e:
-            raise ValueError(
-                f'the checkpoint {self.file} is damaged ({type(e).__name__}). Delete it, or ResumeCallback({str(self.run_name)!r}, restart=True), to start anew'
-            ) from e
-        if not isinstance(state, dict) or state.get('version') != VERSION:
-            raise ValueError(
-                f'{self.file} is no checkpoint of this version of fastrec: delete it, or take another name'
-            )
-        if changed := [k for k, v in self._setup.items() if not _same(v, state['setup'].get(k))]:
-            raise ValueError(
-                f'the run {str(self.run_name)!r} was started otherwise: {", ".join(changed)} changed since{self._difference(changed[0], state)}. Go on as it was started, take another name, or ResumeCallback({str(self.run_name)!r}, restart=True) to start anew'
-            )
+        state = self._read()
+        self._check_setup(state['setup'])
         device = next(learn.model.parameters()).device
         learn.model.load_state_dict(state['model'])
         learn.model.to(device)
         learn.opt.load_state_dict(state['opt'])
         for key, cb in self._others():
             _restore(cb, state['callbacks'].get(key, {}))
-        for dl, o in zip(learn.dls.loaders, state['loaders']):
-            _restore_loader(dl, o)
-        if state['scaler'] is not None and getattr(learn, 'scaler', None) is not None:
-            learn.scaler.load_state_dict(state['scaler'])
-        learn.train_iter, self._done = state['train_iter'], state['done']
+        for loader, loader_state in zip(learn.dls.loaders, state['loaders']):
+            _restore_loader(loader, loader_state)
+        scaler = self._scaler()
+        if state['scaler'] is not None and scaler is not None:
+            scaler.load_state_dict(state['scaler'])
+        learn.train_iter = state['train_iter']
+        self._done = state['done']
         learn.first_epoch = min(self._done, learn.n_epoch)
-        recorder = getattr(learn, 'recorder', None)
-        if recorder is not None and recorder.values:
-            learn.final_record = L(recorder.values[-1])
-        if self._done and learn.logger is not noop:
-            print(
-                f'{self.run_name}: '
-                + (
-                    f'all {learn.n_epoch} epochs were done; loaded'
-                    if self._done > learn.n_epoch
-                    else f'goes on after epoch {self._done - 1} (of 0 to {learn.n_epoch - 1})'
-                )
-            )
-            for i, row in enumerate(recorder.values if recorder is not None else []):
-                recorder.logger([i, *row, *(['before'] if recorder.add_time else [])])
+        self._show_past()
         _restore_rng(state['rng'])  # last: nothing may draw before the next epoch
 
-    def _difference(self, name, state):
-        now, then = self._setup[name], state['setup'].get(name)
-        return (
-            f' ({then} then, {now} now)'
-            if isinstance(now, (int, str)) and name not in ('the data', 'the split')
-            else ''
+    def _read(self) -> dict:
+        """The content of the checkpoint."""
+        try:
+            state = torch.load(self.file, map_location='cpu', weights_only=True)
+        except Exception as e:
+            raise ValueError(
+                f'the checkpoint {self.file} is damaged ({type(e).__name__}). '
+                f'Delete it, or ResumeCallback({str(self.run_name)!r}, restart=True), to start anew'
+            ) from e
+        if not isinstance(state, dict) or state.get('version') != VERSION:
+            raise ValueError(
+                f'{self.file} is not a checkpoint of this version of fastrec: delete it, or take another name'
+            )
+        return state
+
+    def _check_setup(self, then: dict) -> None:
+        """`ValueError` if what has to be the same is not what it was `then`."""
+        changed = [name for name, now in self._setup.items() if not _same(now, then.get(name))]
+        if not changed:
+            return
+        first = changed[0]
+        now = self._setup[first]
+        difference = ''
+        if isinstance(now, (int, str)) and first not in ('the data', 'the split'):  # whose fingerprints say nothing
+            difference = f' ({then.get(first)} then, {now} now)'
+        raise ValueError(
+            f'the run {str(self.run_name)!r} was started otherwise: {", ".join(changed)} changed since{difference}. '
+            'Go on as it was started, take another name, '
+            f'or ResumeCallback({str(self.run_name)!r}, restart=True) to start anew'
         )
 
+    def _show_past(self) -> None:
+        """Say where the run goes on, with the rows of the training table so far."""
+        learn = self.learn
+        recorder = next((cb for cb in learn.cbs if isinstance(cb, Recorder)), None)
+        if recorder is not None and recorder.values:
+            learn.final_record = L(recorder.values[-1])
+        if not self._done or learn.logger is noop:
+            return
+        if self._done > learn.n_epoch:
+            where = f'all {learn.n_epoch} epochs were done; loaded'
+        else:
+            where = f'goes on after epoch {self._done - 1} (of 0 to {learn.n_epoch - 1})'
+        print(f'{self.run_name}: {where}')
+        if recorder is None:
+            return
+        for epoch, row in enumerate(recorder.values):
+            time = ['before'] if recorder.add_time else []
+            recorder.logger([epoch, *row, *time])
 
-def _plain(value):
-    """`value` as plain data and tensors, copied; `_LEFT` if it is, or holds, something else."""
+
+def _write(state: dict, file: Path) -> None:
+    """Save aside and put in place by a rename, so that there is always a whole checkpoint."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f'{file.name}.{os.getpid()}.tmp')
+    try:
+        with open(aside, 'wb') as f:
+            torch.save(state, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# --- plain data
+
+
+def _plain(value: Any) -> Any:
+    """`value` as plain data and tensors, copied; `NOT_PLAIN` if it is, or holds, something else."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, (np.generic, np.ndarray)):
         return _plain(value.tolist())
     if isinstance(value, torch.Tensor):
-        return value.detach().as_subclass(torch.Tensor).clone()
+        return _plain_tensor(value).clone()
     if isinstance(value, dict):
-        items = {k: _plain(v) for k, v in value.items()}
-        return _LEFT if any(v is _LEFT or type(k) not in (int, str) for k, v in items.items()) else items
-    if not isinstance(value, (list, tuple, L)):
-        return _LEFT
-    if len(value) and all(isinstance(o, torch.Tensor) and o.dim() == 0 for o in value):
-        return {
-            'scalars': torch.stack([o.detach().as_subclass(torch.Tensor).cpu() for o in value])
-        }  # not a hundred thousand tensors
-    items = [_plain(o) for o in value]
-    return _LEFT if any(o is _LEFT for o in items) else tuple(items) if type(value) is tuple else items
+        return _plain_dict(value)
+    if isinstance(value, (list, tuple, L)):
+        return _plain_list(value)
+    return NOT_PLAIN
 
 
-def _same(a, b):
+def _plain_tensor(value: torch.Tensor) -> torch.Tensor:
+    """Without gradient, and of torch's own class (fastai has subclasses)."""
+    return value.detach().as_subclass(torch.Tensor)
+
+
+def _plain_dict(value: dict) -> Any:
+    items = {key: _plain(item) for key, item in value.items()}
+    for key, item in items.items():
+        if item is NOT_PLAIN or type(key) not in (int, str):
+            return NOT_PLAIN
+    return items
+
+
+def _plain_list(value: list | tuple | L) -> Any:
+    """A list or tuple; of scalar tensors one tensor in a dict: not a hundred thousand tensors."""
+    if len(value) and all(isinstance(item, torch.Tensor) and item.dim() == 0 for item in value):
+        return {'scalars': torch.stack([_plain_tensor(item).cpu() for item in value])}
+    items = [_plain(item) for item in value]
+    if any(item is NOT_PLAIN for item in items):
+        return NOT_PLAIN
+    return tuple(items) if type(value) is tuple else items
+
+
+def _plain_or_repr(value: Any) -> Any:
+    plain = _plain(value)
+    return repr(value) if plain is NOT_PLAIN else plain
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Are plain data equal? nan is equal to nan, and a tensor to one of the same dtype on any device."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return (
-            isinstance(a, torch.Tensor)
-            and isinstance(b, torch.Tensor)
-            and a.dtype == b.dtype
-            and torch.equal(a.cpu(), b.cpu())
-        )
+        return False
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+        return a.keys() == b.keys() and all(_same(value, b[key]) for key, value in a.items())
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(_same, a, b))
-    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
+        return True
+    return a == b
 
 
-def _state(cb):
+# --- states of callbacks, loaders and random generators
+
+
+def _state(cb: Callback | Metric) -> dict[str, Any]:
     """Attributes of a callback (or metric) that are plain data, and those of the metrics in it."""
-    res = {
-        k: {'metric': _state(v)} if isinstance(v, Metric) else _plain(v) for k, v in vars(cb).items() if k != 'learn'
-    }
-    return {k: v for k, v in res.items() if v is not _LEFT}
+    state = {}
+    for name, value in vars(cb).items():
+        if name == 'learn':
+            continue
+        plain = {'metric': _state(value)} if isinstance(value, Metric) else _plain(value)
+        if plain is not NOT_PLAIN:
+            state[name] = plain
+    return state
 
 
-def _restore(cb, state):
-    for k, v in state.items():
-        if isinstance(v, dict) and v.keys() == {'metric'}:
-            _restore(getattr(cb, k), v['metric'])
-        elif isinstance(v, dict) and v.keys() == {'scalars'}:
-            setattr(cb, k, list(v['scalars'].unbind()))
-        elif isinstance(cb, Recorder) and k == 'values':
-            cb.values = [L(o) for o in v]
+def _restore(cb: Callback | Metric, state: dict[str, Any]) -> None:
+    """Set what `_state` gave."""
+    for name, value in state.items():
+        keys = value.keys() if isinstance(value, dict) else None
+        if keys == {'metric'}:
+            _restore(vars(cb)[name], value['metric'])
+        elif keys == {'scalars'}:
+            setattr(cb, name, list(value['scalars'].unbind()))
+        elif isinstance(cb, Recorder) and name == 'values':
+            cb.values = [L(row) for row in value]
         else:
-            setattr(cb, k, v)
+            setattr(cb, name, value)
 
 
-def _loader_state(dl):
+def _loader_state(loader: Any) -> dict[str, dict]:
     """States of the random generators of a loader, by attribute."""
-    res = {}
-    for k, v in vars(dl).items():
-        if isinstance(v, torch.Generator):
-            res[k] = dict(torch=v.get_state(), device=str(v.device))
-        elif isinstance(v, random.Random):
-            res[k] = dict(python=v.getstate())
-        elif isinstance(v, np.random.Generator):
-            res[k] = dict(numpy=v.bit_generator.state)
-    return res
+    states = {}
+    for name, value in vars(loader).items():
+        if isinstance(value, torch.Generator):
+            states[name] = dict(torch=value.get_state(), device=str(value.device))
+        elif isinstance(value, random.Random):
+            states[name] = dict(python=value.getstate())
+        elif isinstance(value, np.random.Generator):
+            states[name] = dict(numpy=value.bit_generator.state)
+    return states
 
 
-def _restore_loader(dl, state):
-    for k, v in state.items():
-        if 'torch' in v:
-            setattr(dl, k, torch.Generator(v['device']))
-            getattr(dl, k).set_state(v['torch'])
-        elif 'python' in v:
-            getattr(dl, k).setstate(v['python'])
+def _restore_loader(loader: Any, states: dict[str, dict]) -> None:
+    """Set what `_loader_state` gave."""
+    for name, state in states.items():
+        if 'torch' in state:
+            generator = torch.Generator(state['device'])
+            generator.set_state(state['torch'])
+            setattr(loader, name, generator)
+        elif 'python' in state:
+            vars(loader)[name].setstate(state['python'])
         else:
-            getattr(dl, k).bit_generator.state = v['numpy']
+            vars(loader)[name].bit_generator.state = state['numpy']
 
 
-def _rng_state():
+def _rng_state() -> dict[str, Any]:
     """States of the global generators: torch (and its devices), numpy, Python."""
-    kind, keys, *rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    kind, keys, *rest = numpy_state
     return dict(
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -296,7 +389,8 @@ def _rng_state():
     )
 
 
-def _restore_rng(state):
+def _restore_rng(state: dict[str, Any]) -> None:
+    """Set what `_rng_state` gave, as far as the devices are there."""
     torch.set_rng_state(state['torch'])
     if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state['cuda'])
