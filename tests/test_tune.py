@@ -85,7 +85,7 @@ def test_the_first_trial_can_be_given(dls):
             dict(space=dict(n_factors=[2], lr=(0.1, 0.2)), start=dict(n_factors=2)),
             'start= takes a value for each argument of space.*see lr',
         ),
-        (dict(space=dict(n_factors=[2]), monitor='ndcg'), 'no column of the training table'),
+        (dict(space=dict(n_factors=[2]), monitor='ndcg'), 'is not a column of the training table'),
     ],
 )
 def test_errors(dls, options, message):

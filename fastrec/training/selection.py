@@ -1,9 +1,17 @@
-"""Choosing settings on held-out rows: cross-validation, and a search over a builder's arguments (Optuna proposes, the training table prunes, a file remembers)."""
+"""Choosing settings on held-out rows: cross-validation, and a search over a builder's arguments.
+
+In the search Optuna proposes, the training table prunes, and a file remembers.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from numbers import Number
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +21,23 @@ from fastai.callback.core import Callback, CancelFitException
 from ..data.splits import KFoldSplitter
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import lower_is_better
+from ..scorers.scorer import Scorer
 from .dataloaders import RecDataLoaders
 
 __all__ = ['Tuning', 'cross_validate', 'tune_learner']
 
-_OF_FIT = {'n_epoch', 'lr'}
+OF_FIT = ('n_epoch', 'lr')  # arguments that are searched and are not the builder's
+WARM_UP = 4  # trials that are never pruned
+STATES = ('complete', 'pruned', 'fail', 'running', 'waiting')  # of trials, in the order of the table
+NOT_ARGUMENTS = ('trial', 'epochs', 'state', 'seconds')  # columns of the table, beside `monitor`
+
+# colors and marks of the plots
+COMPLETE = dict(marker='o', color='#2a6fb0', alpha=0.75)
+PRUNED = dict(marker='x', color='#999999')
+BEST = dict(facecolors='none', edgecolors='#d1495b', linewidths=1.6)
+
+
+# --- the search
 
 
 class PruneTrial(Callback):
@@ -25,40 +45,57 @@ class PruneTrial(Callback):
 
     order = 61  # after the recorder
 
-    def __init__(self, trial, monitor: str):
-        self.trial, self.monitor, self.values, self.pruned = trial, monitor, [], False
+    def __init__(
+        self,
+        trial: Any,  # of Optuna
+        monitor: str,  # column of the training table
+    ) -> None:
+        self.trial = trial
+        self.monitor = monitor
+        self.values: list[float] = []  # of `monitor`, one per epoch
+        self.pruned = False
 
-    def before_fit(self):
-        names = list(self.recorder.metric_names[1:])
-        if self.monitor not in names:
+    def before_fit(self) -> None:
+        """Find the column; `ValueError` where there is none."""
+        columns = list(self.recorder.metric_names[1:])
+        if self.monitor not in columns:
             raise ValueError(
-                f'monitor={self.monitor!r} is no column of the training table, which has {", ".join(names)}. Name a metric of the builder: metrics=[rmse]'
+                f'monitor={self.monitor!r} is not a column of the training table, which has {", ".join(columns)}. '
+                'Name a metric of the builder: metrics=[rmse]'
             )
-        self.at = names.index(self.monitor)
+        self.column = 1 + columns.index(self.monitor)  # the first one is the epoch
 
-    def after_epoch(self):
-        value = self.recorder.log[1 + self.at]
+    def after_epoch(self) -> None:
+        """Report; a value that is not a number ends the fit, too."""
+        value = self.recorder.log[self.column]
         if value is None or not math.isfinite(value):
-            self.pruned = True  # diverged
-            raise CancelFitException()
+            self._end()  # diverged
         self.values.append(float(value))
         self.trial.report(self.values[-1], len(self.values) - 1)
         if self.trial.should_prune():
-            self.pruned = True
-            raise CancelFitException()
+            self._end()
+
+    def _end(self) -> None:
+        self.pruned = True
+        raise CancelFitException()
 
 
 class Tuning:
     """What `tune_learner` found: `best` (arguments), `value`, `table()`, `plot()`; `study` is Optuna's."""
 
-    def __init__(self, study, monitor):
-        self.study, self.monitor = study, monitor
+    def __init__(
+        self,
+        study: Any,  # of Optuna
+        monitor: str,  # column of the training table that was searched by
+    ) -> None:
+        self.study = study
+        self.monitor = monitor
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f'Tuning({len(self.study.trials)} trials, best {self.monitor} {self.value:.4f} with {self.best})'
 
     @property
-    def best(self) -> dict:
+    def best(self) -> dict[str, Any]:
         """The arguments of the best trial."""
         return dict(self.study.best_params)
 
@@ -67,220 +104,298 @@ class Tuning:
         """The value of `monitor` that they gave."""
         return self.study.best_value
 
-    def table(self) -> pd.DataFrame:
-        """A row per trial, best first: its arguments, the value of `monitor` at its last epoch, the epochs it ran, state ('complete', 'pruned' or 'fail') and seconds."""
-        rows = [
-            dict(
-                trial=t.number,
-                **t.params,
-                **{
-                    self.monitor: t.value
-                    if t.value is not None
-                    else t.intermediate_values.get(max(t.intermediate_values, default=0))
-                },
-                epochs=len(t.intermediate_values),
-                state=t.state.name.lower(),
-                seconds=t.duration.total_seconds() if t.duration else None,
-            )
-            for t in self.study.trials
-        ]
-        order = ['complete', 'pruned', 'fail', 'running', 'waiting']
-        df = pd.DataFrame(rows)
-        sign = 1 if self.study.direction.name == 'MINIMIZE' else -1
-        return df.iloc[np.lexsort((sign * df[self.monitor].astype(float), df.state.map(order.index)))].reset_index(
-            drop=True
-        )
+    @property
+    def _minimizes(self) -> bool:
+        return self.study.direction.name == 'MINIMIZE'
 
-    def plot(self, axes=None):
-        """The value of each finished trial against each argument, and against the trial's number with the best so far; crosses were pruned (the value is that of their last epoch)."""
+    def table(self) -> pd.DataFrame:
+        """A row per trial, best first.
+
+        Columns: its arguments, the value of `monitor` at its last epoch, the epochs it ran, state ('complete', 'pruned'
+        or 'fail') and seconds.
+        """
+        df = pd.DataFrame([self._row(trial) for trial in self.study.trials])
+        values = df[self.monitor].astype(float)
+        by_value = values if self._minimizes else -values
+        by_state = df['state'].map(STATES.index)
+        return df.iloc[np.lexsort((by_value, by_state))].reset_index(drop=True)
+
+    def _row(self, trial: Any) -> dict[str, Any]:
+        """A row of the table."""
+        reported = trial.intermediate_values  # epoch -> value
+        value = trial.value
+        if value is None:  # of a trial that did not end
+            value = reported.get(max(reported, default=0))
+        return {
+            'trial': trial.number,
+            **trial.params,
+            self.monitor: value,
+            'epochs': len(reported),
+            'state': trial.state.name.lower(),
+            'seconds': trial.duration.total_seconds() if trial.duration else None,
+        }
+
+    def plot(
+        self,
+        axes: Any = None,  # matplotlib axes, one for the trials and one per argument; None: new ones
+    ) -> np.ndarray:
+        """The value of each finished trial against each argument, and against its number with the best so far.
+
+        Crosses were pruned (the value is that of their last epoch), a ring is around the best. Returns the axes.
+        """
         import matplotlib.pyplot as plt
 
         df = self.table().sort_values('trial')
-        names = [c for c in df.columns if c not in ('trial', self.monitor, 'epochs', 'state', 'seconds')]
-        n = len(names) + 1
+        arguments = [c for c in df.columns if c not in (*NOT_ARGUMENTS, self.monitor)]
         if axes is None:
-            axes = plt.subplots(1, n, figsize=(3.1 * n, 3), layout='constrained', sharey=True, squeeze=False)[1][0]
-        done, pruned = df[df.state == 'complete'], df[df.state == 'pruned']
-        best = done.iloc[
-            int(
-                np.argmin(done[self.monitor])
-                if self.study.direction.name == 'MINIMIZE'
-                else np.argmax(done[self.monitor])
-            )
-        ]
-        for ax, name in zip(axes, ['trial', *names]):
-            for part, style in (
-                (done, dict(marker='o', color='#2a6fb0', alpha=0.75)),
-                (pruned, dict(marker='x', color='#999999')),
-            ):
-                if len(part):
-                    ax.scatter(
-                        part[name] if df[name].dtype.kind in 'if' else part[name].astype(str),
-                        part[self.monitor],
-                        s=22,
-                        **style,
-                    )
-            ax.scatter(
-                [best[name] if df[name].dtype.kind in 'if' else str(best[name])],
-                [best[self.monitor]],
-                s=90,
-                facecolors='none',
-                edgecolors='#d1495b',
-                linewidths=1.6,
-            )
-            ax.set_xlabel(name)
-            if df[name].dtype.kind in 'if':
-                ax.locator_params(axis='x', nbins=4)
-            if df[name].dtype.kind == 'f' and df[name].min() > 0 and df[name].max() > 20 * df[name].min():
-                ax.set_xscale('log')
-        axes[0].step(
-            done.trial,
-            (np.minimum if self.study.direction.name == 'MINIMIZE' else np.maximum).accumulate(done[self.monitor]),
-            where='post',
-            color='#2a6fb0',
-            lw=1,
-        )
-        values = done[self.monitor].to_numpy()
+            n = 1 + len(arguments)
+            _, grid = plt.subplots(1, n, figsize=(3.1 * n, 3), layout='constrained', sharey=True, squeeze=False)
+            axes = grid[0]
+        for ax, name in zip(axes, ['trial', *arguments]):
+            self._scatter(ax, df, name)
+        first = axes[0]
+        complete = df[df['state'] == 'complete']
+        accumulate = np.minimum.accumulate if self._minimizes else np.maximum.accumulate
+        best_so_far = accumulate(complete[self.monitor])
+        first.step(complete['trial'], best_so_far, where='post', color=COMPLETE['color'], lw=1)
+        values = complete[self.monitor].to_numpy()
         low, high = np.quantile(values, [0, 0.9])
         if len(values) > 5 and values.max() > high + 3 * (high - low):
-            axes[0].set_ylim(low - 0.1 * (high - low), high + (high - low))  # a failure would flatten the rest
-        axes[0].set_ylabel(self.monitor)
+            first.set_ylim(low - 0.1 * (high - low), high + (high - low))  # a failure would flatten the rest
+        first.set_ylabel(self.monitor)
         return axes
+
+    def _scatter(self, ax: Any, df: pd.DataFrame, name: str) -> None:
+        """Values of trials against the column `name`."""
+        is_number = df[name].dtype.kind in 'if'
+        x = df[name] if is_number else df[name].map(str)
+        y = df[self.monitor]
+        for state, style in (('complete', COMPLETE), ('pruned', PRUNED)):
+            chosen = df['state'] == state
+            if chosen.any():
+                ax.scatter(x[chosen], y[chosen], s=22, **style)
+        complete = y[df['state'] == 'complete']
+        best: Any = complete.idxmin() if self._minimizes else complete.idxmax()
+        ax.scatter([x[best]], [y[best]], s=90, **BEST)
+        ax.set_xlabel(name)
+        if is_number:
+            ax.locator_params(axis='x', nbins=4)
+        if df[name].dtype.kind == 'f' and df[name].min() > 0 and df[name].max() > 20 * df[name].min():
+            ax.set_xscale('log')
 
 
 def tune_learner(
-    dls,  # `RecDataLoaders`: what is chosen is chosen on their valid part, so report figures on other rows
-    learner,  # a builder such as `svdpp_learner`
-    space: dict,  # argument of the builder (or 'lr', 'n_epoch') -> (low, high), both whole numbers or not, (low, high, 'log'), a list of choices, or a function of an Optuna trial
+    dls: RecDataLoaders,  # what is chosen is chosen on their valid part, so report figures on other rows
+    learner: Callable,  # a builder such as `svdpp_learner`
+    # argument of the builder (or 'lr', 'n_epoch') -> (low, high), both whole numbers or not, (low, high, 'log'), a list
+    # of choices, or a function of an Optuna trial
+    space: dict[str, Any],
     n_trials: int = 20,  # in all: a study that is resumed runs those that are missing
     n_epoch: int = 5,  # epochs of each trial, with one cycle
-    lr: float = 5e-3,
+    lr: float = 5e-3,  # highest learning rate of each trial
     monitor: str = 'valid_loss',  # column of the training table
-    storage: str = None,  # file (SQLite) or URL of an Optuna storage, from which an interrupted search goes on; None: memory
+    # file (SQLite) or URL of an Optuna storage, from which an interrupted search goes on; None: memory
+    storage: str | Path | None = None,
     name: str = 'tune',  # of the study in the storage
     prune: bool = True,  # end trials whose `monitor` is behind the median of the others at the same epoch
     seed: int = 0,  # of the sampler, and of every trial's training
-    start: dict = None,  # arguments of the first trial, such as settings that are known to do well: a short search that does not find back to them still has them
+    # arguments of the first trial, such as settings that are known to do well: a short search that does not find back
+    # to them still has them
+    start: dict[str, Any] | None = None,
     **kwargs,  # of the builder
 ) -> Tuning:
-    """The best arguments of a builder by a search (TPE, pruned by the median rule): `found = tune_learner(dls, svdpp_learner, dict(wd=(.005, .1, 'log'), n_factors=[20, 50, 100]), 30)`, then
-    `learn = svdpp_learner(dls, **found.best)`; `found.table()`, `found.plot()`.
+    """The best arguments of a builder by a search (TPE, pruned by the median rule).
+
+    `found = tune_learner(dls, svdpp_learner, dict(wd=(.005, .1, 'log'), n_factors=[20, 50, 100]), 30)`, then `learn =
+    svdpp_learner(dls, **found.best)`; `found.table()`, `found.plot()`.
+
+    `ValueError` for a space that makes no sense, for a study of another space, and where all trials diverged.
     """
-    try:
-        import optuna
-    except ImportError as e:
-        raise ImportError("tune_learner needs Optuna: pip install 'fastrec-learn[tune]'") from e
-    if not space:
-        raise ValueError(
-            "space={} leaves nothing to search: give arguments of the builder, e.g. dict(wd=(.01, .1, 'log'), n_factors=[20, 50])"
-        )
-    if both := space.keys() & kwargs.keys():
-        raise ValueError(f'{", ".join(sorted(both))}: searched in space, and fixed as an argument')
-    for k, v in space.items():
-        _check(k, v)
-    if storage is not None and '://' not in str(storage):
-        storage = f'sqlite:///{storage}'
-    levels = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    optuna = _optuna()
+    _check_space(space, kwargs)
+    _check_start(start, space)
+
+    def objective(trial):
+        args = {argument: _suggest(trial, argument, choice) for argument, choice in space.items()}
+        fit = {'n_epoch': n_epoch, 'lr': lr}
+        for argument in OF_FIT:
+            if argument in args:
+                fit[argument] = args.pop(argument)
+        pruner = PruneTrial(trial, monitor)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            learn = learner(dls, **args, **kwargs)
+            with learn.no_bar(), learn.no_logging():
+                learn.fit_one_cycle(fit['n_epoch'], fit['lr'], cbs=pruner)
+        if pruner.pruned:
+            raise optuna.TrialPruned()
+        return pruner.values[-1]
+
+    url = _storage_url(storage)
+    with _quiet(optuna):
         study = optuna.create_study(
-            storage=storage,
+            storage=url,
             study_name=name,
             load_if_exists=True,
             direction='minimize' if 'loss' in monitor or lower_is_better(monitor) else 'maximize',
             sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(1, n_epoch // 3))
-            if prune
-            else optuna.pruners.NopPruner(),
+            pruner=_pruner(optuna, n_epoch) if prune else optuna.pruners.NopPruner(),
         )
-        if known := next((t.params.keys() for t in study.trials if t.params), None):
-            if set(known) != set(space):
-                raise ValueError(
-                    f'the study {name!r} in {storage} searches {", ".join(known)}, not {", ".join(space)}: give another name= or storage='
-                )
-
-        if start is not None:
-            if missing := space.keys() ^ start.keys():
-                raise ValueError(
-                    f'start= takes a value for each argument of space, {", ".join(space)}, and no other: see {", ".join(sorted(missing))}'
-                )
-            if not study.trials:
-                study.enqueue_trial(start)
-
-        def objective(trial):
-            args = {k: _suggest(trial, k, v) for k, v in space.items()}
-            fit = {'n_epoch': n_epoch, 'lr': lr, **{k: args.pop(k) for k in _OF_FIT & args.keys()}}
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                learn, pruner = learner(dls, **args, **kwargs), PruneTrial(trial, monitor)
-                with learn.no_bar(), learn.no_logging():
-                    learn.fit_one_cycle(fit['n_epoch'], fit['lr'], cbs=pruner)
-            if pruner.pruned:
-                raise optuna.TrialPruned()
-            return pruner.values[-1]
-
+        _check_same_space(study, space, name, url)
+        if start is not None and not study.trials:
+            study.enqueue_trial(start)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        study.optimize(objective, n_trials=max(0, n_trials - sum(t.state in ended for t in study.trials)))
-    finally:
-        optuna.logging.set_verbosity(levels)
-    if not any(t.state.name == 'COMPLETE' for t in study.trials):
+        n_ended = sum(trial.state in ended for trial in study.trials)
+        study.optimize(objective, n_trials=max(0, n_trials - n_ended))
+    if not any(trial.state.name == 'COMPLETE' for trial in study.trials):
         raise ValueError(
-            f'none of {len(study.trials)} trials came to its end: training diverged in all of them. Search smaller learning rates'
+            f'none of {len(study.trials)} trials came to its end: training diverged in all of them. '
+            'Search smaller learning rates'
         )
     return Tuning(study, monitor)
 
 
-def _check(name, value):
-    if callable(value) or (isinstance(value, list) and value):
-        return
-    if (
-        isinstance(value, tuple)
-        and len(value) in (2, 3)
-        and all(isinstance(o, Number) for o in value[:2])
-        and value[0] < value[1]
-        and (len(value) == 2 or (value[2] == 'log' and value[0] > 0))
-    ):
-        return
-    raise ValueError(
-        f"space[{name!r}] = {value!r}: give (low, high), (low, high, 'log') with 0 < low < high, a list of choices, or a function of an Optuna trial"
-    )
+def _optuna() -> ModuleType:
+    """The optional package; `ImportError` with what to install."""
+    try:
+        import optuna
+    except ImportError as e:
+        raise ImportError("tune_learner needs Optuna: pip install 'fastrec-learn[tune]'") from e
+    return optuna
 
 
-def _suggest(trial, name, value):
-    if callable(value):
-        return value(trial)
-    if isinstance(value, list):
-        return trial.suggest_categorical(name, value)
-    return (trial.suggest_int if all(isinstance(o, int) for o in value[:2]) else trial.suggest_float)(
-        name, *value[:2], log=len(value) == 3
-    )
+@contextmanager
+def _quiet(optuna: ModuleType) -> Iterator[None]:
+    """Without Optuna's messages about each trial."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _storage_url(storage: str | Path | None) -> str | None:
+    """What Optuna takes: a path is a file of SQLite."""
+    if storage is None:
+        return None
+    return str(storage) if '://' in str(storage) else f'sqlite:///{storage}'
+
+
+def _pruner(optuna: ModuleType, n_epoch: int) -> Any:
+    """The median rule, from the second third of a trial on."""
+    return optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=max(1, n_epoch // 3))
+
+
+# --- spaces
+
+
+def _check_space(space: dict[str, Any], fixed: dict[str, Any]) -> None:
+    """`ValueError` for an empty space, arguments that are `fixed` as well, and choices that make no sense."""
+    if not space:
+        raise ValueError(
+            'space={} leaves nothing to search: give arguments of the builder, e.g. '
+            "dict(wd=(.01, .1, 'log'), n_factors=[20, 50])"
+        )
+    if both := space.keys() & fixed.keys():
+        raise ValueError(f'{", ".join(sorted(both))}: searched in space, and fixed as an argument')
+    for argument, choice in space.items():
+        if not _is_choice(choice):
+            raise ValueError(
+                f"space[{argument!r}] = {choice!r}: give (low, high), (low, high, 'log') with 0 < low < high, "
+                'a list of choices, or a function of an Optuna trial'
+            )
+
+
+def _is_choice(choice: Any) -> bool:
+    """Is it something to choose from: a function, a list, (low, high) or (low, high, 'log')?"""
+    if callable(choice):
+        return True
+    if isinstance(choice, list):
+        return len(choice) > 0
+    if not isinstance(choice, tuple) or len(choice) not in (2, 3):
+        return False
+    low, high = choice[:2]
+    if not (isinstance(low, Number) and isinstance(high, Number) and low < high):  # type: ignore[operator]  # abstract
+        return False
+    return len(choice) == 2 or (choice[2] == 'log' and low > 0)  # type: ignore[operator]
+
+
+def _check_start(start: dict[str, Any] | None, space: dict[str, Any]) -> None:
+    """`ValueError` where the first trial has not the arguments of the space."""
+    if start is None:
+        return
+    if different := space.keys() ^ start.keys():
+        raise ValueError(
+            f'start= takes a value for each argument of space, {", ".join(space)}, and no other: '
+            f'see {", ".join(sorted(different))}'
+        )
+
+
+def _check_same_space(study: Any, space: dict[str, Any], name: str, storage: str | None) -> None:
+    """`ValueError` where the study that is gone on with searches other arguments."""
+    known = next((trial.params for trial in study.trials if trial.params), None)
+    if known is not None and known.keys() != space.keys():
+        raise ValueError(
+            f'the study {name!r} in {storage} searches {", ".join(known)}, not {", ".join(space)}: '
+            'give another name= or storage='
+        )
+
+
+def _suggest(trial: Any, argument: str, choice: Any) -> Any:
+    """What the trial proposes for an argument."""
+    if callable(choice):
+        return choice(trial)
+    if isinstance(choice, list):
+        return trial.suggest_categorical(argument, choice)
+    low, high = choice[:2]
+    is_log = len(choice) == 3
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(argument, low, high, log=is_log)
+    return trial.suggest_float(argument, low, high, log=is_log)
+
+
+# --- cross-validation
 
 
 def cross_validate(
     df: pd.DataFrame,  # the rating table
-    fit,  # function of `RecDataLoaders` that returns a fitted learner or baseline
-    splitter=None,  # iterable of splitters or of (train, valid) index arrays; by default `KFoldSplitter(5)`
-    metrics=None,  # as in `evaluate`
+    fit: Callable[[RecDataLoaders], Scorer],  # returns a fitted learner or baseline
+    # iterable of splitters or of (train, valid) index arrays; by default `KFoldSplitter(5)`
+    splitter: Iterable | KFoldSplitter | None = None,
+    metrics: Callable | Iterable[Callable] | None = None,  # as in `evaluate`
     **kwargs,  # passed to `RecDataLoaders.from_df`
 ) -> pd.DataFrame:
-    """Validation figures per fold, and their mean and standard deviation: a row each, a column per metric. `fit` is called afresh for each fold."""
-    if (callable(splitter) and not hasattr(splitter, '__len__')) or np.isscalar(splitter):
-        raise TypeError(
-            f'splitter={splitter!r}: give folds, e.g. KFoldSplitter(5), or a list of splitters or of (train, valid) index arrays'
-        )
-    folds = list(KFoldSplitter(5) if splitter is None else splitter)
-    if not folds:
-        raise ValueError('no folds given')
+    """Validation figures per fold, and their mean and standard deviation: a row each, a column per metric.
+
+    `fit` is called afresh for each fold. `TypeError` where `splitter` is not folds, or `fit` returns nothing.
+    """
     results = []
-    for fold in folds:
+    for fold in _folds(splitter):
         dls = RecDataLoaders.from_df(df, splitter=fold, **kwargs)
         scorer = fit(dls)
         if scorer is None:
             raise TypeError(
-                'fit(dls) returned None: it trains a model and has to return it (`learn.fit_one_cycle(...)` returns nothing)'
+                'fit(dls) returned None: it trains a model and has to return it '
+                '(`learn.fit_one_cycle(...)` returns nothing)'
             )
         results.append(evaluate(scorer, dls, metrics).loc['all'])
-    table = pd.DataFrame(results, index=pd.Index(range(len(folds)), name='fold')).drop(
-        columns=['rows', 'users', 'one_class'], errors='ignore'
-    )
-    return pd.concat([table, pd.DataFrame([table.mean(), table.std()], index=['mean', 'std'])])
+    table = pd.DataFrame(results, index=pd.Index(range(len(results)), name='fold'))
+    table = table.drop(columns=['rows', 'users', 'one_class'], errors='ignore')
+    summary = pd.DataFrame([table.mean(), table.std()], index=['mean', 'std'])
+    return pd.concat([table, summary])
+
+
+def _folds(splitter: Any) -> list:
+    """The folds as a list; `TypeError` for one splitter, which is one fold, `ValueError` for none."""
+    is_one_splitter = callable(splitter) and not isinstance(splitter, Sized)
+    if is_one_splitter or np.isscalar(splitter):
+        raise TypeError(
+            f'splitter={splitter!r}: give folds, e.g. KFoldSplitter(5), or a list of splitters or of '
+            '(train, valid) index arrays'
+        )
+    given: Any = KFoldSplitter(5) if splitter is None else splitter
+    folds = list(given)
+    if not folds:
+        raise ValueError('no folds given')
+    return folds
