@@ -13,7 +13,19 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 
-from .columns import CHUNK_ROWS, dense_codes, find_columns, first_few, in_chunks, kind_of, plain_values
+from .columns import (
+    CHUNK_ROWS,
+    as_frame,
+    check_exact,
+    check_first_row,
+    codes_in,
+    dense_codes,
+    find_columns,
+    first_few,
+    in_chunks,
+    kind_of,
+    plain_values,
+)
 
 __all__ = ['Context', 'Interactions', 'Vocab']
 
@@ -28,7 +40,8 @@ class Vocab:
     """The ids of one side and their codes `0..len-1`, in sorted order of the ids.
 
     `ids` are unique; integers and strings are the ids that the field uses, anything hashable and sortable works.
-    `ValueError` for missing and repeated ids.
+    Integers are int64 (uint64 where one does not fit), whatever the width of the column that they come from.
+    `ValueError` for missing and repeated ids, and for floats from 2^53 on.
     """
 
     def __init__(
@@ -36,7 +49,9 @@ class Vocab:
         ids: Any,  # unique ids; position is the code
         side: str = 'item',  # 'user' or 'item', for messages
     ) -> None:
-        self.ids = pd.Index(plain_values(ids))
+        values = plain_values(ids)
+        check_exact(values, side)
+        self.ids = pd.Index(values)
         self.side = side
         if self.ids.hasnans:
             raise ValueError(f'{side} ids hold missing values')
@@ -63,15 +78,19 @@ class Vocab:
         `ValueError` if they are of another type.
         """
         values = plain_values(pd.Series(ids).dropna())
+        check_exact(values, self.side)
         mine, theirs = kind_of(self.ids), kind_of(values)
         if len(values) and theirs != mine:
             raise ValueError(
                 f'the new {self.side} ids are of another type ({theirs} such as {first_few(values, 1)}) '
                 f'than those known ({mine} such as {first_few(self.ids, 1)})'
             )
-        is_new = self.ids.get_indexer(values.array) < 0
-        new = pd.Index(np.sort(pd.unique(values[is_new])), dtype=self.ids.dtype)
-        return Vocab(self.ids.append(new), self.side) if len(new) else self
+        new = np.sort(pd.unique(values[codes_in(self.ids, values) < 0]))
+        if not len(new):
+            return self
+        if new.dtype != self.ids.dtype and mine == 'integer':  # one of them goes beyond the other's type
+            return Vocab(np.array([*self.ids, *new], dtype=object), self.side)
+        return Vocab(self.ids.append(pd.Index(new, dtype=self.ids.dtype)), self.side)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,10 +115,8 @@ class Vocab:
         values = _sequence_of_ids(ids)
         if not len(values):
             return np.zeros(0, np.int64)
-        if len(self):
-            codes = self.ids.get_indexer(values.array)
-        else:
-            codes = np.full(len(values), -1)
+        check_exact(values, self.side)
+        codes = codes_in(self.ids, values)
         is_unknown = codes < 0
         if unknown == 'raise' and is_unknown.any():
             raise KeyError(self._unknown_ids(values[is_unknown], len(values)))
@@ -147,7 +164,13 @@ def _sequence_of_ids(ids: Any) -> pd.Series:
     if isinstance(ids, (pd.Index, np.ndarray)):
         return plain_values(np.asarray(ids))
     # what has a dtype (a Series, an array of pandas, a tensor) pandas takes as it is; of a set it would not
-    return plain_values(ids if hasattr(ids, 'dtype') else list(ids))
+    if hasattr(ids, 'dtype'):
+        return plain_values(ids)
+    values = list(ids)
+    series = pd.Series(values)
+    if series.dtype.kind == 'f' and any(isinstance(o, int) for o in values):
+        series = pd.Series(values, dtype=object)  # None among them has made floats of integers
+    return plain_values(series)
 
 
 # --- checks of the columns of a table
@@ -156,12 +179,16 @@ def _sequence_of_ids(ids: Any) -> pd.Series:
 def _check_ids(df: pd.DataFrame, name: Any, side: str, vocab: Vocab | None) -> tuple[Vocab, np.ndarray]:
     """The vocab of column `name` (`vocab` if it is given) and int32 codes, after the checks."""
     column = df[name]
+    if pd.api.types.is_float_dtype(column.dtype):
+        check_exact(column, side, name)
     if n_missing := int(column.isna().sum()):
         raise ValueError(
             f'{n_missing:,} of {len(df):,} rows have no {side} id (column {name!r}). '
             f'Drop them with `df.dropna(subset=[{name!r}])`'
         )
-    column = plain_values(column)
+    is_plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in 'iu'
+    if not is_plain or vocab is not None:  # integers are told apart as they are, to have no wider copy of a column
+        column = plain_values(column)
     kind = kind_of(column)
     if kind.startswith('mixed'):
         raise ValueError(_mixed_types(column, name, side))
