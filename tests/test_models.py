@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from fastrec.data.block import Block
 from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_l2, set_l2
 from fastrec.models.base import from_range, to_range
 from fastrec.models.svdpp import residuals_of
@@ -263,10 +264,10 @@ def test_who_has_features_is_none_where_none_are_read(make):
 # --- the models of their papers
 
 
-def test_dot_without_items_is_the_whole_catalogue():
-    for name in ('dot', 'svdpp', 'flipped'):
-        model = randomised(MODELS[name]())
-        assert torch.equal(model.eval()(torch.arange(4)), model.score_items(torch.arange(4)))
+def test_without_items_scores_are_of_the_whole_catalogue(make):
+    model = randomised(make()).eval()
+    assert torch.equal(model(torch.arange(4)), model.score_items(torch.arange(4)))
+    assert torch.equal(model(torch.arange(4), None), model.score_items(torch.arange(4)))
 
 
 def test_svdpp_by_hand():
@@ -306,6 +307,80 @@ def test_svdpp_without_history_scores_the_same(name):
         for k in {**plain.state_dict(), **dict(plain.named_buffers())}
         for o in ('history', 'rater', 'residual', 'ind', 'pairs')
     )
+
+
+def without_rows_of(users=(), items=()):
+    """A history in which all but some users and items have something, and masks of those who do."""
+    known_users = ~np.isin(np.arange(N_USERS), users)
+    known_items = ~np.isin(np.arange(N_ITEMS), items)
+    everyone = HISTORY.toarray()
+    everyone[0, 5] = 1.0  # which nobody has there
+    left = csr_matrix(everyone * known_users[:, None] * known_items)
+    left.eliminate_zeros()
+    return left, torch.from_numpy(known_users), torch.from_numpy(known_items)
+
+
+FLIPPED = dict(item_side=True, residuals=True, leave_one_out=True)
+
+
+@pytest.mark.parametrize('options', [{}, dict(item_side=True), FLIPPED])
+def test_who_has_no_history_is_the_average_of_those_who_have_one(options):
+    history, known_users, known_items = without_rows_of(users=[2, 5], items=[4, 9])
+    masks = dict(known_users=known_users, known_items=known_items)
+    model = randomised(SVDpp(N_USERS, N_ITEMS, history, 5, **masks, **options)).eval()
+    for table in model.modules():
+        if isinstance(table, EmbeddingTable):
+            table.fill_cold()
+    plain = model.without_history()
+    for m in (model, plain):
+        for side, known in (('user', known_users), ('item', known_items)):
+            vectors = m.vectors(side)
+            biases = m.biases(side)
+            assert torch.allclose(vectors[~known], vectors[known].mean(0).expand(2, -1), atol=1e-5)
+            assert torch.allclose(biases[~known], biases[known].mean().expand(2), atol=1e-5)
+        scores = m.score_items(torch.arange(N_USERS))  # no y_range: the mean vector has the mean score
+        assert torch.allclose(scores[~known_users], scores[known_users].mean(0).expand(2, -1), atol=1e-4)
+        assert torch.allclose(scores[:, ~known_items], scores[:, known_items].mean(1, True).expand(-1, 2), atol=1e-4)
+        pair = torch.tensor([5]), torch.tensor([3])
+        assert torch.allclose(m(*pair), scores[5, 3], atol=1e-4)
+
+
+def test_rows_without_a_history_train_without_a_sum():
+    """The average is for reading: it has no part in a step, where it would pull at everybody's vectors."""
+    history, known_users, _ = without_rows_of(users=[2])
+    model = randomised(SVDpp(N_USERS, N_ITEMS, history, 5, known_users=known_users, **FLIPPED)).train()
+    cold = torch.tensor([2])
+    assert torch.equal(model.user_vectors(cold), model.user_factors.weight[cold])
+    model.score_items(cold).sum().backward()
+    assert not model.history_factors.weight.grad.any()
+
+
+@pytest.mark.parametrize('options', [{}, FLIPPED])
+def test_nobody_with_a_history_leaves_only_own_vectors(options):
+    nobody = dict(
+        known_users=torch.zeros(N_USERS, dtype=torch.bool), known_items=torch.zeros(N_ITEMS, dtype=torch.bool)
+    )
+    empty = csr_matrix((N_USERS, N_ITEMS), dtype=np.float32)
+    model = randomised(SVDpp(N_USERS, N_ITEMS, empty, 5, **nobody, **options)).eval()
+    assert torch.equal(model.vectors('user'), model.user_factors.weight)
+    assert torch.equal(model.vectors('item'), model.item_factors.weight)
+
+
+@pytest.mark.parametrize('side', ['user', 'item'])
+def test_features_of_who_has_no_history_stand_on_the_average_of_the_rest(side):
+    n = dict(user=N_USERS, item=N_ITEMS)[side]
+    history, known_users, known_items = without_rows_of(users=[2], items=[4])
+    x = np.random.default_rng(1).random((n, 3), dtype=np.float32)
+    blocks = {'x': Block(x, np.ones(n, dtype=bool), 'numeric')}
+    masks = dict(known_users=known_users, known_items=known_items)
+    model = randomised(SVDpp(N_USERS, N_ITEMS, history, 5, **masks, **FLIPPED, **{f'{side}_blocks': blocks})).eval()
+    known, cold = dict(user=(known_users, 2), item=(known_items, 4))[side]
+    with torch.no_grad():
+        of_features = model._layer(side)()
+    besides = model.vectors(side) - of_features[:, :-1]
+    assert torch.allclose(besides[cold], besides[known].mean(0), atol=1e-5)
+    besides = model.biases(side) - of_features[:, -1]
+    assert torch.allclose(besides[cold], besides[known].mean(), atol=1e-5)
 
 
 def flipped_by_hand(model, u, i, leave_out=False):
@@ -476,6 +551,21 @@ def test_neumf_from_pretrained_mixes_the_scores():
     assert torch.equal(mlp.tower.hidden[2].weight, before), 'the pre-trained model must not be shared'
     with pytest.raises(ValueError, match='different users or items'):
         NeuMF.from_pretrained(GMF(3, N_ITEMS, 5), mlp)
+
+
+def test_a_neumf_of_pathways_of_different_width_is_made_again_from_its_config():
+    gmf = randomised(GMF(N_USERS, N_ITEMS, 5))
+    mlp = randomised(MLP(N_USERS, N_ITEMS, 3, (8, 6), dropout=0.2))
+    users = torch.arange(N_USERS)
+    for model in (NeuMF.from_pretrained(gmf, mlp), randomised(NeuMF(N_USERS, N_ITEMS, 4, (8,), gmf_dim=2))):
+        again = NeuMF(**model.config())
+        again.load_state_dict(model.state_dict())
+        assert torch.equal(again.eval().score_items(users), model.eval().score_items(users))
+        assert again.config() == model.config()
+    assert model.product.user_factors.embedding_dim == 2
+    assert model.tower.user_factors.embedding_dim == 4
+    assert NeuMF(3, 3, mlp_dim=7).vectors('item').shape == (3, 32 + 7)
+    assert 'gmf_dim' not in NeuMF(3, 3).config(), 'what one width tells, versions before can read'
 
 
 @pytest.mark.parametrize('norm', [0.4, 0.5, 1.0])

@@ -46,6 +46,58 @@ def models(**kwargs):
     return fast, plain
 
 
+class Steep(DotBias):
+    """A range of its own."""
+
+    def in_range(self, x):
+        return 3 * x.tanh()
+
+
+class OtherContext(DotBias):
+    """Something added to the users' side."""
+
+    def _in_context(self, users, context, p, bu):
+        return p, bu + 1.0
+
+
+class OtherVectors(DotBias):
+    def user_vectors(self, users):
+        return 2 * self.user_factors(users)
+
+
+class Swapped(DotBias):
+    @property
+    def tables(self):
+        return tuple(reversed(super().tables))
+
+
+def patched():
+    """A range that one model is given by hand."""
+    model = DotBias(7, 11, 4)
+    model.in_range = torch.tanh
+    return model
+
+
+@pytest.mark.parametrize('make', [Steep, OtherContext, OtherVectors, Swapped, patched])
+@pytest.mark.parametrize('columns', [(), (3,)])
+def test_a_formula_of_ones_own_is_trained_as_it_scores(make, columns):
+    torch.manual_seed(0)
+    model = patched() if make is patched else make(7, 11, 4)
+    for p in model.parameters():
+        nn.init.normal_(p)
+    users = torch.arange(5)
+    items = torch.randint(11, (5, *columns))
+    y = torch.rand(5, *columns)
+    in_training = model.train()(users, items)
+    assert torch.equal(in_training, model.eval()(users, items))
+    F.mse_loss(in_training, y).backward()
+    fast = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    F.mse_loss(model.eval()(users, items), y).backward()
+    for ours, theirs in zip(fast, model.parameters()):
+        assert torch.allclose(ours, theirs.grad, atol=1e-6)
+
+
 def gradients(model, users, items, y, l2):
     set_l2(model, l2)
     loss = F.mse_loss(model(users, items), y)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 __all__: list[str] = []
 
+FORMULA = ('tables', 'user_vectors', 'in_range', '_in_context')  # what a model's scores are made of
 ZEROED = 2**14  # elements of a gradient up to which zeroing them all costs no more than choosing rows
 
 
@@ -45,6 +46,14 @@ class DotTables(Protocol):
 
     def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
         """What is multiplied with item factors."""
+
+    def in_range(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores to `y_range`."""
+
+    def _in_context(
+        self, users: torch.Tensor, context: torch.Tensor | None, p: torch.Tensor, bu: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a context makes of vectors and biases of users."""
 
 
 # --- gradients of rows
@@ -129,7 +138,7 @@ def fused_scores(
     model: DotTables,  # in training
     users: torch.Tensor,  # int64 (B,)
     items: torch.Tensor,  # int64 (B,) or (B, C)
-    plain: type[DotTables],  # the class whose formula is meant: a subclass with other `user_vectors` is not fused
+    plain: type[DotTables],  # the class whose formula is meant: a subclass that has its own of `FORMULA` is not fused
 ) -> torch.Tensor | None:
     """Scores of pairs, of the shape of `items`, by one `PairScores` node; the L2 of the tables waits in one of them.
 
@@ -160,10 +169,22 @@ def fused_scores(
 
 def _is_plain(model: DotTables, tables: tuple[Table, Table, Table, Table], plain: type[DotTables]) -> bool:
     """Are the model's scores the product of rows of its tables, and does nobody have to hear of them?"""
-    if model.levels is not None or type(model).user_vectors is not plain.user_vectors:
+    if model.levels is not None or not _has_formula_of(model, plain):
         return False
     p, q, user_biases, item_biases = tables
     return p.only_looks_up and q.only_looks_up and user_biases.only_looks_up and item_biases.only_looks_up
+
+
+def _has_formula_of(model: DotTables, plain: type[DotTables]) -> bool:
+    """Has the model the methods of `FORMULA` from `plain`, and none of its own? Asked at every step: without a loop."""
+    cls = type(model)
+    return (
+        cls.in_range is plain.in_range
+        and cls.user_vectors is plain.user_vectors
+        and cls._in_context is plain._in_context
+        and cls.tables is plain.tables
+        and model.__dict__.keys().isdisjoint(FORMULA)
+    )
 
 
 def _can_fuse(users: torch.Tensor, items: torch.Tensor) -> bool:

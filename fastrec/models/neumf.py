@@ -148,8 +148,12 @@ class GMF(RecModel):
         """Arguments that make a model of this shape; the rest is in its state."""
         return self.product.config()
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # pairs only
-        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C)."""
+    def forward(  # type: ignore[override]  # reads no context
+        self, users: torch.Tensor, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C); without items (B, n_items)."""
+        if items is None:
+            return self.score_items(users)
         return self.out(self.product(users, items)).squeeze(-1)
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # reads no context
@@ -203,8 +207,12 @@ class MLP(RecModel):
         """Arguments that make a model of this shape; the rest is in its state."""
         return dict(self.tower.config(), y_range=self.y_range)
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # pairs only
-        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C)."""
+    def forward(  # type: ignore[override]  # reads no context
+        self, users: torch.Tensor, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C); without items (B, n_items)."""
+        if items is None:
+            return self.score_items(users)
         bu = over_items(self.user_biases(users), items).squeeze(-1)
         bi = self.item_biases(items).squeeze(-1)
         return self.in_range(self.out(self.tower(users, items)).squeeze(-1) + bu + bi)
@@ -245,11 +253,15 @@ class NeuMF(RecModel):
         known_users: torch.Tensor | None = None,  # bool (n_users,): users with training rows (None: all)
         known_items: torch.Tensor | None = None,  # bool (n_items,): items with training rows (None: all)
         std: float = 0.01,  # embeddings start as N(0, std)
+        gmf_dim: int | None = None,  # length of the vectors of the GMF pathway (None: `n_factors`)
+        mlp_dim: int | None = None,  # of those of the MLP pathway (None: `n_factors`)
     ) -> None:
         super().__init__()
-        self.product = Product(n_users, n_items, n_factors, known_users, known_items, std)
-        self.tower = Tower(n_users, n_items, n_factors, layers, dropout, known_users, known_items, std)
-        self.out = _output(n_factors + self.tower.n_out)
+        gmf_dim = n_factors if gmf_dim is None else gmf_dim
+        mlp_dim = n_factors if mlp_dim is None else mlp_dim
+        self.product = Product(n_users, n_items, gmf_dim, known_users, known_items, std)
+        self.tower = Tower(n_users, n_items, mlp_dim, layers, dropout, known_users, known_items, std)
+        self.out = _output(gmf_dim + self.tower.n_out)
 
     @classmethod
     def from_pretrained(
@@ -261,8 +273,8 @@ class NeuMF(RecModel):
         """A NeuMF that starts from two trained models (He et al. 2017, section 3.4.1).
 
         Output weights are alpha * h_GMF and (1 - alpha) * h_MLP. The pathways are copies. What a `GMF` or `MLP` has
-        beyond its pathway and output layer (an `MLP`'s biases) is left behind. `ValueError` unless both have the same
-        numbers of users and items.
+        beyond its pathway and output layer (an `MLP`'s biases) is left behind. Their vectors may differ in length.
+        `ValueError` unless both have the same numbers of users and items.
         """
         product, tower = gmf.product, mlp.tower
         if (
@@ -283,10 +295,17 @@ class NeuMF(RecModel):
 
     def config(self) -> dict:
         """Arguments that make a model of this shape; the rest is in its state."""
-        return {**self.tower.config(), **self.product.config()}
+        of_product, of_tower = self.product.config(), self.tower.config()
+        gmf_dim, mlp_dim = of_product['n_factors'], of_tower['n_factors']
+        widths = {} if gmf_dim == mlp_dim else dict(gmf_dim=gmf_dim, mlp_dim=mlp_dim)
+        return {**of_tower, **of_product, **widths}
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # pairs only
-        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C)."""
+    def forward(  # type: ignore[override]  # reads no context
+        self, users: torch.Tensor, items: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of pairs: (B,), (B,) or (B, C) or (1, C) -> (B,) or (B, C); without items (B, n_items)."""
+        if items is None:
+            return self.score_items(users)
         pathways = [self.product(users, items), self.tower(users, items)]
         return self.out(torch.cat(pathways, -1)).squeeze(-1)
 
@@ -306,7 +325,7 @@ class NeuMF(RecModel):
         _cannot_explain(self)
 
     def vectors(self, side: str) -> torch.Tensor:
-        """Detached embeddings of both pathways side by side, (n, 2 * n_factors), of 'user' or 'item'."""
+        """Detached embeddings of both pathways side by side, (n, gmf_dim + mlp_dim), of 'user' or 'item'."""
         if side == 'item':
             tables = self.product.item_factors, self.tower.item_factors
         else:

@@ -124,11 +124,12 @@ class SVDpp(DotBias):
       q_i alone, times `history_decay`, of z_u and y_i, and, times `residual_decay`, of z'_u and y'_i. In these a row
       counts its number of ratings^-3/4, times `SHARE`: between a term per rating (ALS-WR) and one per user or item, as
       a Gaussian prior has.
-    - A cold user or item has the mean of the known p or q, and an empty sum.
+    - A cold user or item has the mean of the known p or q, and in the place of the sum the mean of the known sums. An
+      empty sum would not be the average one: item vectors and mean are fitted to users who have sums.
     - Side features are further factors, as in a factorisation machine (Rendle 2010): with `item_blocks` q_i and b_i add
       W x_i, x the item's feature row, with `user_blocks` p_u and b_u. Their L2 is that of p and q, times
       `feature_decay` in the place of `own_decay`, and the biases of one's own, which otherwise have none, have it times
-      `bias_decay`. A cold item is scored by its features.
+      `bias_decay`. A cold item is scored by its features, on top of the mean of what the known ones have besides.
     - Context (see `Levels`): vectors and biases of the levels of its columns, on the user's side; with `times` the
       user's `TimeDependentBias` at the time, which is the column of the context whose size is 0.
 
@@ -374,13 +375,23 @@ class SVDpp(DotBias):
         x = own.weight
         b = self._own_biases(side).weight
         if self._has_sums(side):
-            x = x + self._all_sums(side) * own.known[:, None]
+            x = x + self._known_sums(side)
         layer = self._layer(side)
         if layer is not None:
             more = layer()
             x = x + more[:, :-1]
             b = b + more[:, -1:]
         return x, b
+
+    def _known_sums(self, side: str) -> torch.Tensor:
+        """`_all_sums`, and of cold rows the mean of the sums there are; in a step of training 0."""
+        sums = self._all_sums(side)
+        known = self._own(side).known
+        has_sum = known & (self.counts(side) > 0)
+        is_step = self.training and torch.is_grad_enabled()
+        if is_step or not has_sum.any():
+            return sums * known[:, None]
+        return torch.where(known[:, None], sums, sums[has_sum].mean(0))
 
     def _versions(self, side: str) -> tuple:
         """What changes when one of the parameters does that vectors and biases are made of, or they move."""
