@@ -62,7 +62,8 @@ class Ranking:
             users = self.users[at]
             items = self.items[at]
             s = np.array(score(users), dtype=np.float32)
-            assert s.shape == (len(at), self.seen.shape[1]) and np.isfinite(s).all(), f'scores {s.shape}'
+            assert s.shape == (len(at), self.seen.shape[1]), f'scores {s.shape}'
+            assert np.isfinite(s).all(), f'scores {s.shape}'
             own = s[np.arange(len(at)), items][:, None]
             s[self.seen[users].toarray()] = -np.inf
             s[np.arange(len(at)), items] = -np.inf
