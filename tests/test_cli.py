@@ -57,7 +57,9 @@ def test_recommendations_in_chunks_are_those_of_the_model(folder, run, tmp_path)
         train = load_recommender(folder / 'with_history').catalog
         train.interactions.to_df(train.split.train).to_csv(folder / 'seen.csv', index=False)
         code, out, err = run('recommend', *args, '-k', 5, '-o', tmp_path / 'out.parquet')
-        assert code == 0 and out == '' and '300 rows for 60 users' in err, err
+        assert code == 0, err
+        assert out == '', err
+        assert '300 rows for 60 users' in err, err
         got = pd.read_parquet(tmp_path / 'out.parquet')
         assert got.cold.sum() == 0
         assert list(got) == ['user', 'item', 'title', 'score', 'rank', 'cold']
@@ -93,14 +95,16 @@ def test_other_ways_in_and_out(folder, run, monkeypatch, tmp_path):
         'recommend', 'model', '-', '--include-seen', '-k', 2, '-o', '-', '--candidates', "title > 'D'", '--chunk', 2
     )
     df = pd.read_csv(io.StringIO(out), dtype={'user': str})
-    assert code == 0 and df.user.tolist() == ['0003', '0003', '0005', '0005'] and (df.title > 'D').all(), (
-        'each user once, and a text stays a text'
-    )
+    assert code == 0, 'each user once, and a text stays a text'
+    assert df.user.tolist() == ['0003', '0003', '0005', '0005'], 'each user once, and a text stays a text'
+    assert (df.title > 'D').all(), 'each user once, and a text stays a text'
 
 
 def test_the_last_fit_takes_every_row(folder, run, tmp_path):
     code, out, err = run('train', folder / 'ratings.csv', '--valid-pct', 0, '--epochs', 1, '-o', tmp_path / 'all')
-    assert code == 0 and 'No rows are held out' in out and 'valid:' not in out, err
+    assert code == 0, err
+    assert 'No rows are held out' in out, err
+    assert 'valid:' not in out, err
     assert load_recommender(tmp_path / 'all').recommend([3], 2, exclude_seen=False).shape[0] == 2
     code, out, err = run('train', folder / 'ratings.csv', '--valid-pct', 0, '--split', 'time', '-o', tmp_path / 'not')
     assert code == 1
