@@ -98,12 +98,12 @@ def test_context_encodes_categories_bins_and_times():
     codes = context.encode(df)
     assert context.sizes == [0, 3]
     assert context.time_column == 0
-    assert codes[:, 1].tolist() == [2, 0, 1, 2] and np.diff(codes[:, 0]).tolist() == [86400, 5, 30 * 86400 - 5], (
-        'seconds; a missing value is not given'
+    assert codes[:, 1].tolist() == [2, 0, 1, 2], 'seconds; a missing value is not given'
+    assert np.diff(codes[:, 0]).tolist() == [86400, 5, 30 * 86400 - 5], 'seconds; a missing value is not given'
+    assert context.encode(df[['user']]).tolist() == [[-1, 0]] * 4, 'of rows to predict, what is not known is not given'
+    assert context.encode(pd.DataFrame(dict(device=['radio']))).tolist() == [[-1, 0]], (
+        'of rows to predict, what is not known is not given'
     )
-    assert context.encode(df[['user']]).tolist() == [[-1, 0]] * 4 and context.encode(
-        pd.DataFrame(dict(device=['radio']))
-    ).tolist() == [[-1, 0]], 'of rows to predict, what is not known is not given'
     assert context.of({}).tolist() == [-1, 0]
     assert context.of(dict(when='2020-01-02', device='tv')).tolist() == codes[1, :1].tolist() + [2]
     assert context.decode(codes).device.tolist() == ['tv', None, 'phone', 'tv']
@@ -254,9 +254,9 @@ def test_context_takes_off_the_error(moody):
         torch.manual_seed(0)
         learn = quiet(svdpp_learner(loaders(df, context=context), n_factors=4), 5, 1e-2)
         found[name] = evaluate(learn).rmse['all']
-    assert (
-        found['device'] < found['ids'] - 0.02 and found['time'] < found['ids'] - 0.15 and found['both'] < found['time']
-    ), found
+    assert found['device'] < found['ids'] - 0.02, found
+    assert found['time'] < found['ids'] - 0.15, found
+    assert found['both'] < found['time'], found
 
 
 @pytest.fixture(scope='module')
