@@ -278,7 +278,8 @@ def _same(dls, want):
     for name in ('users', 'items', 'ratings', 'times'):
         x = getattr(a, name)
         y = getattr(b, name)
-        assert (x is None) == (y is None) and (x is None or (np.array_equal(x, y) and x.dtype == y.dtype)), name
+        assert (x is None) == (y is None), name
+        assert x is None or (np.array_equal(x, y) and x.dtype == y.dtype), name
     assert dls.vocab == want.vocab
     assert np.array_equal(dls.catalog.split.valid, want.catalog.split.valid)
     assert dls.catalog.names == want.catalog.names
