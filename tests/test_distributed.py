@@ -34,9 +34,8 @@ def test_two_processes(tmp_path):
         assert a[kind]['values'] == pytest.approx(b[kind]['values'])
         assert a[kind]['values'][1] < a[kind]['first_loss']
     seen = sorted(map(tuple, a['rows'] + b['rows']))
-    assert len(set(seen)) == a['n_rows'] and len(seen) - a['n_rows'] <= 1, (
-        'each row once (one twice where the number is odd)'
-    )
+    assert len(set(seen)) == a['n_rows'], 'each row once (one twice where the number is odd)'
+    assert len(seen) - a['n_rows'] <= 1, 'each row once (one twice where the number is odd)'
 
 
 def worker(folder):
