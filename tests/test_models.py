@@ -151,7 +151,8 @@ def test_l2_is_per_row_looked_up():
     table = EmbeddingTable(4, 3, std=1.0)
     idx = torch.tensor([1, 1, 3])
     table.l2 = 0.5
-    assert table.eval()(idx) is not None and table.penalty is None, 'no penalty outside training'
+    assert table.eval()(idx) is not None, 'no penalty outside training'
+    assert table.penalty is None, 'no penalty outside training'
     table.train()(idx)
     w = table.weight.detach()
     want = 0.5 * (2 * w[1].square().sum() + w[3].square().sum()) / 3
@@ -413,11 +414,11 @@ def test_residuals_are_what_biases_leave():
     bi = rng.normal(size=150)
     full = csr_matrix(3 + bu[:, None] + bi[None])
     left = residuals_of(full)
-    assert (
-        left.dtype == np.float32
-        and np.abs(left).max() < 0.2
-        and np.allclose(left, residuals_of(csr_matrix(10 * full.toarray() - 7)), atol=1e-4)
-    ), 'biases are taken out, whatever the scale'
+    assert left.dtype == np.float32, 'biases are taken out, whatever the scale'
+    assert np.abs(left).max() < 0.2, 'biases are taken out, whatever the scale'
+    assert np.allclose(left, residuals_of(csr_matrix(10 * full.toarray() - 7)), atol=1e-4), (
+        'biases are taken out, whatever the scale'
+    )
     noise = rng.normal(size=full.shape)
     assert np.corrcoef(residuals_of(csr_matrix(full.toarray() + noise)), noise.ravel())[0, 1] > 0.98
     assert np.isfinite(residuals_of(csr_matrix(np.full((3, 3), 2.0)))).all()
