@@ -59,7 +59,7 @@ def rec_learner(
     model: nn.Module | type[nn.Module],  # a model, or a class: see below
     loss_func: Callable | None = None,  # by default by what the loaders are made for, as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
-    metrics=None,  # e.g. `[rmse, mae]`
+    metrics: Any = None,  # e.g. `[rmse, mae]`
     **kwargs,
 ) -> RecLearner:
     """A `RecLearner` for any model: a `RecModel`, or a module with `forward(users, items) -> scores`.
@@ -83,7 +83,7 @@ def collab_learner(
     y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
     loss_func: Callable | None = None,  # by default by what the loaders are made for, see below
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
-    metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the factors per observed row; by default by what the loaders are made for
     **kwargs,
 ) -> RecLearner:
@@ -122,7 +122,7 @@ def svdpp_learner(
     y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings; None: a tenth beyond the ratings
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
-    metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the summed vectors per observed row (see `SVDpp`); for the defaults see below
     own_decay: float | None = None,  # L2 of one's own vector, as a multiple of `wd`; by default 80 for ratings, else 1
     history_decay: float | None = None,  # L2 of vectors that are summed, the same; by default 10 for ratings, else 0
@@ -192,7 +192,7 @@ def mlp_learner(
     y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
-    metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the embeddings per observed row, and weight decay of the layers
     **kwargs,
 ) -> RecLearner:
@@ -215,7 +215,7 @@ def gmf_learner(
     n_factors: int = 32,  # length of the vectors of users and items
     loss_func: Callable | None = None,  # by default `BCELoss()`
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
-    metrics=None,  # e.g. `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the embeddings per observed row; by default 0
     **kwargs,
 ) -> RecLearner:
@@ -237,7 +237,7 @@ def neumf_learner(
     pretrain_lr: float = 5e-3,  # highest rate of their one cycle
     loss_func: Callable | None = None,  # by default `BCELoss()`
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
-    metrics=None,  # e.g. `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the embeddings per observed row and weight decay of the layers; by default 0
     **kwargs,
 ) -> RecLearner:
@@ -271,7 +271,7 @@ def two_tower_learner(
     id_dropout: float = 0.1,  # share of rows that train without their id, by features alone
     loss_func: Callable | None = None,  # by default `InBatchSoftmaxLoss`
     opt_func: Callable | None = None,  # by default `FusedAdam`
-    metrics=None,  # e.g. `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the id vectors per row of a batch and weight decay of the layers; by default 0
     **kwargs,
 ) -> RecLearner:
@@ -309,7 +309,7 @@ def content_learner(
     y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `LazyAdam`: a large first layer at the columns of the batch
-    metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd: float | None = None,  # L2 of the user vectors per observed row, and weight decay of the layers
     **kwargs,
 ) -> RecLearner:
@@ -348,7 +348,7 @@ def gated_learner(
     y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`
-    metrics=None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
+    metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
     wd: float | None = None,  # as in `collab_learner`, and weight decay of the layers
     **kwargs,
 ) -> RecLearner:
@@ -417,7 +417,7 @@ def _build(
     y_range: tuple[float, float] | None,
     loss_func: Callable | None,
     opt_func: Callable | None,
-    metrics,
+    metrics: Any,
     wd: float | None,
     wds: Mapping[str, float],  # default weight decay by `goal_of`
     reads_context: bool = False,

@@ -70,9 +70,9 @@ class RecLearner(FastLearner, ModelScorer):
         model: nn.Module,
         loss_func: Callable | None = None,
         opt_func: Callable | None = None,
-        metrics=None,
+        metrics: Any = None,
         splitter: Callable | None = None,
-        cbs=None,
+        cbs: Any = None,
         **kwargs,
     ) -> None:
         check_loaders(dls)
@@ -101,9 +101,9 @@ class RecLearner(FastLearner, ModelScorer):
     def fit(
         self,
         n_epoch: int,
-        lr=None,
+        lr: float | slice | None = None,
         wd: float | None = None,
-        cbs=None,
+        cbs: Any = None,
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> None:
@@ -135,12 +135,12 @@ class RecLearner(FastLearner, ModelScorer):
     def fit_one_cycle(
         self,
         n_epoch: int,
-        lr_max=None,
+        lr_max: float | slice | None = None,
         div: float = 25.0,
         div_final: float = 1e5,
         pct_start: float = 0.25,
-        moms=None,
-        cbs=None,
+        moms: tuple | None = None,
+        cbs: Any = None,
         **kwargs,
     ) -> None:
         """Fit with the 1cycle policy: fastai's, with a schedule that costs no tensors."""
@@ -349,8 +349,8 @@ class RecLearner(FastLearner, ModelScorer):
         self,
         baselines: dict | None = None,  # fitted baselines by name; None: those that suit the data; {}: none
         split: str = 'valid',  # the part that figures are from: 'valid', or once, at the end, 'test'
-        metrics=None,  # as in `evaluate`
-        k=None,  # as in `evaluate`
+        metrics: Any = None,  # as in `evaluate`
+        k: int | list[int] | None = None,  # as in `evaluate`
         **kwargs,  # of `evaluate`, e.g. relevant=4 to rank explicit ratings
     ) -> Card:
         """A record of this run, which shows as Markdown; `learn.card().save(folder)` writes card.md and card.json.
@@ -372,7 +372,7 @@ class RecLearner(FastLearner, ModelScorer):
         finally:
             self.model, self.opt = model, opt
 
-    def get_preds(self, ds_idx: int = 1, dl=None, **kwargs) -> tuple:
+    def get_preds(self, ds_idx: int = 1, dl: Any = None, **kwargs) -> tuple:
         """fastai's `get_preds`: predictions, targets, and what else is asked for.
 
         Scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB; of positives with the batch's
