@@ -168,7 +168,11 @@ def _add_recommend(commands: Any) -> None:
     p.add_argument('-k', type=int, default=10, help='items per user (default: 10)')
     p.add_argument('--seen', metavar='FILE', help='table of user and item: what to leave out')
     p.add_argument('--include-seen', action='store_true', help='recommend also what users have')
-    p.add_argument('--candidates', metavar='CONDITION', help="only items for which it is true, e.g. 'year > 1990'")
+    p.add_argument(
+        '--candidates',
+        metavar='CONDITION',
+        help="only items for which it is true, of their columns: 'year > 1990', \"genres.str.contains('Comedy')\"",
+    )
     p.add_argument(
         '--cold',
         choices=['popular', 'mean', 'raise'],

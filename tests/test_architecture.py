@@ -16,10 +16,10 @@ ROOT = Path(fastrec.__file__).parent
 # The house, from the bottom up: wings in the order of the pipeline, and within a wing files in the order in which they
 # build on each other. A file imports only what stands before it, wherever in the file the import stands.
 HOUSE = {
-    '': 'progress',
-    'data': 'columns interactions files splits history catalog stream datasets '
+    '': 'progress notices',
+    'data': 'columns interactions files splits history conditions catalog stream datasets '
     'block transforms images features sampling',
-    'models': 'fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
+    'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
     'scorers': 'recommend retrieval coldstart given scorer model_scorer extend '
     'baselines blend refine rerank packing artifact',
     'evaluation': 'metrics evaluate compare card',

@@ -7,20 +7,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .columns import KNOWN_NAMES, first_few, normal_name
+from ..notices import warn_user
+from .columns import ITEM_WORDS, KNOWN_NAMES, as_frame, first_few, kind_of, normal_name, words_of
+from .conditions import rows_where
 from .history import History
 from .interactions import Interactions, Vocab
 from .splits import Split
 
 __all__ = ['Catalog', 'cold_groups', 'cold_mask']
 
-TITLES = ('title', 'name', 'item_name', 'product_name', 'movie_title')
+# names of the column with the titles, in this order, compared by `normal_name`
+TITLES = ('title', 'name', *(f'{word}title' for word in ITEM_WORDS), *(f'{word}name' for word in ITEM_WORDS))
 
 
 def aligned(df: pd.DataFrame, vocab: Vocab, id_name: str, side: str) -> pd.DataFrame:
@@ -45,15 +47,22 @@ def aligned(df: pd.DataFrame, vocab: Vocab, id_name: str, side: str) -> pd.DataF
     if (rows < 0).all() and len(df):
         raise ValueError(
             f'no {side} of {side}_df is in the ratings: ids there look like {first_few(df.index, 3)}, '
-            f'in the ratings like {first_few(vocab.ids, 3)}'
+            f'in the ratings like {first_few(vocab.ids, 3)}{_how_to_make_alike(df.index, vocab.ids)}'
         )
     if missing := len(vocab) - int((rows >= 0).sum()):
-        warn(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing', stacklevel=7)
+        warn_user(f'{missing:,} of {len(vocab):,} {side}s have no row in {side}_df; their metadata is missing')
     known = df[(rows >= 0).to_numpy()]
     known.index = rows[rows >= 0].to_numpy()
     res = known.reindex(np.arange(len(vocab)))
     res.insert(0, id_name, vocab.ids.to_numpy())
     return res
+
+
+def _how_to_make_alike(given: pd.Index, known: pd.Index) -> str:
+    """What is said where one side has numbers and the other texts, as of ids that are padded with zeros."""
+    if {kind_of(given), kind_of(known)} != {'integer', 'string'}:
+        return ''
+    return '. Read both alike, e.g. as texts: dtype={column: str}, of pd.read_csv as of from_csv'
 
 
 class Catalog:
@@ -72,8 +81,8 @@ class Catalog:
     def __init__(
         self,
         history: History,  # rows and split
-        item_df: pd.DataFrame | None = None,  # metadata of items, with a column of ids
-        user_df: pd.DataFrame | None = None,  # the same of users
+        item_df: Any = None,  # metadata of items, with a column of ids: a DataFrame, or a table of polars, pyarrow, ...
+        user_df: Any = None,  # the same of users
         title_name: str | None = None,  # column of `item_df` with the titles; None: found by its usual names
         liked: bool = False,  # are ratings told apart by the user's own threshold?
     ) -> None:
@@ -81,9 +90,11 @@ class Catalog:
         self.vocab, self.names, self.context_of = history.vocab, history.names, history.context_of
         self.item_df: pd.DataFrame | None = None
         if item_df is not None:
+            item_df = as_frame(item_df, 'item_df as a DataFrame with a row per item')
             self.item_df = aligned(item_df, self.vocab['item'], self.names['item'], 'item')
         self.user_df: pd.DataFrame | None = None
         if user_df is not None:
+            user_df = as_frame(user_df, 'user_df as a DataFrame with a row per user')
             self.user_df = aligned(user_df, self.vocab['user'], self.names['user'], 'user')
         self.title_name = self._title_column(item_df, title_name)
         self.counts = {side: history.train_counts(side) for side in ('user', 'item')}
@@ -97,8 +108,12 @@ class Catalog:
             raise ValueError(f'no column {title_name!r} (title_name) in item_df')
         if title_name is not None or item_df is None:
             return title_name
-        names = {str(c).lower(): c for c in reversed(item_df.columns)}
-        return next((names[o] for o in TITLES if o in names), None)
+        names = {normal_name(c): c for c in reversed(item_df.columns)}
+        usual = [names[o] for o in TITLES if o in names]
+        if usual:
+            return usual[0]
+        by_word = [c for c in item_df.columns if words_of(c)[-1:] == ['title']]
+        return by_word[0] if len(by_word) == 1 else None
 
     def __repr__(self) -> str:
         if self.history is None:
@@ -257,7 +272,8 @@ class Catalog:
     def candidates(self, candidates: str | Callable | Iterable | None) -> np.ndarray | None:
         """int64 item codes that `candidates` allows; None: all.
 
-        `candidates`: None, item ids, a `DataFrame.query` text, or a function of `item_df` that returns a boolean mask.
+        `candidates`: None, item ids, a condition as text (`rows_where`), or a function of `item_df` that returns a
+        boolean mask.
         """
         if candidates is None:
             return None
@@ -288,13 +304,7 @@ class Catalog:
         if callable(condition):
             mask = condition(self.item_df)
         else:
-            try:
-                mask = self.item_df.eval(condition)
-            except Exception as e:
-                raise ValueError(
-                    f'cannot read the condition {condition!r} ({e}). '
-                    f'Columns of item_df: {first_few(self.item_df.columns, 20)}'
-                ) from e
+            mask = rows_where(self.item_df, condition)
         if isinstance(mask, pd.Series) and mask.index.sort_values().equals(self.item_df.index):
             mask = mask.sort_index()
         mask = pd.Series(mask).astype('boolean').fillna(False).to_numpy(dtype=bool)

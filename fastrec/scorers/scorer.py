@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,9 @@ import torch
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions, Vocab
 from ..models.base import as_rec_model
+from ..notices import warn_user
 from .coldstart import new_users
-from .recommend import recommend, recommend_basket, recommend_users
+from .recommend import recommend, recommend_basket, recommend_users, require_numbers
 from .retrieval import ItemIndex, similar
 
 __all__ = ['Scorer']
@@ -115,6 +115,14 @@ class Scorer:
 
     # --- fitted?
 
+    @property
+    def is_trained(self) -> bool:
+        """Has it learned anything? False of a learner that has the weights of its random start, and of what holds one.
+
+        `evaluate` and `compare_models` warn of such figures, `cross_validate` refuses them.
+        """
+        return all(part.is_trained for part in self.parts())
+
     def require_fitted(self) -> Catalog:
         """The catalog; `ValueError` before `fit`."""
         if self.catalog is None:
@@ -133,7 +141,7 @@ class Scorer:
         users: Any = None,  # one user id or a sequence of them (None with `basket=`)
         k: int = 10,  # items per user
         exclude_seen: bool = True,  # leave out what the user has in the training rows
-        candidates: Any = None,  # item ids, a `DataFrame.query` text or a function of `item_df` -> mask: only these
+        candidates: Any = None,  # item ids, a condition (`year > 1990`) or a function of `item_df` -> mask: only these
         cold: str = 'popular',  # without training rows: 'popular' items, what the 'mean' user gets, or 'raise'
         seen: pd.DataFrame | None = None,  # table (user, item) of what to leave out, instead of the training rows
         basket: Any = None,  # item ids of an anonymous user, who has no row in the model
@@ -185,7 +193,7 @@ class Scorer:
         """Prediction for one pair of ids: `predict(user, item)` or `predict((user, item))`.
 
         A rating, or a probability where scores are logits (as in `get_preds`), else the score. With a warning where
-        user or item is predicted as the average one.
+        user or item is predicted as the average one. `ValueError` for a score that is not a number.
         """
         if cold not in ('mean', 'raise'):
             raise ValueError(f"cold={cold!r}: 'mean' or 'raise'")
@@ -207,8 +215,9 @@ class Scorer:
                 raise KeyError(
                     f"{side} {id_!r} has no training row. cold='mean' predicts it as the average {side}{more}"
                 )
-            warn(f'{side} {id_!r} has no training row: it is predicted as the average {side}', stacklevel=2)
+            warn_user(f'{side} {id_!r} has no training row: it is predicted as the average {side}')
         score = self.score(*codes)
+        require_numbers(score)
         return (score.sigmoid() if self.scale == 'logit' else score).item()
 
     def history(self, user: Any) -> pd.DataFrame:
