@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, overload
-from warnings import warn
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, hstack
 
+from ..notices import warn_user
 from ..progress import Progress
 from .block import Block
 from .columns import KNOWN_NAMES, first_few, normal_name, plain_values
@@ -265,10 +265,9 @@ class Features:
         gaps = [f'{name} {n:,}' for name, n in missing.items() if n]
         if gaps:
             why = f' (not in the table: {first_few(not_there)})' if not_there else ''
-            warn(
+            warn_user(
                 f'{self.side}s of {len(self.ids):,} without a value, by block: {", ".join(gaps)}{why}. '
-                'They are marked as missing',
-                stacklevel=3,
+                'They are marked as missing'
             )
 
     # --- other rows, other blocks
@@ -292,10 +291,9 @@ class Features:
                 f'in the features like {first_few(self.ids, 3)}'
             )
         if n_unknown:
-            warn(
+            warn_user(
                 f'{n_unknown:,} of {len(ids):,} {self.side}s have no row in the features: '
-                'nothing is known about them but their ratings',
-                stacklevel=2,
+                'nothing is known about them but their ratings'
             )
         return self._rows(ids, at)
 
@@ -432,10 +430,9 @@ def _check_columns(kind: str, columns: list, df: pd.DataFrame) -> None:
         )
     near = [c for c in columns if normal_name(c) in _NEAR_TARGETS]
     if near:
-        warn(
+        warn_user(
             f'{first_few(near)} look(s) like an outcome of ratings, not like something known beforehand: '
-            'a model that reads it is judged too well',
-            stacklevel=3,
+            'a model that reads it is judged too well'
         )
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from copy import copy
 from itertools import pairwise
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
 
+from ..notices import warn_user
 from .columns import (
     CHUNK_ROWS,
     as_frame,
@@ -332,13 +332,12 @@ def _warn_of_tail(weights: np.ndarray) -> None:
     top = np.partition(positives, len(positives) - n_top)[-n_top:]
     share = top.sum(dtype=np.float64) / positives.sum(dtype=np.float64)
     if share > 0.5:
-        warn(
+        warn_user(
             f'1% of the positives have {share:.0%} of the weight '
             f'(up to {top.max():,.0f}, the median is {np.median(positives):,.0f}): a model learns little of the rest. '
             'Weights are a confidence: give the logarithm of the counts, '
             "`df['weight'] = np.log1p(counts)` with rating_name='weight' and weighted=True, "
-            'or let each pair count once, `df.drop_duplicates([user, item])`',
-            stacklevel=4,
+            'or let each pair count once, `df.drop_duplicates([user, item])`'
         )
 
 

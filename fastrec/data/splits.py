@@ -9,11 +9,11 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import NamedTuple
-from warnings import warn
 
 import numpy as np
 import pandas as pd
 
+from ..notices import warn_user
 from .interactions import Interactions
 
 __all__ = [
@@ -107,10 +107,9 @@ class LeaveLastSplitter:
 
     def __call__(self, inter: Interactions) -> Split:
         times = _times(inter, 'LeaveLastSplitter')
-        warn(
+        warn_user(
             "LeaveLastSplitter holds out each user's own last rows, so a model learns from what others did later: "
-            'it says how models compare, not how well tomorrow is predicted (TimeSplitter does)',
-            stacklevel=2,
+            'it says how models compare, not how well tomorrow is predicted (TimeSplitter does)'
         )
         rows = inter.positive()
         tie_break = np.random.default_rng(self.seed).permutation(len(rows))

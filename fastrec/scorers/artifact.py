@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from warnings import warn
 
 import pandas as pd
 import torch
 
 from fastrec import __version__
 
+from ..notices import warn_user
 from .model_scorer import ModelScorer
 from .packing import Packer, Unpacker
 from .scorer import Scorer
@@ -55,10 +55,9 @@ def save_recommender(
     if history:
         catalog.require_history('Or leave out history=True')
     elif any(part.reads_history for part in _parts(scorer)):
-        warn(
+        warn_user(
             f'{type(scorer).__name__} scores users from what they have, which does not travel: loaded, it answers '
-            'baskets and similar items only. With save_recommender(..., history=True) it recommends to users',
-            stacklevel=2,
+            'baskets and similar items only. With save_recommender(..., history=True) it recommends to users'
         )
     packer = Packer(history)
     content = packer.pack(scorer, 'scorer')

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import copy, deepcopy
 from typing import Any, Protocol
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from ..models.base import as_rec_model, to_range
 from ..models.blocks import FeatureLinear
 from ..models.dot import DotBias
 from ..models.embedding import EmbeddingTable
+from ..notices import warn_user
 
 __all__: list[str] = []
 
@@ -366,9 +366,8 @@ def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | N
         scores = _Linear(mean + q[:, 0], slopes)
         rows[user] = _newton(objective, scores, y.double(), w.double(), *prior, y_range)
     if n_unlearned:
-        warn(
-            f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user',
-            stacklevel=4,
+        warn_user(
+            f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user'
         )
     return _dot_bias(rows, items, mean, y_range, learned).to(next(scorer.model.parameters()).device)
 

@@ -6,7 +6,6 @@ old row of a table is the same row of the larger one."""
 from __future__ import annotations
 
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from ..data.interactions import Interactions, Vocab
 from ..data.splits import Split
 from ..models.base import as_rec_model
 from ..models.embedding import EmbeddingTable
+from ..notices import warn_user
 from .given import GIVEN, PERSONAL, arguments
 from .scorer import Scorer
 
@@ -52,10 +52,9 @@ def extend_interactions(
             is_held_out[rows] = True
     clashes = np.isin(new_pairs, old_pairs[is_held_out])
     if clashes.any():
-        warn(
+        warn_user(
             f'{clashes.sum():,} of {len(new):,} new rows are about pairs that are held out for validation or test: '
-            'those rows stay as they were, and the new ones are left out',
-            stacklevel=4,
+            'those rows stay as they were, and the new ones are left out'
         )
     joins = np.flatnonzero(~clashes)  # rows of the new ones
     if not len(joins):

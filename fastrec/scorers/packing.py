@@ -18,7 +18,6 @@ from copy import copy
 from functools import cached_property
 from importlib import import_module
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -31,6 +30,7 @@ from fastrec import __version__
 from ..data import transforms
 from ..data.catalog import Catalog
 from ..models.base import as_rec_model
+from ..notices import warn_user
 from .model_scorer import ModelScorer
 from .scorer import Scorer
 
@@ -236,7 +236,7 @@ class Packer:
                 columns.append([self.pack(name, f'{at}.{i}.name'), self._column(df.iloc[:, i], f'{at}.{name}')])
             except TypeError as e:
                 self.tensors = {key: tensor for key, tensor in self.tensors.items() if key in before}
-                warn(f'column {name!r} of {at.rsplit(".", 1)[-1]} is left out: {e}')
+                warn_user(f'column {name!r} of {at.rsplit(".", 1)[-1]} is left out: {e}')
         return {'frame': columns, 'rows': self.pack(df.index, f'{at}.rows')}
 
     # --- objects

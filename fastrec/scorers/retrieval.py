@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 
 from ..data.columns import first_few
+from ..notices import warn_user
 from .recommend import check_k
 
 __all__ = ['ItemIndex', 'similar']
@@ -186,10 +186,9 @@ class ItemIndex:
         users = np.random.default_rng(seed).permutation(known_users)[:n_queries]
         self.recall = self.inner.tune(self.queries(scorer, users), self.k, recall)
         if self.recall < recall:
-            warn(
+            warn_user(
                 f'the index finds {self.recall:.3f} of the exact {self.k} best, short of recall={recall}; '
-                "kind='exact' finds all",
-                stacklevel=3,
+                "kind='exact' finds all"
             )
 
     def __repr__(self) -> str:
@@ -329,7 +328,7 @@ def _available(kind: str | None, n_items: int) -> str:
         return 'exact'
     if has_faiss:
         return 'ivf'
-    warn("search will be exact: approximate search needs faiss, pip install 'fastrec-learn[ann]'", stacklevel=4)
+    warn_user("search will be exact: approximate search needs faiss, pip install 'fastrec-learn[ann]'")
     return 'exact'
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,7 @@ from ..data.interactions import Interactions, Vocab
 from ..data.sampling import NegativeSampler
 from ..data.splits import LARGE, Split, describe_splitter, everything, make_split, split_summary
 from ..data.stream import PARTS, ParquetStream, StreamHistory
+from ..notices import warn_user
 from .batches import (
     SCORING_BATCH,
     InBatchDL,
@@ -419,10 +419,9 @@ class RecDataLoaders(DataLoaders):
             codes.append(catalog.vocab[side].encode(ids))
         n_cold = int(cold_mask(catalog, *codes).sum())
         if n_cold:
-            warn(
+            warn_user(
                 f'{n_cold:,} of {len(codes[0]):,} pairs have a user or an item without training rows: '
-                'unless the model reads their features, they are predicted as the average one',
-                stacklevel=2,
+                'unless the model reads their features, they are predicted as the average one'
             )
         columns = [torch.from_numpy(o) for o in codes]
         if self.has_context:
@@ -462,10 +461,9 @@ def _warn_of_few_steps(bs: int, n_rows: int) -> None:
     best = auto_batch_size(n_rows)
     if n_rows < FEW_STEPS * bs and bs > best:
         n_steps = -(-n_rows // bs)
-        warn(
+        warn_user(
             f'bs={bs} leaves {n_steps} steps an epoch for {n_rows:,} training rows: too few for a model to learn much. '
-            f'Try bs={best} (the default), or more epochs',
-            stacklevel=4,
+            f'Try bs={best} (the default), or more epochs'
         )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -32,6 +31,7 @@ from ..models.base import as_rec_model
 from ..models.blocks import FeatureLinear
 from ..models.embedding import EmbeddingTable, set_gradients
 from ..models.losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
+from ..notices import warn_user
 from ..scorers.extend import copy_vectors, extend_interactions, extend_model
 from ..scorers.model_scorer import ModelScorer
 from ..scorers.scorer import Scorer
@@ -299,10 +299,9 @@ class RecLearner(FastLearner, ModelScorer):
         elif isinstance(loss, WARPLoss):
             self.loss_func = WARPLoss(dls.n_items, loss.reduction)
         elif isinstance(loss, SampledSoftmaxLoss) and loss.log_q is not None and len(loss.log_q) != dls.n_items:
-            warn(
+            warn_user(
                 f'log_q of the loss is for {len(loss.log_q):,} items, and there are {dls.n_items:,} now: set '
-                f'learn.loss_func = {type(loss).__name__}(log_q=...) before training goes on',
-                stacklevel=3,
+                f'learn.loss_func = {type(loss).__name__}(log_q=...) before training goes on'
             )
 
     def _with_features(self, ids: pd.Index, item_df: pd.DataFrame | None) -> nn.Module:
@@ -332,9 +331,8 @@ class RecLearner(FastLearner, ModelScorer):
             n = copy_vectors(self.model, self.catalog, other, side)
             n_here = len(self.vocab[side])
             if 2 * n < n_here:
-                warn(
-                    f'only {n:,} of {n_here:,} {side}s have a vector in the other model; the others start at random',
-                    stacklevel=2,
+                warn_user(
+                    f'only {n:,} of {n_here:,} {side}s have a vector in the other model; the others start at random'
                 )
         self.opt = None
         return self
