@@ -6,15 +6,15 @@ One fused kernel where tables are small, only the touched rows where they are la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
-from fastai.optimizer import OptimWrapper
+from fastai.optimizer import Optimizer, OptimWrapper
 
 from ..models.fused import reset_grad
 
-__all__ = ['FusedAdam', 'LazyAdam', 'RowwiseAdagrad', 'one_cycle']
+__all__ = ['FusedAdam', 'LazyAdam', 'RowwiseAdagrad', 'TorchOptimizer', 'one_cycle']
 
 LARGE = 2**22  # elements from which on a table is updated by rows: a dense Adam step reads and writes 28 bytes for each
 ROWS_TO_SETTLE = 2**18  # rows of a table that are settled at a time
@@ -328,7 +328,73 @@ def _moments(held: torch.Tensor, d: int) -> tuple[torch.Tensor, ...]:
     return held.split((d, d, 1, 1), 1)
 
 
-class FusedAdam(OptimWrapper):
+class Hypers(MutableMapping):
+    """The hyper-parameters of a parameter group of torch by fastai's names: what is written is what the next step uses.
+
+    fastai's callbacks write `opt.hypers[i]['lr']`; `OptimWrapper` gives them copies, so that nothing changes.
+    """
+
+    def __init__(
+        self,
+        group: dict,  # of a torch optimizer
+        names: dict[str, str],  # fastai's name -> torch's key; 'betas__0' is the first of the pair `betas`
+    ) -> None:
+        self.group = group
+        self.names = names
+
+    def _place(self, name: str) -> tuple[str, int | None]:
+        """Key in the group, and position where its value is a tuple; `KeyError` that says what there is."""
+        if name not in self.names:
+            raise KeyError(f'no hyper-parameter {name!r}: there are {", ".join(self.names)}')
+        key, _, position = self.names[name].partition('__')
+        return key, int(position) if position else None
+
+    def __getitem__(self, name: str) -> Any:
+        key, position = self._place(name)
+        return self.group[key] if position is None else self.group[key][position]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        key, position = self._place(name)
+        value = float(value) if isinstance(self[name], float) else value
+        if position is None:
+            self.group[key] = value
+        else:
+            before, after = self.group[key][:position], self.group[key][position + 1 :]
+            self.group[key] = (*before, value, *after)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f'{name!r} cannot be taken from an optimizer: set it')
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class TorchOptimizer(OptimWrapper):
+    """fastai's `OptimWrapper` of a torch optimizer, with hyper-parameters that callbacks can write."""
+
+    @property
+    def hypers(self) -> list[Hypers]:
+        """The hyper-parameters of each parameter group, to read and to write."""
+        return [Hypers(group, self.bwd_map) for group in self.opt.param_groups]
+
+
+def with_hypers(optimizer: Optimizer | OptimWrapper) -> Optimizer | OptimWrapper:
+    """The optimizer; of fastai's plain `OptimWrapper` the same torch optimizer as a `TorchOptimizer`."""
+    if type(optimizer) is not OptimWrapper:
+        return optimizer
+    res = TorchOptimizer(opt=optimizer.opt, hp_map=optimizer.fwd_map)
+    res.state = optimizer.state
+    res.frozen_idx = optimizer.frozen_idx
+    return res
+
+
+class FusedAdam(TorchOptimizer):
     """Adam in one fused kernel with fastai's hyper-parameters: lr, mom, sqr_mom, eps, wd (decoupled); see `TableAdam`.
 
     Every row of every table moves at every step. It reads and sets its hyper-parameters directly: `OptimWrapper`
@@ -357,14 +423,6 @@ class FusedAdam(OptimWrapper):
             rows=self.rows,
             large=self.large,
         )
-
-    @property
-    def hypers(self) -> list[dict]:
-        """One dict of hyper-parameters per parameter group; `set_hyper` changes them."""
-        return [
-            dict(lr=g['lr'], mom=g['betas'][0], sqr_mom=g['betas'][1], eps=g['eps'], wd=g['weight_decay'])
-            for g in self.opt.param_groups
-        ]
 
     def set_hyper(self, k: str, v: Any) -> None:
         """Set `k` to a number, or to one value or slice as fastai does."""
