@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from .columns import CHUNK_ROWS
+from .digest import digest
 from .interactions import Context, Interactions, Vocab
 from .splits import Split
 
@@ -134,19 +134,27 @@ class History:
         """The same rows under a vocabulary that has further ids after those there are."""
         return History(self.interactions.with_vocab(vocab), self.split)
 
-    def fingerprint(self, part: str = 'data') -> str:
-        """16 hex digits that change with any id, code, rating, weight or time ('data'), or with the split ('split')."""
-        digest = hashlib.blake2b(digest_size=8)
+    def digests(self, part: str = 'data') -> dict[str, str]:
+        """Name -> 16 hex digits that change with the values, and with nothing else: neither dtypes nor containers.
+
+        Of 'data' each column, ids and codes of a side together; of 'split' each part.
+        """
         if part == 'split':
-            arrays = list(self.split)
-        elif part == 'data':
-            inter = self.interactions
-            for vocab in inter.vocab.values():
-                digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes())
-            arrays = [inter.users, inter.items, inter.ratings, inter.weights, inter.times]
-        else:
+            return {name: digest(rows) for name, rows in zip(Split._fields, self.split) if rows is not None}
+        if part != 'data':
             raise ValueError(f"part={part!r}: 'data' or 'split'")
-        for array in arrays:
-            if array is not None:
-                digest.update(f'{array.dtype.str}{len(array)}'.encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        inter = self.interactions
+        codes = dict(user=inter.users, item=inter.items)
+        res = {f'{side}s': digest(vocab.ids, codes[side]) for side, vocab in inter.vocab.items()}
+        columns = {
+            'ratings': inter.ratings,
+            'weights of positives': inter.weights,
+            'times': inter.times,
+            'context': inter.context,
+            'weights of rows': inter.row_weights,
+        }
+        return {**res, **{name: digest(column) for name, column in columns.items() if column is not None}}
+
+    def fingerprint(self, part: str = 'data') -> str:
+        """16 hex digits that change with any id, code, rating, weight, time or context, or with the 'split'."""
+        return digest([f'{name} {value}' for name, value in self.digests(part).items()])
