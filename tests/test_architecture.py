@@ -17,14 +17,14 @@ ROOT = Path(fastrec.__file__).parent
 # build on each other. A file imports only what stands before it, wherever in the file the import stands.
 HOUSE = {
     '': 'progress notices',
-    'data': 'columns interactions files splits history conditions catalog stream datasets '
+    'data': 'columns digest interactions files splits history conditions catalog stream datasets '
     'block transforms images features sampling',
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
     'scorers': 'recommend retrieval coldstart given scorer model_scorer extend '
     'baselines blend refine rerank packing artifact',
     'evaluation': 'metrics evaluate compare card',
     'training': (
-        'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders resume selection'
+        'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders settings resume selection'
     ),
     'interpretation': 'interpret',
 }

@@ -307,6 +307,7 @@ class RecInterpretation(Interpretation):
         with self.learn.inference() as device:
             item_codes = torch.from_numpy(codes).to(device)
             step = max(1, GATES_AT_A_TIME // (len(codes) * len(model.names)))
+            model = self.learn.rec_model  # in eval mode
             of_pairs = model.contributions if shares else model.gate_weights  # (B,), (n,) -> (B, n, M)
             total: Any = 0
             for chunk in torch.from_numpy(user_codes).split(step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -36,11 +37,13 @@ def from_range(y: float, y_range: tuple[float, float] | None) -> float:
 
 
 def as_range(y_range: Sequence[float] | None) -> tuple[float, float] | None:
-    """(low, high) as two floats; None stays None."""
+    """(low, high) as two floats; None stays None. `ValueError` unless they are finite and low < high."""
     if y_range is None:
         return None
-    low, high = y_range
-    return float(low), float(high)
+    low, high = map(float, y_range)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f'y_range={(low, high)}: give two numbers (low, high) with low < high, or None: unbounded')
+    return low, high
 
 
 def starting_mean(mean: float | None, y_range: tuple[float, float] | None) -> nn.Parameter:
@@ -51,6 +54,12 @@ def starting_mean(mean: float | None, y_range: tuple[float, float] | None) -> nn
 def over_items(rows: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
     """Rows of users (B, d) shaped to meet those of their items: (B, d) for items (B,), (B, 1, d) for (B, C)."""
     return rows if items.dim() == 1 else rows.unsqueeze(1)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of a module are, or its buffers; the CPU for one that has neither."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device('cpu') if first is None else first.device
 
 
 def split_bias(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +84,7 @@ class RecModel(nn.Module):
 
     y_range: tuple[float, float] | None = None  # (low, high) of the scores; None: unbounded
     context_sizes: Sequence[int] = ()  # levels of each column of context that is read (see `Levels`)
+    is_view: bool = False  # does it stand beside a model, whose tensors it shares (`models/view.py`)?
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)

@@ -14,6 +14,15 @@ from .fused import Lookup
 
 __all__ = ['EmbeddingTable', 'pop_l2', 'set_l2']
 
+ROWS_SUMMED = 2**16  # rows of a table that are summed at a time
+
+
+class Fill:
+    """What a table remembers of filling its cold rows; it has it in common with its views (`models/view.py`)."""
+
+    cold: tuple | None = None  # (version and device of `known`, the cold rows then)
+    version: int | None = None  # of `weight` when cold rows were filled
+
 
 class EmbeddingTable(nn.Embedding):
     """`nn.Embedding` for users or items of which some have no training row.
@@ -59,8 +68,7 @@ class EmbeddingTable(nn.Embedding):
         self.penalty = None
         self.penalised = False
         self.keeps_grad = False
-        self._cold: tuple | None = None  # (version and device of `known`, the cold rows then)
-        self._filled: int | None = None  # version of `weight` when cold rows were filled
+        self._fill = Fill()
 
     # --- rows, and what they cost
 
@@ -109,25 +117,38 @@ class EmbeddingTable(nn.Embedding):
         """As of any module; on the way to eval mode cold rows are filled."""
         was_training = self.training
         super().train(mode)
-        if not mode and (was_training or self.weight._version != self._filled):
+        if not mode and (was_training or self.weight._version != self._fill.version):
             self.fill_cold()  # once after training: it reads the whole table
         return self
 
     @torch.no_grad()
     def fill_cold(self) -> None:
-        """Set cold rows to the mean of the known ones."""
+        """Set cold rows to the mean of the known ones.
+
+        Other threads may be scoring or training: a row goes from one mean to the next in one step, and only if it
+        differs. It is written as `data`, which a backward pass that is under way does not take for a change.
+        """
         cold = self._cold_rows()
         if 0 < len(cold) < len(self.known):
-            self.weight[cold] = 0.0
-            self.weight[cold] = self.weight.sum(0) / (len(self.known) - len(cold))
-        self._filled = self.weight._version
+            rows = self.weight.data
+            mean = self._sum_of_known(rows) / (len(self.known) - len(cold))
+            if not torch.equal(rows[cold], mean.expand(len(cold), -1)):
+                rows[cold] = mean
+        self._fill.version = self.weight._version
+
+    def _sum_of_known(self, rows: torch.Tensor) -> torch.Tensor:
+        """Sum (dim,) of the known of `rows` (n, dim), a block of them at a time."""
+        blocks = zip(rows.split(ROWS_SUMMED), self.known.split(ROWS_SUMMED))
+        sums = [some.masked_fill(~known[:, None], 0.0).sum(0) for some, known in blocks]
+        return torch.stack(sums).sum(0)
 
     def _cold_rows(self) -> torch.Tensor:
         """Codes of the cold rows; looked for again only if `known` has changed or moved."""
         state = self.known._version, self.known.device
-        if self._cold is None or self._cold[0] != state:
-            self._cold = state, (~self.known).nonzero().squeeze(1)
-        return self._cold[1]
+        found = self._fill.cold
+        if found is None or found[0] != state:
+            found = self._fill.cold = state, (~self.known).nonzero().squeeze(1)
+        return found[1]
 
     @torch.no_grad()
     def add_rows(self, n: int) -> None:
@@ -138,8 +159,7 @@ class EmbeddingTable(nn.Embedding):
         self.weight = nn.Parameter(torch.cat([self.weight, self.weight.new_zeros(n, self.embedding_dim)]))
         self.known = torch.cat([self.known, self.known.new_zeros(n)])
         self.num_embeddings += n
-        self._cold = None
-        self._filled = None
+        self._fill = Fill()
         if not self.training:
             self.fill_cold()
 

@@ -263,8 +263,8 @@ class SVDpp(DotBias):
         return csr_matrix(parts, shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
 
     def train(self, mode: bool = True) -> SVDpp:
-        """As of any module; sums that were kept for reading are dropped before training."""
-        if mode:
+        """As of any module; sums that were kept for reading are dropped before training and after it."""
+        if mode or (self.training and not self.is_view):
             self._kept = {}
         return super().train(mode)
 
@@ -362,6 +362,8 @@ class SVDpp(DotBias):
 
     def _whole(self, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors (n, n_factors) and biases (n, 1) of all users or items; kept while they are only read."""
+        if self.training:
+            self._kept.clear()  # whoever scores between two steps must not get what was worked out before
         if torch.is_grad_enabled() or self.training:
             return self._work_out(side)
         versions = self._versions(side)
@@ -407,6 +409,7 @@ class SVDpp(DotBias):
         if not self.training:
             x, b = self._whole(side)
             return F.embedding(codes, x), F.embedding(codes, b)
+        self._kept.clear()  # as in `_whole`
         own = self._own(side)
         x = F.embedding(codes, own.weight)
         b = self._own_biases(side)(codes)

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.catalog import Catalog
-from ..data.columns import column_of, first_few, plain_values
+from ..data.columns import as_frame, column_of, first_few, is_table, plain_values
 from ..data.history import History
-from ..data.interactions import Interactions, Vocab
+from ..data.interactions import LARGEST_RATING, Interactions, Vocab
 from ..data.splits import Split
-from ..models.base import as_rec_model, to_range
+from ..models.base import as_rec_model, device_of, to_range
 from ..models.blocks import FeatureLinear
 from ..models.dot import DotBias
-from ..models.embedding import EmbeddingTable
+from ..models.embedding import EmbeddingTable, Fill
 from ..notices import warn_user
 
 __all__: list[str] = []
@@ -73,10 +73,11 @@ def _columns(ratings: Any, catalog: Catalog, asks_ratings: bool) -> tuple[list, 
     values: list | None
     if isinstance(ratings, dict):
         users, items, values = [NEW_USER] * len(ratings), list(ratings), list(ratings.values())
-    elif isinstance(ratings, pd.DataFrame):
-        users, items, values = _columns_of_table(ratings, catalog)
-    elif isinstance(ratings, (list, tuple, set, np.ndarray, pd.Index)):
-        users, items, values = [NEW_USER] * len(ratings), list(ratings), None
+    elif is_table(ratings):
+        users, items, values = _columns_of_table(as_frame(ratings), catalog)
+    elif isinstance(ratings, Iterable) and not isinstance(ratings, (str, bytes)):
+        items = list(ratings)
+        users, values = [NEW_USER] * len(items), None
     else:
         raise TypeError(
             f'ratings come as a dict item -> rating, a table or a list of items, got {type(ratings).__name__}'
@@ -117,6 +118,11 @@ def _checked(ratings: list, scorer: Any) -> np.ndarray:
     if not np.isfinite(values).all():
         n_bad = int((~np.isfinite(values)).sum())
         raise ValueError(f'{n_bad:,} of {len(values):,} ratings are missing or not numbers')
+    if np.abs(values).max() > LARGEST_RATING:
+        raise ValueError(
+            f'ratings run from {values.min():g} to {values.max():g}, and no rating is larger than {LARGEST_RATING:g} '
+            'either way: leave out what marks something else'
+        )
     y_range = None if scorer.model is None else as_rec_model(scorer.model).y_range
     if scorer.scale == 'rating' and y_range is not None:
         low, high = y_range
@@ -367,9 +373,9 @@ def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | N
         rows[user] = _newton(objective, scores, y.double(), w.double(), *prior, y_range)
     if n_unlearned:
         warn_user(
-            f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user'
+            f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user',
         )
-    return _dot_bias(rows, items, mean, y_range, learned).to(next(scorer.model.parameters()).device)
+    return _dot_bias(rows, items, mean, y_range, learned).to(device_of(scorer.model))
 
 
 def _dot_bias(
@@ -457,7 +463,7 @@ def _with_tables(model: nn.Module, tables: Iterable[str], n_users: int) -> nn.Mo
         table.num_embeddings = n_users
         if isinstance(table, EmbeddingTable):
             table.known = torch.ones(n_users, dtype=torch.bool, device=old.weight.device)
-            table._cold = None
+            table._fill = Fill()
         parent, _, child = at.rpartition('.')
         setattr(res.get_submodule(parent), child, table)
     return res

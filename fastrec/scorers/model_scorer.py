@@ -15,9 +15,11 @@ from torch import nn
 from ..data.catalog import Catalog, cold_mask
 from ..data.features import Features
 from ..data.interactions import Interactions
-from ..models.base import PAIRS, RecModel, as_rec_model
+from ..models.base import PAIRS, RecModel, as_rec_model, device_of
+from ..models.view import evaluating, in_eval
 from .coldstart import Objective, fold_dot, fold_tables, known_pairs, new_users, noise_of
 from .given import training_data_in
+from .recommend import require_numbers
 from .scorer import Scorer
 
 __all__ = ['FoldedIn', 'ModelScorer', 'fold_in']
@@ -28,7 +30,8 @@ KNOWN_PAIRS = 2**10  # known pairs that tell the average score
 class ModelScorer(Scorer):
     """A model with the ids and titles that belong to its codes.
 
-    It scores in eval mode and without gradients, on the device the model is on.
+    It scores in eval mode and without gradients, on the device the model is on. The model keeps the mode it is in: it
+    is a view of it that scores (`models/view.py`), so that other threads may score, or train, at the same time.
     """
 
     model: nn.Module
@@ -51,8 +54,11 @@ class ModelScorer(Scorer):
 
     @property
     def rec_model(self) -> RecModel:
-        """The model, or what stands in front of it where it is a module that knows nothing of the contract."""
-        return as_rec_model(self.model)
+        """The model, or what stands in front of it where it is a module that knows nothing of the contract.
+
+        Inside `inference` it is in eval mode.
+        """
+        return as_rec_model(in_eval(self.model))
 
     # --- context
 
@@ -126,25 +132,20 @@ class ModelScorer(Scorer):
 
     @contextmanager
     def inference(self) -> Iterator[torch.device]:
-        """-> the model's device; eval mode and no gradients inside."""
-        training = [m for m in self.model.modules() if m.training]
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield next(self.model.parameters()).device
-        finally:
-            for m in training:
-                m.training = True
+        """-> the model's device; inside, `rec_model` is in eval mode and there are no gradients."""
+        with evaluating(self.model):
+            yield device_of(self.model)
 
     def score(self, users: torch.Tensor, items: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,)[, context (n, columns)] -> (n,)."""
         parts = []
         with self.inference() as device:
+            model = in_eval(self.model)
             for at in range(0, len(users), PAIRS):
                 part = slice(at, at + PAIRS)
                 u, i = users[part].to(device), items[part].to(device)
                 c = None if context is None else context[part]
-                parts.append(self.model(u, i, *self._context_of(len(u), device, c)))
+                parts.append(model(u, i, *self._context_of(len(u), device, c)))
         scores = torch.cat(parts) if parts else torch.zeros(0)
         if not self.knows_cold:
             cold = torch.from_numpy(cold_mask(self.catalog, users.cpu().numpy(), items.cpu().numpy()))
@@ -154,11 +155,10 @@ class ModelScorer(Scorer):
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of the whole catalogue for codes of users: (B,) -> (B, n_items)."""
-        model = self.rec_model
-        if not model.scores_catalogue:
+        if not self.rec_model.scores_catalogue:
             return self._score_pair_by_pair(users)
         with self.inference() as device:
-            scores = model.score_items(users.to(device), *self._context_of(len(users), device))
+            scores = self.rec_model.score_items(users.to(device), *self._context_of(len(users), device))
         if not self.knows_cold:
             cold_users = torch.from_numpy(~self.catalog.known('user')[users.cpu().numpy()]).to(scores.device)
             cold_items = torch.from_numpy(~self.catalog.known('item')).to(scores.device)
@@ -229,6 +229,8 @@ class ModelScorer(Scorer):
         catalog = new_users(self, ratings)
         if noise is not None and not noise > 0:
             raise ValueError(f'noise={noise}: a variance above 0')
+        for weight in self.trained_tensors():
+            require_numbers(weight, 'weights of the model')
         objective = Objective(self, noise_of(self) if noise is None else noise)
         with self.inference():
             model = fold_dot(self, catalog, objective)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.catalog import Catalog
 from ..models.base import as_rec_model
+from ..models.view import evaluating
 from .dataloaders import RecDataLoaders
 
 __all__: list[str] = []
@@ -68,14 +69,8 @@ def check_model(model: nn.Module, dls: RecDataLoaders) -> None:
             f'{type(model).__name__} does not have parameters, so there is nothing to train: a scorer that needs no '
             'training loop is a `Scorer`, like the baselines'
         ) from None
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            _try_out(model, dls, device)
-    finally:
-        for m in training:
-            m.training = True
+    with evaluating(model) as view, torch.random.fork_rng(devices=[]):
+        _try_out(view, dls, device)
 
 
 def _try_out(model: nn.Module, dls: RecDataLoaders, device: torch.device) -> None:
