@@ -20,6 +20,7 @@ import torch
 
 from ..data.catalog import Catalog, cold_mask
 from ..data.interactions import Interactions
+from ..models.base import device_of
 from ..scorers.baselines import EASE, BiasOnly, GlobalMean, ItemKNN, Popularity
 from ..scorers.scorer import Scorer
 from .evaluate import evaluate
@@ -240,7 +241,7 @@ def _versions_section(model: torch.nn.Module | None) -> dict[str, Any]:
         {name: sys.modules[name].__version__ for name in LIBRARIES if name in sys.modules},
         python=platform.python_version(),
         platform=platform.platform(),
-        device='cpu' if model is None else str(next(model.parameters()).device),
+        device='cpu' if model is None else str(device_of(model)),
         threads=torch.get_num_threads(),
     )
 

@@ -13,6 +13,7 @@ from ..data.columns import first_few
 from ..scorers.baselines import HasCatalog
 from ..scorers.scorer import Scorer
 from .evaluate import default_metrics, evaluate_users
+from .metrics import lower_is_better
 
 __all__ = ['compare_models', 'plot_gains']
 
@@ -41,6 +42,9 @@ def compare_models(
 
     Columns: `mean`, `low`, `high` (percentile bootstrap over users), and, against the best model of that metric (or the
     one named), `difference` and `p` (Wilcoxon signed-rank test over users, Holm-corrected for the number of models).
+    Metrics of all lists or rows together (coverage, gini, pooled ones) come last: `mean` is their one value, and there
+    is no interval and no `p`. (Coverage of users drawn with repetition is lower than that of the users, so a bootstrap
+    would tell something else.)
 
     The values per user are in `.attrs['per_user']`: a table (user x (model, metric)); `plot_gains` draws how they
     differ. `.attrs['one_class']` counts the users left out of label metrics.
@@ -59,6 +63,9 @@ def compare_models(
     for metric in table.columns:
         values = {name: df[metric].to_numpy() for name, df in per_user.items()}
         rows.extend(_side_by_side(metric, values, draws, level, against))
+    for metric in table.attrs['overall']:
+        overall = {name: df.attrs['overall'][metric] for name, df in per_user.items()}
+        rows.extend(_one_value_each(metric, overall, against))
     res = pd.DataFrame(rows).set_index(['metric', 'model'])
     res.attrs = dict(per_user=pd.concat(per_user, axis=1), against=against)
     if 'one_class' in table.attrs:
@@ -85,7 +92,7 @@ def _side_by_side(
 ) -> Iterator[dict]:
     """Rows of `compare_models` for one metric."""
     means = {name: np.nanmean(own) for name, own in values.items()}
-    reference = against or max(means, key=lambda name: means[name])
+    reference = against or _best_of(metric, means)
     p = {name: _wilcoxon(own, values[reference]) for name, own in values.items() if name != reference}
     corrected = _holm(p)
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -100,6 +107,31 @@ def _side_by_side(
             difference=means[name] - means[reference],
             p=corrected.get(name, np.nan),
         )
+
+
+def _one_value_each(
+    metric: str,
+    values: dict[str, float],  # name of a model -> its value
+    against: str | None,
+) -> Iterator[dict]:
+    """Rows of `compare_models` for a metric that has one value for all users together."""
+    reference = against or _best_of(metric, values)
+    for name, value in values.items():
+        yield dict(
+            metric=metric,
+            model=name,
+            mean=value,
+            low=np.nan,
+            high=np.nan,
+            difference=value - values[reference],
+            p=np.nan,
+        )
+
+
+def _best_of(metric: str, values: dict[str, float]) -> str:
+    """The name of the model with the best value."""
+    sign = -1 if lower_is_better(metric) else 1
+    return max(values, key=lambda name: sign * values[name])
 
 
 def _differences(a: Any, b: Any) -> Any:
@@ -139,8 +171,10 @@ def plot_comparison(
     across = _panels_across(len(metrics))
     axes = _panels(len(metrics), across, n_models) if axes is None else np.atleast_1d(axes)[: len(metrics)]
     for panel, (ax, metric) in enumerate(zip(axes, metrics)):
-        _bars(ax, table.loc[metric].iloc[::-1])
-        ax.set(xlabel=f'{metric}, mean over users')
+        models = table.loc[metric].iloc[::-1]
+        _bars(ax, models, best=_best_of(metric, models['mean'].to_dict()))
+        is_mean = models['low'].notna().any()
+        ax.set(xlabel=f'{metric}, mean over users' if is_mean else f'{metric}, all users together')
         ax.margins(x=0.18)
         ax.locator_params(axis='x', nbins=4)
         if panel % across:  # the names of the models are at the first panel of a row
@@ -170,17 +204,21 @@ def _panels(n: int, across: int, n_models: int) -> np.ndarray:
     return axes[:n]
 
 
-def _bars(ax: Any, models: pd.DataFrame) -> None:
-    """A bar for each row (`mean`, `low`, `high`), its mean in figures beside it, the best in a stronger color."""
+def _bars(ax: Any, models: pd.DataFrame, best: str) -> None:
+    """A bar for each row (`mean`, `low`, `high`), its mean in figures beside it, the best in a stronger color.
+
+    Without an interval (nan) no line is drawn for it.
+    """
     means = models['mean']
+    highs = models['high'].fillna(means)
     ax.barh(
         models.index,
         means,
-        color=[BEST if mean == means.max() else OTHERS for mean in means],
-        xerr=[means - models.low, models.high - means],
+        color=[BEST if mean == means[best] else OTHERS for mean in means],
+        xerr=[means - models['low'], models['high'] - means] if models['low'].notna().any() else None,
         error_kw=dict(lw=1, capsize=3),
     )
-    for i, (mean, high) in enumerate(zip(means, models.high)):
+    for i, (mean, high) in enumerate(zip(means, highs)):
         ax.text(high, i, f' {mean:.3f}', va='center', fontsize=8)
 
 
@@ -197,6 +235,11 @@ def plot_gains(
     """
     per_user = table.attrs['per_user']
     models = list(per_user.columns.get_level_values(0).unique())
+    if not models:
+        raise ValueError(
+            'gains are those of single users, and the metrics of this table have one value for all of them: '
+            'compare_models(..., metrics=[ndcg(10)])'
+        )
     metric = metric or per_user.columns[0][1]
     against = against or table.attrs.get('against') or models[0]
     if (models[0], metric) not in per_user.columns:

@@ -16,9 +16,10 @@ from ..data.columns import first_few
 from ..data.interactions import Interactions
 from ..data.sampling import NegativeSampler
 from ..data.splits import Split
+from ..notices import warn_user
 from ..progress import Progress
 from ..scorers.baselines import HasCatalog
-from ..scorers.recommend import mask_seen, ranker_for, seen_matrix, top_k, users_at_a_time
+from ..scorers.recommend import mask_seen, ranker_for, require_numbers, seen_matrix, top_k, users_at_a_time
 from ..scorers.scorer import Scorer
 from .metrics import (
     Labelled,
@@ -67,11 +68,16 @@ def evaluate(
     but features ('features'), and the rest ('cold').
 
     Columns: how many rows or users, and one per metric. Users whose held-out rows are all liked, or none, have no value
-    of a label metric; `one_class` counts them.
+    of a label metric; `one_class` counts them. Metrics of all lists or rows together (coverage, gini, pooled ones) have
+    a value for all, and none for a group: with `by` they are a `ValueError`.
+
+    Warns of a learner that was never trained (`Scorer.is_trained`).
     """
     catalog = _catalog_of(scorer, dls)
     metrics = as_metrics(default_metrics(catalog, scorer) if metrics is None else metrics)
     if any(isinstance(m, (RankingMetric, LabelMetric)) for m in metrics):
+        if by is not None:
+            _check_groups(metrics)
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         if by is None:
             return _means_over_users(per_user, scorer, catalog)
@@ -80,7 +86,32 @@ def evaluate(
         raise ValueError(
             'by= groups users, which ranking metrics are means over; errors are told apart as warm and cold'
         )
+    of_ranking = {'k': k, **kwargs}
+    if asked := [name for name, value in of_ranking.items() if value is not None]:
+        raise ValueError(
+            f'{first_few(asked, 20)}: for metrics that rank, and {", ".join(m.__name__ for m in metrics)} are errors '
+            'of ratings. Leave it out, or rank: metrics=[hr(10), ndcg(10)]'
+        )
     return _errors(scorer, catalog, metrics, split)
+
+
+def _check_groups(metrics: list) -> None:
+    """`ValueError` for metrics that have one value for all users, and none for a group of them."""
+    together = [m for m in metrics if isinstance(m, (ListMetric, LabelMetric)) and m.overall]
+    if together:
+        raise ValueError(
+            f'by= groups users, and {first_few(together)} have one value for all users together: '
+            'evaluate them without by=, or for a group of your own with users=[ids]'
+        )
+
+
+def _warn_untrained(scorer: Scorer) -> None:
+    """Warn of figures that are those of a random start."""
+    if not scorer.is_trained:
+        warn_user(
+            f'{type(scorer.model or scorer).__name__} was never trained: its figures are those of a random start. '
+            'Train it first, e.g. learn.fit_one_cycle(5, 5e-3)'
+        )
 
 
 def default_metrics(catalog: Catalog, scorer: Scorer) -> list:
@@ -153,6 +184,8 @@ def _means_by_quarter(per_user: pd.DataFrame, catalog: Catalog, by: str, split: 
     res = grouped.mean()
     res.insert(0, 'users', grouped.size())
     res.index.name = name
+    if 'one_class' in per_user.attrs:
+        res.attrs['one_class'] = per_user.attrs['one_class']
     return res
 
 
@@ -166,7 +199,9 @@ def _errors(scorer: Scorer, catalog: Catalog, metrics: list, split: str) -> pd.D
             f'{type(scorer).__name__} scores on the scale {scorer.scale!r}, not as ratings: its errors would mean '
             'nothing. Rank with it: metrics=[hr(10), ndcg(10)]'
         )
+    _warn_untrained(scorer)
     scores = scorer.score_rows(inter, rows).cpu()
+    require_numbers(scores)
     target = torch.from_numpy(inter.ratings[rows])
     groups = cold_groups(scorer, catalog, inter.users[rows].astype(np.int64), inter.items[rows].astype(np.int64))
     res = []
@@ -206,6 +241,7 @@ def evaluate_users(
         catalog = _catalog_of(scorer, dls)
         metrics = [hr(10), ndcg(10)] if catalog.thresholds is None else default_metrics(catalog, scorer)
     metrics = as_metrics(metrics)
+    _warn_untrained(scorer)
     of_labels = [m for m in metrics if isinstance(m, LabelMetric)]
     others = [m for m in metrics if not isinstance(m, LabelMetric)]
     if not of_labels:
@@ -388,8 +424,7 @@ def label_held_out(
     if users is not None:
         rows = rows[np.isin(inter.users[rows], codes)]
     scores = scorer.score_rows(inter, rows).float().cpu()
-    if torch.isnan(scores).any():
-        raise ValueError(f'{type(scorer).__name__} gave scores that are not numbers: did training diverge?')
+    require_numbers(scores)
     row_users = torch.from_numpy(inter.users[rows].astype(np.int64))
     return codes, labelled(scorer, catalog, row_users, scores, torch.from_numpy(catalog.liked(rows)))
 
@@ -476,8 +511,7 @@ class _RankingRun:
         rows, items = _stored_entries(self.held_out[users], scores.device)
         scores, n_candidates = self.candidates.among(scores, users, rows, items)
         best, best_items = top_k(scores, self._n_best(scores.shape[1]))
-        if torch.isnan(best).any():  # they come out on top
-            raise ValueError(f'{type(self.scorer).__name__} gave scores that are not numbers: did training diverge?')
+        require_numbers(best, masked=True)
         last = best[:, int(self.cut) - 1] if self.cut <= best.shape[1] else None
         ranks = Ranks.of(scores, rows, items, last, n_candidates)
         if not self.k:

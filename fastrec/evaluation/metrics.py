@@ -59,7 +59,7 @@ __all__ = [
     'serendipity',
 ]
 
-ERROR_NAMES = ('mse', 'mae', 'msle', 'rmspe')  # in the name of a metric: less is better
+LESS_IS_BETTER = ('mse', 'mae', 'msle', 'rmspe', 'gini')  # in the name of a metric
 PAIRS_TO_COMPARE = 8  # held-out items per user up to which each is compared with its row; beyond, the row is sorted
 PAIRS_AT_ONCE = 1024  # rows of scores that are compared at a time off the CPU
 
@@ -90,10 +90,10 @@ def _errors(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def lower_is_better(name: str) -> bool:
     """Is less more for the metric called `name`, such as 'rmse_cold' or 'mse'?
 
-    Losses and errors say so in their names, as in fastai.
+    Errors say so in their names, as in fastai; so does 'gini@10', where less is a fairer share for all items.
     """
     lower = name.lower()
-    return any(error in lower for error in ERROR_NAMES)
+    return any(part in lower for part in LESS_IS_BETTER)
 
 
 # --- ranks
@@ -554,6 +554,11 @@ class LabelMetric:
     def name(self) -> str:
         """How it is called in tables."""
         return f'{self.label}_pooled' if self.pooled else self.label
+
+    @property
+    def overall(self) -> bool:
+        """Has it one value for all users together, as metrics of lists may have?"""
+        return self.pooled
 
     def __call__(self, labelled: Labelled) -> torch.Tensor:
         if self.pooled:

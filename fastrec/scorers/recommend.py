@@ -16,7 +16,7 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 
 from ..data.catalog import Catalog
-from ..data.columns import column_of, first_few
+from ..data.columns import as_frame, column_of, first_few, is_table
 from ..data.files import TableWriter
 from ..progress import Progress
 
@@ -32,6 +32,25 @@ USERS_PER_SEARCH = 4096  # users at a time that an index is asked for
 RANKER_FROM_USERS = 16  # users from which on it pays to prepare a ranker
 RANKER_UP_TO_ITEMS = 2**15  # items up to which preparing one costs next to nothing
 ITEMS_PER_CANDIDATE = 20  # candidates are scored as pairs if they are at most one in so many items
+
+
+# --- what is no score
+
+
+def require_numbers(scores: torch.Tensor, what: str = 'scores', masked: bool = False) -> None:
+    """`ValueError` if any of `scores` (any shape) is NaN or infinite; `masked`: -inf says that an item is left out.
+
+    NaN and +inf come out on top of a list: of a list it is enough to look at its best.
+    """
+    if not scores.numel():
+        return
+    highest, lowest = scores.amax(), scores.amin()  # both are NaN where any is
+    if highest < torch.inf and (masked or lowest > -torch.inf):
+        return
+    raise ValueError(
+        f'some {what} are not numbers: did training diverge? '
+        'Train a new learner with a smaller learning rate (learn.lr_find() shows which)'
+    )
 
 
 # --- what is left out
@@ -56,9 +75,12 @@ def seen_matrix(
         return history.seen
     if issparse(seen):
         return seen
-    if isinstance(seen, pd.DataFrame):
+    if is_table(seen):
+        seen = as_frame(seen)
         return _matrix_of_table(catalog, seen, unknown)
-    raise TypeError(f'seen= takes a table with a user and an item column, got {type(seen).__name__}')
+    raise TypeError(
+        f'seen= (and candidates= of evaluate) takes a table with a user and an item column, got {type(seen).__name__}'
+    )
 
 
 def _matrix_of_table(catalog: Catalog, table: pd.DataFrame, unknown: str) -> csr_matrix:
@@ -295,12 +317,6 @@ def _titles(catalog: Catalog, items: np.ndarray) -> Any:
     return pd.Series(catalog.titles(np.arange(catalog.n_items))).array.take(items)
 
 
-def _require_numbers(scores: torch.Tensor) -> None:
-    """`ValueError` if a score is NaN."""
-    if torch.isnan(scores).any():
-        raise ValueError('some scores are not numbers: did training diverge? Try a smaller learning rate')
-
-
 def _tidy(
     catalog: Catalog, scores: torch.Tensor, items: torch.Tensor, users: Any = None
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -309,7 +325,7 @@ def _tidy(
     Scores and codes of items are (B, k), best first. Returned are the table and of each of its rows where it was in
     the B, and the code of its item.
     """
-    _require_numbers(scores)
+    require_numbers(scores, masked=True)
     values = scores.cpu().numpy()
     at, place = np.nonzero(np.isfinite(values))
     codes = items.cpu().numpy()[at, place]
@@ -405,7 +421,7 @@ def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = No
     forbidden = _forbidden(catalog, catalog.candidates(candidates))
     if forbidden is not None:
         scores += forbidden
-    _require_numbers(scores)
+    require_numbers(scores, masked=True)
     best, items = scores.topk(min(k, catalog.n_items), dim=1)
     return _tidy(catalog, best, items)[0]
 
@@ -479,7 +495,7 @@ def _best_users(
             else:
                 scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in items])
             scores = scores.float().cpu()
-            _require_numbers(scores)
+            require_numbers(scores)
             if seen is not None:
                 mask_seen(scores, seen[:, chunk])
             best = torch.cat([best, scores], 1)

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from ..data.columns import first_few
 from ..notices import warn_user
-from .recommend import check_k
+from .recommend import check_k, require_numbers
 
 __all__ = ['ItemIndex', 'similar']
 
@@ -175,7 +175,7 @@ class ItemIndex:
         self.kind = _available(kind, len(self.codes))
         x, self.has_biases = _item_rows(scorer)
         _check_order(scorer, x, self.has_biases, self.codes, seed)
-        self.fingerprints = _fingerprints(scorer)
+        self.fingerprints = fingerprints(scorer)
         self.shape = x.shape
         self.inner = Inner(x[torch.from_numpy(self.codes)], self.kind, seed)
         self.k = min(k, len(self.codes))
@@ -206,11 +206,12 @@ class ItemIndex:
     def queries(self, scorer: Any, users: np.ndarray) -> torch.Tensor:
         """float32 (B, d): what the rows are multiplied with, for codes of users."""
         p = scorer.user_vectors(torch.as_tensor(users)).float().cpu()
+        require_numbers(p, 'user vectors')  # a search finds nothing for what is not a number
         return F.pad(p, (0, 1), value=1.0) if self.has_biases else p
 
     def is_stale(self, scorer: Any) -> bool:
         """Has the model changed since?"""
-        now = _fingerprints(scorer)
+        now = fingerprints(scorer)
         if scorer.catalog.n_items != self.n_items or len(now) != len(self.fingerprints):
             return True
         return any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(now, self.fingerprints))
@@ -343,11 +344,11 @@ def _contains(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _item_rows(scorer: Any) -> tuple[torch.Tensor, bool]:
     """float32 (n_items, d) item vectors, with a column of biases if there are any; are there?"""
     vectors = scorer.vectors('item').float().cpu()
-    if not torch.isfinite(vectors).all():
-        raise ValueError('some item vectors are not numbers: did training diverge? Try a smaller learning rate')
+    require_numbers(vectors, 'item vectors')
     biases = scorer.biases('item')
     if biases is None or not biases.any():
         return vectors, False
+    require_numbers(biases, 'item biases')
     return torch.cat([vectors, biases.float().cpu()[:, None]], 1), True
 
 
@@ -377,7 +378,7 @@ def _check_order(scorer: Any, x: torch.Tensor, has_biases: bool, codes: np.ndarr
         raise TypeError(why)
 
 
-def _fingerprints(scorer: Any) -> list[torch.Tensor]:
+def fingerprints(scorer: Any) -> list[torch.Tensor]:
     """A few thousand numbers of each weight, which tell whether training has changed it.
 
     Versions of tensors do not: fused optimizers leave them as they are.
@@ -411,6 +412,7 @@ def similar(
         )
     vectors = F.normalize(scorer.vectors(side).float(), dim=1)
     scores, found = _nearest(scorer, vectors, codes, is_known, k, side)
+    require_numbers(torch.from_numpy(scores), masked=True)
     at, place = np.nonzero(np.isfinite(scores))
     decode = catalog.vocab[side].decode
     columns = {

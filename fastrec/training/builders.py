@@ -73,6 +73,7 @@ def rec_learner(
     if isinstance(model, type):
         given = given_to(model, dls.catalog, mean=_start(dls, loss_func))
         model = model(dls.n_users, dls.n_items, **given)
+        return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs).starts_at_random()
     return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs)
 
 
@@ -433,7 +434,8 @@ def _build(
     wanted = {name: value for name, value in options.items() if value is not None}
     cls = cast('type[RecModel]', make.func)
     model = make(dls.n_users, dls.n_items, **given_to(cls, dls.catalog, **wanted))
-    return rec_learner(dls, model, loss_func, opt_func, metrics, wd=_default(wd, wds[goal_of(dls)]), **kwargs)
+    learn = rec_learner(dls, model, loss_func, opt_func, metrics, wd=_default(wd, wds[goal_of(dls)]), **kwargs)
+    return learn.starts_at_random()
 
 
 def _rating_options(dls: RecDataLoaders, y_range: tuple[float, float] | None, loss_func: Callable | None) -> dict:

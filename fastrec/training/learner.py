@@ -16,7 +16,6 @@ from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Recorder, SkipToEpoch
-from fastai.optimizer import OptimWrapper
 from fastai.torch_core import num_distrib
 from fastcore.foundation import L
 from fastcore.meta import delegates
@@ -34,6 +33,7 @@ from ..models.losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SampledSoftmax
 from ..notices import warn_user
 from ..scorers.extend import copy_vectors, extend_interactions, extend_model
 from ..scorers.model_scorer import ModelScorer
+from ..scorers.retrieval import fingerprints
 from ..scorers.scorer import Scorer
 from .batches import InBatchDL, NegativesDL, UserDL
 from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
@@ -41,7 +41,7 @@ from .checks import check_loaders, check_model, check_takes_weights, takes_logit
 from .dataloaders import RecDataLoaders
 from .decay import WeightDecay, decay_groups
 from .loop import FastLearner, Scheduler
-from .optimizers import LARGE, FusedAdam, LazyAdam, one_cycle
+from .optimizers import LARGE, FusedAdam, LazyAdam, TorchOptimizer, one_cycle
 
 __all__ = ['RecLearner', 'decay_groups']
 
@@ -62,6 +62,7 @@ class RecLearner(FastLearner, ModelScorer):
     dls: RecDataLoaders
     model: nn.Module
     opt: Any  # fastai's optimiser; None until it is needed
+    _start: list[torch.Tensor] | None = None  # numbers of the weights it started with, where those are random
 
     @delegates(Learner.__init__)
     def __init__(
@@ -87,7 +88,7 @@ class RecLearner(FastLearner, ModelScorer):
         if opt_func is None:
             opt_func = default_optimizer(dls, model)
         elif isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer):
-            opt_func = partial(OptimWrapper, opt=opt_func)
+            opt_func = partial(TorchOptimizer, opt=opt_func)
         if splitter is None:
             splitter = partial(decay_groups, by_rows=self.decays_by_rows)
         columns, ranking = _metric_columns(dls, model, as_metrics(metrics), L(cbs))
@@ -332,7 +333,7 @@ class RecLearner(FastLearner, ModelScorer):
             n_here = len(self.vocab[side])
             if 2 * n < n_here:
                 warn_user(
-                    f'only {n:,} of {n_here:,} {side}s have a vector in the other model; the others start at random'
+                    f'only {n:,} of {n_here:,} {side}s have a vector in the other model; the others start at random',
                 )
         self.opt = None
         return self
@@ -396,6 +397,25 @@ class RecLearner(FastLearner, ModelScorer):
             )
 
     # --- Scorer
+
+    def starts_at_random(self) -> RecLearner:
+        """Take note that the weights are those of a fresh model (`is_trained`); returns the learner."""
+        self._start = fingerprints(self)
+        return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Has it been fitted, or have its weights changed otherwise (`load`, `load_vectors`, a loop of one's own)?
+
+        A model that was made outside may come with trained weights and counts as trained; one that a builder makes
+        does not.
+        """
+        if self.fits or self._start is None:
+            return True
+        now = fingerprints(self)
+        if len(now) != len(self._start):
+            return True
+        return any(a.shape != b.shape or not torch.equal(a.cpu(), b.cpu()) for a, b in zip(now, self._start))
 
     predict = Scorer.predict  # of one pair; fastai's is for an item of a dataset
 

@@ -29,15 +29,16 @@ from fastai.callback.core import (
     _inner_loop,
     event,
 )
-from fastai.callback.schedule import ParamScheduler
+from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.learner import AvgSmoothLoss, CastToTensor, Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import num_distrib
 from fastcore.xtras import modify_exception
 
 from ..models.losses import RankingLoss
+from ..notices import warn_user
 from .decay import WeightDecay
-from .optimizers import FusedAdam
+from .optimizers import FusedAdam, with_hypers
 
 __all__ = ['FastLearner', 'PlainTensors', 'Scheduler', 'StepCounter', 'StepRecorder']
 
@@ -113,11 +114,13 @@ class StepRecorder(Recorder):
     name = 'recorder'
     _stateattrs = (*Recorder._stateattrs, '_losses', '_waiting')
     _waiting: Any = ()
+    _has_diverged: bool = False  # and has it been said?
 
     def before_fit(self) -> None:
         """Start with no steps; in bulk where nobody else reads losses at each step."""
         super().before_fit()
         self._waiting = []
+        self._has_diverged = False
         plain = not self.train_metrics and type(self.smooth_loss) is AvgSmoothLoss
         self._in_bulk = plain and num_distrib() == 0
 
@@ -148,6 +151,34 @@ class StepRecorder(Recorder):
         """Read what waits."""
         self.drain()
         super().after_train()
+
+    def after_epoch(self) -> None:
+        """Keep and log the values; say if they show that training has diverged."""
+        super().after_epoch()
+        if not self.lrs:
+            return  # no step was made: this is `validate`
+        self._warn_if_diverged(self.smooth_loss.value, 'training loss')
+        if len(self.dls.valid):
+            self._warn_if_diverged(self.loss.value, 'validation loss')
+
+    def after_cancel_fit(self) -> None:
+        """Say if it is a loss that is not a number that has ended the fit, as `TerminateOnNaNCallback` does."""
+        self._warn_if_diverged(vars(self.learn).get('loss'), 'training loss')
+
+    def _warn_if_diverged(self, loss: torch.Tensor | None, which: str) -> None:
+        """Say once a fit that a loss is not a number: from there on nothing is learned."""
+        if loss is None or self._has_diverged or any(isinstance(cb, LRFinder) for cb in self.learn.cbs):
+            return
+        if bool(torch.isfinite(torch.as_tensor(loss)).all()):
+            return
+        self._has_diverged = True
+        bad_steps = [step for step, o in enumerate(self.losses) if not torch.isfinite(o)]
+        lr = self.lrs[bad_steps[0]] if bad_steps else self.learn._lr()
+        warn_user(
+            f'the {which} of epoch {self.learn.epoch} is not a number: training diverged at a learning rate of '
+            f'{lr:.2g}, and the weights are worthless. Train a new learner with a smaller rate (learn.lr_find() shows '
+            'which)'
+        )
 
     def drain(self) -> None:
         """Smooth the losses that wait, as `AvgSmoothLoss` does one by one."""
@@ -245,6 +276,11 @@ class FastLearner(Learner):
         """Remove a callback, or all of a class."""
         self._listeners_of = {}
         return super().remove_cb(cb)
+
+    def create_opt(self) -> None:
+        """Make the optimizer; hyper-parameters of a torch optimizer are such that callbacks can write them."""
+        super().create_opt()
+        self.opt = with_hypers(self.opt)
 
     # --- batches
 
