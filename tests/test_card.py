@@ -11,12 +11,15 @@ from fastrec.all import (
     Card,
     KFoldSplitter,
     LeaveLastSplitter,
+    ModelScorer,
     Popularity,
     RecDataLoaders,
+    RecModel,
     TimeSplitter,
     collab_learner,
     evaluate,
     hr,
+    model_card,
     rmse,
     set_seed,
     synthetic_ratings,
@@ -121,3 +124,27 @@ def test_splitters_are_described():
     assert describe_splitter('part') == "column 'part'"
     assert describe_splitter(([0], [1])) == 'given index arrays'
     assert describe_splitter(noop) == 'noop()'
+
+
+def test_a_model_without_parameters_has_a_card(table):
+    dls = RecDataLoaders.from_df(table[0], valid_pct=0.2, seed=0, bs=16)
+    scorer = ModelScorer(Rising(dls.n_users, dls.n_items), dls.catalog)
+    card = model_card(scorer, dls)
+    assert card['model']['parameters'] == 0
+    assert card['versions']['device'] == 'cpu'
+    item = dls.vocab['item'].ids[5]
+    assert scorer.predict(dls.vocab['user'].ids[0], item) == 5.0
+
+
+class Rising(RecModel):
+    """The score of an item is its code, which is nothing to learn."""
+
+    def __init__(self, n_users, n_items):
+        super().__init__()
+        self.n_items = n_items
+
+    def forward(self, users, items):
+        return items.float()
+
+    def config(self):
+        return {}

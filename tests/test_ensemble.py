@@ -12,6 +12,7 @@ from fastrec.all import (
     Ensemble,
     ItemKNN,
     RecDataLoaders,
+    Scorer,
     collab_learner,
     compare_models,
     ensemble_learner,
@@ -164,3 +165,41 @@ def test_errors(ens, dls, synthetic):
     other = RecDataLoaders.from_df(synthetic[0].head(500), valid_pct=0.1, seed=0)
     with pytest.raises(ValueError, match='different users'):
         Ensemble([ens, collab_learner(other, n_factors=2)])
+
+
+def test_members_without_biases_count_as_zero(dls):
+    scorers = [ItemKNN().fit(dls), ItemKNN().fit(dls)]
+    assert Ensemble(scorers).biases() is None
+    first, second = (Biased(dls, biases) for biases in (torch.arange(float(dls.n_items)), None))
+    assert torch.equal(Ensemble([first, second]).biases(), torch.arange(float(dls.n_items)) / 2)
+    assert torch.equal(Ensemble([first, first]).biases(), torch.arange(float(dls.n_items)))
+    near = Ensemble([second, second]).similar_items(dls.vocab['item'].ids[0], k=2)
+    assert near.item.tolist() == second.similar_items(dls.vocab['item'].ids[0], k=2).item.tolist()
+
+
+class Biased(Scorer):
+    """Vectors of items, and biases or none."""
+
+    scale = 'rank'
+
+    def __init__(self, dls, biases):
+        self.catalog = dls.catalog
+        self._biases = biases
+        self._vectors = torch.randn(dls.n_items, 3, generator=torch.Generator().manual_seed(0))
+
+    def vectors(self, side='item'):
+        return self._vectors
+
+    def biases(self, side='item'):
+        return self._biases
+
+
+def test_predict_of_a_cold_pair_is_refused_or_the_mean(dls):
+    ids = dls.vocab['user'].ids
+    members = [collab_learner(dls, n_factors=2) for _ in range(2)]
+    item = dls.vocab['item'].ids[0]
+    for cold in ('mean', 'raise'):
+        want = np.mean([m.predict(ids[0], item, cold=cold) for m in members])
+        assert Ensemble(members).predict(ids[0], item, cold=cold) == pytest.approx(want)
+    with pytest.raises(ValueError, match="cold='popular': 'mean' or 'raise'"):
+        Ensemble(members).predict(ids[0], item, cold='popular')

@@ -12,6 +12,7 @@ import torch
 from fastai.basics import Adam, Callback, CancelFitException, Learner, OptimWrapper, load_learner, noop, set_seed
 from fastai.callback.all import CSVLogger, EarlyStoppingCallback, ProgressCallback, SaveModelCallback, ShowGraphCallback
 from fastai.interpret import Interpretation
+from sklearn.model_selection import GroupKFold, KFold
 from torch import nn
 
 from fastrec.all import (
@@ -559,6 +560,24 @@ def test_cross_validate_uses_each_fold(synthetic):
         cross_validate(synthetic[0], fit, 5)
 
 
+def test_cross_validate_takes_folds_of_scikit_learn(synthetic):
+    maker = KFold(3, shuffle=True, random_state=0)
+    arrays = list(maker.split(synthetic[0]))
+    valid = []
+
+    def fit(dls):
+        valid.append(dls.catalog.split.valid)
+        return BiasOnly().fit(dls)
+
+    table = cross_validate(synthetic[0], fit, maker, metrics=mae)
+    assert all(np.array_equal(got, want) for got, (_, want) in zip(valid, arrays, strict=True))
+    pd.testing.assert_frame_equal(table, cross_validate(synthetic[0], fit, arrays, metrics=mae))
+    with pytest.raises(ValueError, match=r"groups=df\['user'\]"):
+        cross_validate(synthetic[0], fit, GroupKFold(3))
+    by_user = list(GroupKFold(3).split(synthetic[0], synthetic[0]['rating'], groups=synthetic[0]['user']))
+    assert len(cross_validate(synthetic[0], fit, by_user)) == 5
+
+
 def test_cross_validate(synthetic):
     table = cross_validate(synthetic[0], lambda dls: BiasOnly().fit(dls))
     assert list(table.index) == [0, 1, 2, 3, 4, 'mean', 'std']
@@ -631,6 +650,15 @@ def test_one_cycle_is_fastais():
             [stock(p) for p in np.linspace(0, 1, 41)], rel=1e-5
         )
     assert one_cycle(0.5, np.array([1.0, 2.0]), np.array([2.0, 4.0]), np.array([0.0, 0.0]))(0.5).tolist() == [2.0, 4.0]
+
+
+def test_one_cycle_whose_first_part_is_all_of_it(dls):
+    value_at = one_cycle(1.0, 0.0, 4.0, 9.0)
+    assert [value_at(pct) for pct in (0.0, 0.5, 1.0)] == pytest.approx([0.0, 2.0, 4.0])
+    assert one_cycle(0.0, 0.0, 4.0, 9.0)(0.0) == 4.0
+    learn = quiet(rec_learner(dls, nn_model(dls)))
+    learn.fit_one_cycle(1, 1e-2, pct_start=1.0)
+    assert learn.recorder.lrs[-1] == pytest.approx(1e-2, rel=0.05)
 
 
 def test_fused_adam_is_torchs_adamw_and_fastais_hypers():

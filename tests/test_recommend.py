@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fastrec.all import collab_learner, rec_learner
+from fastrec.all import collab_learner, evaluate, hr, rec_learner
 from fastrec.data.catalog import Catalog
 from fastrec.data.history import History
 from fastrec.data.interactions import Interactions
@@ -421,3 +421,29 @@ def test_rankers_order_as_the_scores_do(build, synthetic):
         one_by_one[['user', 'item', 'score', 'rank']],
         atol=1e-4,
     )
+
+
+def test_ids_come_from_anything_that_can_be_gone_through(scorer):
+    users = ['u00', 'u02', 'u04']
+    items = [100, 104, 108, 110, 111]
+    want = scorer.recommend(users, k=3)
+    for some in (iter(users), (o for o in users), map(str, users), dict.fromkeys(users).keys(), dict.fromkeys(users)):
+        pd.testing.assert_frame_equal(scorer.recommend(some, k=3), want)
+    pd.testing.assert_frame_equal(
+        scorer.recommend(users, 2, candidates=(o for o in items)), scorer.recommend(users, 2, candidates=items)
+    )
+    pd.testing.assert_frame_equal(
+        scorer.recommend_users((o for o in items), k=2, users=iter(users)),
+        scorer.recommend_users(items, 2, users=users),
+    )
+    titles = ['Title 1', 'Title 3']
+    pd.testing.assert_frame_equal(scorer.recommend(basket=iter(titles)), scorer.recommend(basket=titles))
+    assert scorer.vocab['user'].encode('u04').tolist() == scorer.vocab['user'].encode(np.array('u04')).tolist() == [4]
+
+
+def test_evaluation_of_users_that_come_one_by_one(scorer):
+    users = ['u03', 'u05']
+    want = evaluate(scorer, metrics=hr(3), relevant=1, users=users)
+    pd.testing.assert_frame_equal(evaluate(scorer, metrics=hr(3), relevant=1, users=(o for o in users)), want)
+    with pytest.raises(TypeError, match=r'candidates= of evaluate.*got list_iterator'):
+        evaluate(scorer, metrics=hr(3), relevant=1, candidates=iter([100]))

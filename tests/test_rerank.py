@@ -379,3 +379,41 @@ def test_random_items_are_unseen_and_known_by_title(groups):
         assert (u, i) not in shown
         assert t == f'T{i}'
     assert len(df) == 8 * 150
+
+
+def test_a_table_of_pairs_says_nothing_about_the_list_of_a_basket(recs):
+    basket = recs[recs.user == recs.user[0]].drop(columns='user')
+    pairs = recs[['user', 'item']].head(3)
+    with pytest.raises(ValueError, match=r"nobody in particular.*exclude\(recs, table\['item'\]\)"):
+        exclude(basket, pairs)
+    left = exclude(basket, pairs['item'])  # what the message says
+    assert set(left.item) == set(basket.item) - set(pairs['item'])
+    with pytest.raises(ValueError, match=r'nobody in particular.*leave seen= out'):
+        pin(basket, 'i00', seen=pairs)
+    assert pin(basket, 'i00').item[0] == 'i00'
+
+
+def test_a_table_without_users_is_no_table_of_pairs(recs):
+    items = recs[['item']].head(3)
+    with pytest.raises(ValueError, match=r"which user does not get which item.*It has 'item'.*exclude\(recs, table"):
+        exclude(recs, items)
+    with pytest.raises(ValueError, match=r'which user does not get which item.*leave seen= out'):
+        pin(recs, 'i00', seen=items)
+
+
+@pytest.mark.parametrize('dtype', ['int64', 'uint16', 'Int32', 'float64', 'category', object])
+def test_ids_of_rules_are_compared_by_value(dtype):
+    recs = pd.DataFrame(dict(user=[7, 7, 7], item=[1, 2, 3], score=[3.0, 2.0, 1.0], rank=[1, 2, 3]))
+    pairs = pd.DataFrame(dict(user=[7, 8], item=[2, 1])).astype(dtype)
+    assert exclude(recs, pairs).item.tolist() == [1, 3]
+    assert exclude(recs, pairs['item']).item.tolist() == [3]
+
+
+def test_numbers_as_texts_are_told_rather_than_not_found(recs):
+    numbered = recs.assign(item=recs.item.str[1:].astype(int))
+    with pytest.raises(ValueError, match=r'item ids of the recommendations are integers.*those given strings'):
+        exclude(numbered, ['1', '2'])
+    with pytest.raises(ValueError, match=r'item ids of the recommendations are integers.*`\.astype\(int\)`'):
+        exclude(numbered, numbered[['user', 'item']].astype(str))
+    gone = exclude(numbered, pd.Series(['1', '2']).astype(int))  # what the message says
+    assert set(gone.item) == set(numbered.item) - {1, 2}

@@ -8,9 +8,19 @@ import pytest
 from fastai.data.transforms import IndexSplitter, RandomSplitter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, ShuffleSplit, StratifiedKFold
 
 from fastrec.data.interactions import Interactions
-from fastrec.data.splits import KFoldSplitter, LeaveLastSplitter, Split, TimeSplitter, make_split, split_summary
+from fastrec.data.splits import (
+    FoldMaker,
+    KFoldSplitter,
+    LeaveLastSplitter,
+    Split,
+    TimeSplitter,
+    folds_of,
+    make_split,
+    split_summary,
+)
 
 quick = settings(max_examples=80, deadline=None)
 
@@ -483,3 +493,33 @@ def test_a_split_is_not_mapped_twice_when_repeated_pairs_were_merged():
     assert len(split.train) + len(split.valid) == len(inter) == 8
     again = RecDataLoaders.from_interactions(inter, split, n_neg=1)
     assert [o.tolist() for o in again.catalog.split[:2]] == [o.tolist() for o in split[:2]]
+
+
+# --- scikit-learn
+
+
+def test_a_maker_of_folds_is_no_split():
+    inter = inter_of(range(12))
+    maker = KFold(3)
+    with pytest.raises(TypeError, match=r'several folds.*cross_validate\(df, fit, KFold.*splitter=next\(KFold') as e:
+        make_split(inter, maker)
+    assert 'n_splits=3' in str(e.value)
+    first = make_split(inter, next(maker.split(np.zeros(len(inter)))))  # what the message says
+    assert lists(first) == lists([*next(maker.split(np.zeros(len(inter)))), None])
+
+
+def test_folds_of_scikit_learn_are_its_arrays():
+    rows = np.zeros((20, 1))
+    for maker in (KFold(4), KFold(3, shuffle=True, random_state=1), ShuffleSplit(2, random_state=0), RepeatedKFold()):
+        if maker.get_n_splits() > 4:  # random at each call
+            assert len(folds_of(maker, 20)) == 50
+            continue
+        assert [lists(o) for o in folds_of(maker, 20)] == [lists(o) for o in maker.split(rows)]
+    assert not isinstance('text', FoldMaker)  # texts have a split, too
+    assert not isinstance(KFoldSplitter(5), FoldMaker)
+
+
+@pytest.mark.parametrize('maker', [GroupKFold(2), StratifiedKFold(2)])
+def test_folds_that_need_groups_or_classes_are_made_outside(maker):
+    with pytest.raises(ValueError, match=f"Make them yourself.*{type(maker).__name__}.*groups=df\\['user'\\]"):
+        folds_of(maker, 20)

@@ -268,6 +268,8 @@ def test_users_in_order_need_few_row_groups(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(stream), 'read', noted)
     user = table.user.iloc[0]
     got = dls.of_users([user] + [table.user.iloc[-1]]).catalog.interactions.to_df()
+    some = (o for o in (user, table.user.iloc[-1]))
+    assert dls.of_users(some).catalog.interactions.to_df().equals(got)
     assert len(got[got.user == user]) == (table.user == user).sum()
     assert set(read) <= {0, 1, len(stream.groups) - 2, len(stream.groups) - 1}
     assert len(stream.groups) > 20

@@ -4,7 +4,7 @@ Everything that turns scores into something a person reads (recommending, evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -264,6 +264,8 @@ class Catalog:
         """int64 codes of one query (see `find`) or of a list of them."""
         if isinstance(queries, str) or np.isscalar(queries):
             queries = [queries]
+        elif isinstance(queries, Iterator):  # it is looked through twice
+            queries = list(queries)
         try:
             return self.vocab[side].encode(queries)
         except KeyError:

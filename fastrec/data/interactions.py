@@ -158,7 +158,8 @@ class Vocab:
 
 def _sequence_of_ids(ids: Any) -> pd.Series:
     """One id or a collection of ids, of whatever kind, as plain values."""
-    is_one = np.ndim(ids) == 0 and not isinstance(ids, (set, frozenset, dict))
+    is_text = isinstance(ids, (str, bytes))
+    is_one = np.ndim(ids) == 0 and (is_text or isinstance(ids, np.ndarray) or not isinstance(ids, Iterable))
     if is_one:
         ids = [ids.item() if isinstance(ids, np.ndarray) else ids]
     if isinstance(ids, (pd.Index, np.ndarray)):

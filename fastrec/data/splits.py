@@ -285,6 +285,35 @@ def _check_parts(parts: Sequence[np.ndarray], n: int, may_hold_out_nothing: bool
         )
 
 
+# --- folds of scikit-learn
+
+
+@runtime_checkable
+class FoldMaker(Protocol):
+    """What scikit-learn's splitters are: `KFold(5)` and its like, which make several pairs of index arrays."""
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """How many folds it makes."""
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterable:
+        """The index arrays (train, valid) of each fold."""
+
+
+def folds_of(
+    maker: FoldMaker,
+    n_rows: int,  # of the table
+) -> list:
+    """Index arrays (train, valid) into the table, of each fold; `ValueError` for those that need more than its rows."""
+    try:
+        return list(maker.split(np.zeros((n_rows, 1))))
+    except (TypeError, ValueError) as e:
+        name = type(maker).__name__
+        raise ValueError(
+            f'{maker!r} makes no folds of {n_rows:,} rows alone ({e}). Make them yourself, by users for example: '
+            f"splitter=list({name}(...).split(df, df['rating'], groups=df['user']))"
+        ) from e
+
+
 # --- a split in words
 
 

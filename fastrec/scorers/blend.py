@@ -339,9 +339,11 @@ class Ensemble(Scorer):
         """
         return torch.cat([m.vectors(side).float().cpu() for m in self.members], 1) / len(self) ** 0.5
 
-    def biases(self, side: str = 'item') -> torch.Tensor:
-        """Mean biases, (n,), of 'user' or 'item'."""
-        return sum((m.biases(side).float().cpu() for m in self.members), torch.zeros(())) / len(self)
+    def biases(self, side: str = 'item') -> torch.Tensor | None:
+        """Mean biases, (n,), of 'user' or 'item'; a member without any counts as 0. None if none has some."""
+        of_members = [m.biases(side) for m in self.members]
+        there = [biases.float().cpu() for biases in of_members if biases is not None]
+        return torch.stack(there).sum(0) / len(self) if there else None
 
 
 def _kind(scorer: Scorer) -> str:

@@ -17,7 +17,7 @@ from ..data.catalog import Catalog
 from ..data.columns import column_of, first_few
 from ..data.interactions import Interactions, Vocab
 from ..data.splits import Split
-from ..models.base import as_rec_model
+from ..models.base import as_rec_model, device_of
 from ..models.embedding import EmbeddingTable
 from ..notices import warn_user
 from .given import GIVEN, PERSONAL, arguments
@@ -150,7 +150,7 @@ def extend_model(model: nn.Module, catalog: Catalog) -> tuple[nn.Module, dict[st
     """
     with torch.random.fork_rng(devices=[]):
         res = type(model)(**_larger_config(model, catalog))
-    res.to(next(model.parameters()).device)
+    res.to(device_of(model))
     new_rows = {}
     old_state = model.state_dict()
     with torch.no_grad():

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..data.columns import column_of, first_few
+from ..data.columns import column_of, first_few, kind_of, plain_values
 from ..data.features import ItemFeatures
 from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
@@ -116,6 +116,15 @@ def _by_score(recs: pd.DataFrame, rows: np.ndarray, scores: np.ndarray, k: int) 
 def _as_ids(items: Any) -> Any:
     """One item id as a list of it; several as they are."""
     return [items] if np.isscalar(items) else items
+
+
+def _is_one_of(shown: pd.Series, items: Any) -> np.ndarray:
+    """bool (n,): are the items that are shown among the ids `items`?"""
+    given = plain_values(pd.Series(list(_as_ids(items))))
+    shown = plain_values(shown)
+    if len(given):
+        _check_alike(shown, given, 'item')
+    return shown.isin(given).to_numpy()
 
 
 def _of_items(values: Any, ids: pd.Index, what: str) -> Any:
@@ -221,10 +230,49 @@ def _titles(titles: Any, items: pd.Series) -> np.ndarray:
     return titles.reindex(items).to_numpy()
 
 
-def _among(recs: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
-    """bool (len(recs),): is the (user, item) in the table `pairs`?"""
-    user, item = (pairs[column_of(pairs, side, {})] for side in ('user', 'item'))
-    return pd.MultiIndex.from_arrays([recs['user'], recs['item']]).isin(pd.MultiIndex.from_arrays([user, item]))
+def _among(
+    recs: pd.DataFrame,
+    pairs: pd.DataFrame,  # columns of users and items
+    way_out: str,  # what to do where there are no users
+) -> np.ndarray:
+    """bool (len(recs),): is the (user, item) in `pairs`? `ValueError` where one of the tables has no users."""
+    if 'user' not in recs:
+        raise ValueError(
+            'the list of a basket is for nobody in particular, so that a table of user and item says nothing about '
+            f'it: {way_out}'
+        )
+    user, item = _columns_of_pairs(pairs, way_out)
+    of_recs, of_pairs = [], []
+    for side, given in (('user', user), ('item', item)):
+        shown = plain_values(recs[side])
+        given = plain_values(given)
+        _check_alike(shown, given, side)
+        of_recs.append(shown)
+        of_pairs.append(given)
+    return pd.MultiIndex.from_arrays(of_recs).isin(pd.MultiIndex.from_arrays(of_pairs))
+
+
+def _columns_of_pairs(pairs: pd.DataFrame, way_out: str) -> tuple[pd.Series, pd.Series]:
+    """The users and the items of a table; `ValueError` where it has not both."""
+    try:
+        user, item = (pairs[column_of(pairs, side, {})] for side in ('user', 'item'))
+    except ValueError as e:
+        raise ValueError(
+            'a table says which user does not get which item: name its columns user and item. It has '
+            f'{first_few(pairs.columns, 20)}. Without users: {way_out}'
+        ) from e
+    return user, item
+
+
+def _check_alike(shown: pd.Series, given: pd.Series, side: str) -> None:
+    """`ValueError` where ids of one table are numbers and of the other texts, none of which would be found."""
+    kinds = kind_of(shown), kind_of(given)
+    if set(kinds) == {'integer', 'string'}:
+        way = 'int' if kinds[0] == 'integer' else 'str'
+        raise ValueError(
+            f'{side} ids of the recommendations are {kinds[0]}s such as {first_few(shown, 2)}, those given {kinds[1]}s '
+            f'such as {first_few(given, 2)}: convert them with `.astype({way})`'
+        )
 
 
 # --- diversity and popularity
@@ -438,9 +486,9 @@ def exclude(
     """The lists without some items; what comes after moves up."""
     rows, k = _lists(recs, k)
     if isinstance(items, pd.DataFrame):
-        out = _among(recs, items)
+        out = _among(recs, items, "give the ids of the items, e.g. exclude(recs, table['item'])")
     else:
-        out = recs['item'].isin(_as_ids(items)).to_numpy()
+        out = _is_one_of(recs['item'], items)
     in_lists = np.append(out, True)[rows]
     return _table(recs, _pack(rows, ~in_lists)[:, :k])
 
@@ -496,7 +544,7 @@ def _pinned_rows(
     if 'user' in recs:
         users = recs['user'].iloc[rows[:, 0]].to_numpy()
         pairs.insert(0, 'user', np.repeat(users, n_pinned))
-    wanted = np.ones(len(pairs), bool) if seen is None else ~_among(pairs, seen)
+    wanted = np.ones(len(pairs), bool) if seen is None else ~_among(pairs, seen, 'leave seen= out')
     # a pinned item has its own row in the list, else one is added
     row_of = np.full(len(pairs), -1)
     user, place = np.nonzero(rows >= 0)
@@ -647,6 +695,14 @@ class Reranked(Scorer):
     def vectors(self, side: str = 'item') -> torch.Tensor:
         """Those of the scorer."""
         return self.scorer.vectors(side)
+
+    def neighbors(self, codes: np.ndarray, k: int, side: str = 'item') -> tuple[np.ndarray, np.ndarray]:
+        """Those of the scorer."""
+        return self.scorer.neighbors(codes, k, side)
+
+    def basket_scores(self, codes: np.ndarray) -> torch.Tensor:
+        """Those of the scorer."""
+        return self.scorer.basket_scores(codes)
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Descending with the rank: codes (B,) -> (B, n_items), on the CPU."""

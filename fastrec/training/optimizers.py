@@ -494,7 +494,7 @@ def one_cycle(
     """
 
     def value_at(pct: float) -> Any:
-        if pct < pct_start:
+        if pct < pct_start or pct_start == 1:  # with 1 there is no second part: it ends in the middle
             return _cosine(start, middle, pct / pct_start)
         return _cosine(middle, end, (pct - pct_start) / (1 - pct_start))
 
