@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -200,6 +200,11 @@ def make_split(
         given = _from_column(inter, splitter, df)
     elif isinstance(splitter, type):
         raise TypeError(f'splitter={splitter.__name__} is a class: make one, e.g. {splitter.__name__}()')
+    elif isinstance(splitter, FoldMaker):
+        raise TypeError(
+            f'splitter={splitter!r} makes several folds, and loaders have one split. All of them: '
+            f'cross_validate(df, fit, {splitter!r}); the first: splitter=next({splitter!r}.split(df))'
+        )
     elif callable(splitter):
         given = splitter(inter)
     elif isinstance(splitter, Split) and df is None:
