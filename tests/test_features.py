@@ -369,6 +369,36 @@ def test_untrained_columns_add_nothing_and_rows_are_added(table):
         layer.add_rows(f[['year']].blocks)
 
 
+def test_the_absence_of_what_no_known_row_lacks_is_the_average(table):
+    f = make(table, multilabel='genres', numeric='year', vectors={10: [1.0, 2.0], 30: [3.0, 0.0]})
+    present = np.column_stack([b.present for b in f.blocks.values()])
+    known = torch.tensor([True, True, False, False])
+    assert present[:2].all(0).tolist() == [True, True, False], 'of the first two rows one has no vector'
+    layer = FeatureLinear(f.blocks, 3, known)
+    with torch.no_grad():
+        layer.weight[-1] = 7.0  # what was learned of rows without vectors
+        alone = {name: FeatureLinear({name: f[name]}, 3) for name in f.names}
+        of_genres = layer.weight[: f['genres'].width]
+        alone['genres'].weight[: f['genres'].width] = of_genres
+        alone['year'].dense_weight.copy_(layer.dense_weight[:1])
+    assert not layer.weight[-3:-1].any()
+    layer.eval()
+    for at, name in ((-3, 'genres'), (-2, 'year')):
+        assert torch.allclose(layer.weight[at], alone[name]()[:2].mean(0), atol=1e-6)
+    assert (layer.weight[-1] == 7.0).all()
+    nothing = {name: block.rows(np.array([-1])) for name, block in f.blocks.items()}
+    layer.add_rows(nothing)
+    assert torch.allclose(layer(torch.tensor([4]))[0], layer.weight[-3:].sum(0), atol=1e-6)
+    with torch.no_grad():
+        layer.train().weight[:-3] *= 2.0
+    assert torch.allclose(layer.eval().weight[-3], 2 * alone['genres']()[:2].mean(0), atol=1e-6)
+    loaded = FeatureLinear(f.blocks, 3)  # all rows count as known here
+    loaded.load_state_dict(layer.state_dict())
+    assert torch.equal(loaded.eval().weight, layer.weight)
+    nobody = FeatureLinear(f.blocks, 3, torch.zeros(4, dtype=torch.bool)).eval()
+    assert not nobody.weight[-3:].any()
+
+
 def test_sparse_gradients_are_the_dense_ones(table):
     f = make(table, text='plot', multilabel='genres', numeric='year')
     layer = FeatureLinear(f.blocks, 5)

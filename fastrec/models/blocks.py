@@ -16,14 +16,22 @@ from ..data.block import Block
 __all__ = ['FeatureLinear', 'unique_rows']
 
 
+class Filled:
+    """What a layer remembers of `fill_absent`; it has it in common with its views (`models/view.py`)."""
+
+    versions: tuple | None = None  # of the weights when they were last looked at
+
+
 class FeatureLinear(nn.Module):
     """Linear layer over the feature rows of items (or users): codes (n,) -> x W (n, n_out).
 
     x are the row's blocks side by side, each of length 1 (`Block.unit`). Sparse blocks go through one weighted
     `embedding_bag` of the rows asked for, whatever the number of columns, dense ones through a matrix product: no row
     is ever densified. A block that is absent is not a zero: it adds a learned vector of its own (which starts at 0).
-    Columns that no `known` row has start at 0 and, having no gradient, stay there, so that an untrained weight is never
-    used. The features are buffers and no part of the state: `state_dict` has the weights only.
+    Where no `known` row lacks the block there is nothing to learn that from: then it stands for the average, what the
+    block adds to known rows in the mean, which is worked out whenever the module goes to eval mode. Other columns that
+    no `known` row has start at 0 and, having no gradient, stay there, so that an untrained weight is never used. The
+    features are buffers and no part of the state: `state_dict` has the weights only.
     """
 
     # the features: tensors, or None where no block is sparse (and absence is not learned), or none is dense
@@ -32,6 +40,8 @@ class FeatureLinear(nn.Module):
     values: Any  # float32 (nnz,)
     dense: Any  # float32 (n, columns): the dense blocks
     present: torch.Tensor  # bool (n, blocks)
+    average: torch.Tensor  # float32 (n_columns,): the sparse columns of the average known row
+    dense_average: torch.Tensor  # float32 (columns,): its dense columns
 
     def __init__(
         self,
@@ -61,6 +71,21 @@ class FeatureLinear(nn.Module):
         std = std / len(blocks) ** 0.5
         self.weight = None if self.indptr is None else nn.Parameter(self._first_weight(known, std))
         self.dense_weight = None if self.dense is None else nn.Parameter(self._first_dense_weight(known, std))
+        present = self.present.numpy()[known]
+        # blocks whose absence no known row has taught; none where nobody is known
+        self.never_absent = np.flatnonzero(present.all(0)).tolist() if self.absent and len(present) else []
+        self._keep_average(known)
+        self._fill = Filled()
+
+    def _keep_average(self, known: np.ndarray) -> None:
+        """Buffers of the average known row, which are no part of the state."""
+        n_known = max(int(known.sum()), 1)
+        if self.never_absent:
+            average = np.asarray(self._csr()[known].sum(0), dtype=np.float32).ravel() / n_known
+            self.register_buffer('average', torch.from_numpy(average), persistent=False)
+        if self.never_absent and self.dense is not None:
+            dense_average = self.dense[torch.from_numpy(known)].sum(0) / n_known
+            self.register_buffer('dense_average', dense_average, persistent=False)
 
     def _buffers_of(self, blocks: dict[str, Block]) -> dict[str, Any]:
         """The features as tensors; see the annotations of the class."""
@@ -101,14 +126,20 @@ class FeatureLinear(nn.Module):
 
     # --- the features themselves
 
+    def _columns(self) -> list[slice]:
+        """The columns of each block, among the sparse or the dense ones."""
+        start = {True: 0, False: 0}  # of the next sparse or dense block
+        res = []
+        for _, width, sparse in self.kinds:
+            res.append(slice(start[sparse], start[sparse] + width))
+            start[sparse] += width
+        return res
+
     def blocks(self) -> dict[str, Block]:
         """The features as they were given: name -> `Block`, rows of length 1."""
         sparse_values: Any = None if self.indptr is None else self._csr()
-        start = {True: 0, False: 0}  # of the next sparse or dense block: its first column
         res = {}
-        for i, (name, (kind, width, sparse)) in enumerate(zip(self.names, self.kinds)):
-            columns = slice(start[sparse], start[sparse] + width)
-            start[sparse] += width
+        for i, (name, (kind, _, sparse), columns) in enumerate(zip(self.names, self.kinds, self._columns())):
             values = sparse_values[:, columns] if sparse else self.dense[:, columns].cpu().numpy()
             res[name] = Block(values, self.present[:, i].cpu().numpy(), kind)
         return res
@@ -121,7 +152,7 @@ class FeatureLinear(nn.Module):
     def add_rows(self, blocks: dict[str, Block]) -> None:
         """Append rows: the same blocks of further ids; `ValueError` where they are others.
 
-        What the training rows did not have, the weights know nothing of, and it adds 0.
+        Columns that the training rows did not have, the weights know nothing of, and they add 0.
         """
         if list(blocks) != self.names or _kinds(blocks) != self.kinds:
             widths = [width for _, width, _ in self.kinds]
@@ -138,6 +169,46 @@ class FeatureLinear(nn.Module):
                 new = new + old[-1]
                 old = old[:-1]
             setattr(self, name, torch.cat([old, new]))
+
+    # --- what is absent, and never was in training
+
+    def train(self, mode: bool = True) -> FeatureLinear:
+        """As of any module; on the way to eval mode absent blocks are given their average."""
+        super().train(mode)
+        if not mode and self.never_absent and self._fill.versions != self._versions():
+            self.fill_absent()
+        return self
+
+    def _of_absence(self) -> torch.Tensor:
+        """What the absence of each block adds: (blocks, n_out), the last rows of the weight themselves."""
+        assert self.weight is not None  # absence has columns there
+        return self.weight[-self.n_absent :].detach()
+
+    def _versions(self) -> tuple:
+        """What changes when the weights do."""
+        return tuple(p._version for p in self.parameters())
+
+    @torch.no_grad()
+    def fill_absent(self) -> None:
+        """Let the absence of each block that no known row lacks add what the block adds to known rows in the mean.
+
+        It is written as `data`, which a backward pass that is under way does not take for a change.
+        """
+        columns = self._columns()
+        of_absence = self._of_absence()
+        for i in self.never_absent:
+            is_sparse = self.kinds[i][2]
+            weight = self.weight if is_sparse else self.dense_weight
+            average = self.average if is_sparse else self.dense_average
+            assert weight is not None  # the block has columns there
+            of_absence.data[i] = average[columns[i]] @ weight[columns[i]]
+        self._fill.versions = self._versions()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As of any module; averages that come with the weights stay, for rows that were known are not told apart."""
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.never_absent and self._of_absence()[self.never_absent].any():
+            self._fill.versions = self._versions()
 
     # --- the layer
 
