@@ -1,15 +1,14 @@
 """A recommender that leaves the notebook: a folder of safetensors and JSON, without pickle, that loads without fastai.
 
-What is inside, and how it is written, stands in `packing`."""
+What is inside, and how it is written, stands in `packing`, how files come into the folder in `folder`."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
+import math
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,15 +19,14 @@ import torch
 from fastrec import __version__
 
 from ..notices import warn_user
+from .folder import FORMAT, SUFFIXES, aside, checked_path, read_manifest, switch
 from .model_scorer import ModelScorer
-from .packing import Packer, Unpacker
+from .packing import Packer, UnknownClass, Unpacker
 from .scorer import Scorer
 
 __all__ = ['load_recommender', 'save_recommender']
 
-FORMAT = 1  # of the files; raised when an older fastrec could not read them any more
-MANIFEST = 'recommender.json'
-SUFFIXES = dict(content='json', tensors='safetensors')  # of the two other files
+TRIES = 3  # to find a file that a manifest names, before it is missing
 
 
 def save_recommender(
@@ -42,12 +40,13 @@ def save_recommender(
 
     Returned is the folder. Files: recommender.json (read it: format, versions, what is inside, checksums),
     content-*.json and tensors-*.safetensors. They are written aside and put in place by one rename, so that a crash
-    leaves either the old recommender or the new one. User ids travel, and features of users where the model reads them.
-    `TypeError` for what cannot be saved without pickle.
+    leaves either the old recommender or the new one; so do several who save at once, and who loads meanwhile has one or
+    the other. User ids travel, and features of users where the model reads them. `TypeError` for what cannot be saved
+    without pickle, `ValueError` for a model whose weights are not finite.
     """
     if not isinstance(scorer, Scorer):
         raise TypeError(f'expected a fitted learner or baseline (a Scorer), got {type(scorer).__name__}')
-    save_file = _safetensors().save_file
+    save_file = safetensors_module().save_file
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f'{folder} is a file: a recommender is a folder')
@@ -62,19 +61,12 @@ def save_recommender(
     packer = Packer(history)
     content = packer.pack(scorer, 'scorer')
     folder.mkdir(parents=True, exist_ok=True)
-    older_files = _manifest_files(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix='.saving-') as name:
-        aside = Path(name)
-        (aside / 'content').write_bytes(_to_bytes(content))
-        save_file(packer.tensors, aside / 'tensors')
+    with aside(folder) as path:
+        (path / 'content').write_bytes(_to_bytes(content))
+        save_file(packer.tensors, path / 'tensors')
         # readable as any file here; safetensors writes for the owner alone
-        os.chmod(aside / 'tensors', (aside / 'content').stat().st_mode)
-        files = {key: _put_under_checksum(aside / key, folder, suffix) for key, suffix in SUFFIXES.items()}
-        manifest = _manifest(scorer, content['object'], history, files)
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + '\n', encoding='utf-8')
-        _put(aside / MANIFEST, folder / MANIFEST)
-    for old in older_files - {file['name'] for file in files.values()}:
-        (folder / old).unlink(missing_ok=True)
+        os.chmod(path / 'tensors', (path / 'content').stat().st_mode)
+        switch(folder, path, _manifest(scorer, content['object'], history))
     return folder
 
 
@@ -86,11 +78,31 @@ def load_recommender(
     """The recommender in `folder`: a `Scorer` with `recommend`, `recommend_users`, `predict`, `similar_items`, baskets.
 
     Neither fastai nor a plotting library is imported. Checksums are compared first. Errors: `FileNotFoundError` where a
-    file is missing, `ValueError` for one that is damaged or of another format.
+    file is missing, `ValueError` for one that is damaged, of another format, or made to do harm: no code is run from
+    the files, and nothing in them is used before it was checked.
     """
-    load_file = _safetensors().load_file
+    load_file = safetensors_module().load_file
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
+    n_tries = 0
+    while True:
+        _check_format(folder, manifest)
+        try:
+            scorer = _read(folder, manifest, classes, load_file)
+            break
+        except FileNotFoundError:  # deleted by a save that was faster?
+            before, manifest = manifest, read_manifest(folder)
+            n_tries = n_tries + 1 if manifest == before else 0
+            if n_tries == TRIES:
+                raise
+    for part in _parts(scorer):
+        if isinstance(part, ModelScorer):
+            part.model.to('cpu' if device is None else device).eval()
+    return scorer
+
+
+def _check_format(folder: Path, manifest: dict[str, Any]) -> None:
+    """`ValueError` for files that this version does not read."""
     if manifest['format'] != FORMAT:
         is_newer = manifest['format'] > FORMAT
         raise ValueError(
@@ -98,13 +110,32 @@ def load_recommender(
             f'this is fastrec {__version__}, which reads format {FORMAT}. '
             + ('Install that version or a newer one' if is_newer else 'Save it again with this one')
         )
-    paths = {key: _checked_path(folder, file) for key, file in manifest['files'].items()}
-    content = json.loads(paths['content'].read_bytes().decode('utf-8', 'surrogatepass'))
-    scorer = Unpacker(load_file(paths['tensors']), classes).unpack(content)
-    for part in _parts(scorer):
-        if isinstance(part, ModelScorer):
-            part.model.to('cpu' if device is None else device).eval()
-    return scorer
+
+
+def _read(folder: Path, manifest: dict[str, Any], classes: Sequence[type], load_file: Callable) -> Scorer:
+    """The recommender that the manifest speaks of; `FileNotFoundError` where a file is missing."""
+    files = manifest['files']
+    paths = {key: checked_path(folder, files[key]) for key in SUFFIXES}
+    try:
+        content = _from_bytes(paths['content'].read_bytes())
+        tensors = _tensors(load_file, paths['tensors'])
+        return Unpacker(tensors, classes, sum(files[key]['bytes'] for key in SUFFIXES)).read(content)
+    except UnknownClass:
+        raise
+    except ValueError as e:
+        raise ValueError(
+            f'{folder} is damaged, or was not written by save_recommender: {e}. Copy it again, or save again'
+        ) from e
+
+
+def _tensors(load_file: Callable, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file; `ValueError` where it is no file of tensors."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise
+    except Exception as e:  # SafetensorError, and what torch says to sizes and dtypes
+        raise ValueError(f'{path.name} is no file of tensors ({type(e).__name__}: {e})') from e
 
 
 def _parts(scorer: Scorer) -> Iterator[Scorer]:
@@ -114,20 +145,20 @@ def _parts(scorer: Scorer) -> Iterator[Scorer]:
         yield from _parts(part)
 
 
-def _safetensors() -> ModuleType:
+def safetensors_module() -> ModuleType:
     """The module `safetensors.torch`, or an `ImportError` that says how to get it."""
     try:
         import safetensors.torch
     except ImportError as e:
-        raise ImportError("a saved recommender is a safetensors file: pip install 'fastrec-learn[safetensors]'") from e
+        raise ImportError(
+            'a saved recommender is a safetensors file, and the package that reads and writes them is missing: '
+            'pip install safetensors'
+        ) from e
     return safetensors.torch
 
 
-# --- the manifest
-
-
-def _manifest(scorer: Scorer, name: str, history: bool, files: dict) -> dict[str, Any]:
-    """What recommender.json says; `name` is the class that the scorer loads as."""
+def _manifest(scorer: Scorer, name: str, history: bool) -> dict[str, Any]:
+    """What recommender.json says but for the files; `name` is the class that the scorer loads as."""
     catalog = scorer.require_fitted()
     return dict(
         format=FORMAT,
@@ -141,39 +172,7 @@ def _manifest(scorer: Scorer, name: str, history: bool, files: dict) -> dict[str
         n_users=catalog.n_users,
         n_items=catalog.n_items,
         history=history,
-        files=files,
     )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    """What recommender.json says; `FileNotFoundError` where it is missing, `ValueError` where it is damaged."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'no recommender in {folder}: there is no {MANIFEST}. save_recommender(learn, folder) writes one'
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding='utf-8'))
-        if not isinstance(manifest['format'], int):
-            raise ValueError('format is not a number')
-        if manifest['format'] == FORMAT:
-            for key in SUFFIXES:
-                if not {'name', 'bytes', 'sha256'} <= manifest['files'][key].keys():
-                    raise ValueError('files are incomplete')
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f'{path} is damaged ({type(e).__name__}: {e}). Copy it again, or save again') from e
-    return manifest
-
-
-def _manifest_files(folder: Path) -> set[str]:
-    """Names of the files of the recommender that is in `folder`; empty if there is none."""
-    try:
-        return {Path(file['name']).name for file in _read_manifest(folder)['files'].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
-
-
-# --- files
 
 
 def _to_bytes(content: Any) -> bytes:
@@ -182,43 +181,20 @@ def _to_bytes(content: Any) -> bytes:
     return text.encode('utf-8', 'surrogatepass')
 
 
-def _put_under_checksum(source: Path, folder: Path, suffix: str) -> dict[str, Any]:
-    """Move a finished file into the folder, named after its checksum; what the manifest says of it."""
-    checksum = _sha256(source)
-    name = f'{source.name}-{checksum[:12]}.{suffix}'
-    size = source.stat().st_size
-    _put(source, folder / name)
-    return dict(name=name, bytes=size, sha256=checksum)
+def _from_bytes(raw: bytes) -> Any:
+    """The inverse; `ValueError` for what is no JSON, or has numbers that JSON does not have."""
+    try:
+        return json.loads(raw.decode('utf-8', 'surrogatepass'), parse_constant=_no_number, parse_float=_finite)
+    except RecursionError as e:
+        raise ValueError('its parts stand too deep inside one another') from e
 
 
-def _put(source: Path, target: Path) -> None:
-    """Move a finished file into place: on the disk before it has its name."""
-    with open(source, 'rb+') as f:
-        os.fsync(f.fileno())
-    os.replace(source, target)
+def _no_number(text: str) -> None:
+    raise ValueError(f'{text} is no number of JSON')
 
 
-def _checked_path(folder: Path, file: dict) -> Path:
-    """The path of a file of the manifest, once its size and checksum are found to be right."""
-    path = folder / Path(file['name']).name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path.name} is missing in {folder}: a recommender is the whole folder, copy all its files'
-        )
-    size = path.stat().st_size
-    if size != file['bytes']:
-        raise ValueError(
-            f'{path} has {size:,} bytes instead of {file["bytes"]:,}: it was cut short or changed. '
-            'Copy it again, or save again'
-        )
-    if _sha256(path) != file['sha256']:
-        raise ValueError(f'{path} is damaged: its checksum is not the one in {MANIFEST}. Copy it again, or save again')
-    return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as f:
-        while chunk := f.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f'{text} is too large a number')
+    return number

@@ -12,6 +12,8 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import math
+import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
@@ -24,15 +26,18 @@ import pandas as pd
 import torch
 from scipy.sparse import csr_matrix, issparse
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fastrec import __version__
 
 from ..data import transforms
 from ..data.catalog import Catalog
+from ..data.interactions import Vocab
 from ..models.base import as_rec_model
 from ..notices import warn_user
 from .model_scorer import ModelScorer
 from .scorer import Scorer
+from .sound import check_config, check_csr, check_model, check_names, check_numbers, check_size, checked, require
 
 __all__: list[str] = []
 
@@ -88,7 +93,8 @@ def find_class(name: str, own: Iterable[type] = ()) -> type | None:
     for room in ROOMS:
         module = import_module(f'fastrec.{room}')
         if name in module.__all__:
-            return vars(module)[name]
+            found = vars(module)[name]
+            return found if isinstance(found, type) else None
     return None
 
 
@@ -257,6 +263,8 @@ class Packer:
             value = value.without_history()
         if isinstance(value, ModelScorer):
             value = self._portable(value)
+        if isinstance(value, Scorer):
+            _refuse_diverged(check_numbers, value)
         cls = type(value)
         if find_class(cls.__name__) is not cls and not isinstance(value, Scorer):
             raise TypeError(
@@ -276,6 +284,7 @@ class Packer:
 
     def _model(self, model: nn.Module, at: str) -> dict:
         """The name of its class, the arguments of its constructor, and the names of its tensors."""
+        _refuse_diverged(check_model, model)
         return {
             'model': type(model).__name__,
             'config': self._named(as_rec_model(model).config(), f'{at}.config'),
@@ -295,24 +304,74 @@ def _state(value: Any) -> dict[str, Any]:
     return {name: o for name, o in attributes.items() if name not in left_out}
 
 
+def _refuse_diverged(check: Callable[[Any], None], thing: Any) -> None:
+    """`ValueError` for what has NaN or infinite numbers, which would load as well as be of no use."""
+    try:
+        check(thing)
+    except ValueError as e:
+        raise ValueError(
+            f'{e}: training has diverged, and nothing was saved. Train a new one with a smaller learning rate '
+            '(`learn.lr_find()` shows where it diverges), and look for extreme ratings or features in the table'
+        ) from e
+
+
 # --- and back
+
+DTYPES = 'biufcmM'  # kinds of arrays that are tensors in the file
+FACTORIES = ('empty', 'zeros', 'ones', 'randn', 'rand', 'eye')  # of torch: make tensors of a size
+# names of time zones; what else pandas takes are paths of files
+ZONE = re.compile(r'(?!dateutil)[A-Za-z0-9_+:-]+(/[A-Za-z0-9_+:-]+)*')
+
+
+class NotLarger(TorchFunctionMode):
+    """Inside, torch makes no tensor of more than `most` numbers: `ValueError`.
+
+    The sizes of a model stand in the file beside its weights; those that are larger than all of the file are made up,
+    and would take all memory before the weights are found not to fit.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.factories = {vars(torch)[name] for name in FACTORIES}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As torch would, once the size is looked at."""
+        if func in self.factories:
+            sizes = [o for part in args for o in (part if isinstance(part, (tuple, list)) else (part,))]
+            self._check(math.prod(o for o in sizes if isinstance(o, int)))
+        elif func is torch.arange:
+            self._check(max(o for o in args if isinstance(o, (int, float))))
+        return func(*args, **(kwargs or {}))
+
+    def _check(self, size: float) -> None:
+        require(size <= self.most, f'a model with a table of {size:,} numbers, more than the files can tell of')
+
+
+class UnknownClass(ValueError):
+    """A class that is neither of this package nor was given."""
 
 
 class Unpacker:
-    """The inverse of `Packer`."""
+    """The inverse of `Packer`, for files that may hold anything: what does not fit together is a `ValueError`."""
 
     def __init__(
         self,
         tensors: dict[str, torch.Tensor],
         own: Sequence[type],  # classes beside those of this package
+        n_bytes: int,  # of the files: nothing in them is larger
     ) -> None:
         self.tensors = tensors
         self.own = own
+        self.most = max(n_bytes, 2**20)
+        for name, tensor in tensors.items():
+            _check_truths(name, tensor)
         self.made: dict[int, Any] = {}  # objects by their number
+        self.sizes: dict[int, tuple] = {}  # users and items of models, by their `id`
         self.readers: dict[str, Callable[[dict], Any]] = dict(
             object=self._object,
             model=self._model,
-            same=lambda value: self.made[value['same']],
+            same=self._same,
             tensor=lambda value: self.tensors[value['tensor']],
             array=lambda value: self._array(value['array']),
             csr=self._csr,
@@ -325,6 +384,21 @@ class Unpacker:
             missing=lambda value: MISSING[value['missing']],
         )
 
+    def read(self, content: Any) -> Scorer:
+        """The scorer that was packed; `ValueError` for anything else, and for what does not fit together."""
+        try:
+            res = self.unpack(content)
+        except (ImportError, UnknownClass):
+            raise
+        except RecursionError as e:
+            raise ValueError('its parts stand too deep inside one another') from e
+        except (KeyError, AttributeError, IndexError) as e:
+            raise ValueError(f'a part is missing ({type(e).__name__}: {e})') from e
+        except Exception as e:  # whatever pandas, scipy and torch say to values that they cannot take
+            raise e if type(e) is ValueError else ValueError(f'{type(e).__name__}: {e}') from e
+        require(isinstance(res, Scorer), f'it holds a {type(res).__name__}, which is no recommender')
+        return res
+
     def unpack(self, value: Any) -> Any:
         """What was packed; `ValueError` for classes that are not known."""
         if isinstance(value, list):
@@ -335,6 +409,7 @@ class Unpacker:
         if tag not in TAGS:
             return self._named(value)
         if tag in FROM_TEXT:
+            require(isinstance(value[tag], str), f'a {tag} that is no text')
             return FROM_TEXT[tag](value[tag])
         if tag in GROUPS:
             return GROUPS[tag](self._all(value[tag]))
@@ -343,9 +418,11 @@ class Unpacker:
     # --- containers
 
     def _all(self, values: list) -> list:
+        require(isinstance(values, list), 'a list that is none')
         return [self.unpack(o) for o in values]
 
     def _named(self, values: dict) -> dict:
+        require(isinstance(values, dict), 'a dict that is none')
         return {name: self.unpack(o) for name, o in values.items()}
 
     def _dict(self, value: dict) -> dict:
@@ -354,19 +431,39 @@ class Unpacker:
     # --- arrays
 
     def _array(self, packed: dict) -> np.ndarray:
-        if 'tensor' in packed:
-            return self.tensors[packed['tensor']].numpy().view(packed['dtype']).reshape(packed['shape'])
-        return _objects(self._all(packed['values'])).astype(packed['dtype']).reshape(packed['shape'])
+        shape = packed['shape']
+        is_shape = isinstance(shape, list) and all(type(o) is int and o >= 0 for o in shape)
+        require(is_shape, f'an array of shape {shape!r}')
+        dtype = np.dtype(packed['dtype'])
+        if 'tensor' not in packed:
+            return self._objects_of(packed['values'], dtype).reshape(shape)
+        raw = self.tensors[packed['tensor']].numpy()
+        is_view = dtype.kind in 'Mmu' and raw.dtype == np.dtype(f'i{dtype.itemsize}')
+        require(dtype.kind in DTYPES and (is_view or raw.dtype == dtype), f'{raw.dtype} numbers to be read as {dtype}')
+        return raw.view(dtype).reshape(shape)
+
+    def _objects_of(self, values: list, dtype: np.dtype) -> np.ndarray:
+        """Values that no tensor holds: objects, and texts of a fixed length."""
+        objects = _objects(self._all(values))
+        require(dtype.kind in 'OSU' and dtype.names is None, f'values of dtype {dtype}')
+        if dtype.kind == 'O':
+            return objects
+        require(all(isinstance(o, (str, bytes)) for o in objects), f'values that are no texts, of dtype {dtype}')
+        longest = max(map(len, objects), default=0)
+        require(dtype.itemsize <= 4 * max(longest, 1), f'texts of dtype {dtype}, of which the longest has {longest:,}')
+        return objects.astype(dtype)
 
     def _csr(self, value: dict) -> csr_matrix:
-        arrays = tuple(self._array(value['csr'][name]) for name in ('data', 'indices', 'indptr'))
-        return csr_matrix(arrays, shape=tuple(value['shape']))
+        data, indices, indptr = (self._array(value['csr'][name]) for name in ('data', 'indices', 'indptr'))
+        check_csr(data, indices, indptr, value['shape'], self.most)
+        return csr_matrix((data, indices, indptr), shape=tuple(value['shape']))
 
     # --- pandas
 
     def _column(self, packed: dict) -> Any:
         """Values for an Index or a Series, of the dtype that they had."""
         if 'tz' in packed:
+            require(ZONE.fullmatch(packed['tz']) is not None, f'a time zone called {packed["tz"]!r}')
             return pd.DatetimeIndex(self._array(packed['array'])).tz_localize('UTC').tz_convert(packed['tz'])
         if 'array' in packed:
             return self._array(packed['array'])
@@ -376,7 +473,9 @@ class Unpacker:
         values = _objects(self._all(packed['values']))
         if packed['dtype'] == 'object':
             return pd.Series(values, dtype=object).array
-        return pd.array(values, dtype=packed['dtype'])
+        dtype = pd.api.types.pandas_dtype(packed['dtype'])
+        require(isinstance(dtype, pd.api.extensions.ExtensionDtype), f'a column of dtype {packed["dtype"]!r}')
+        return pd.array(values, dtype=dtype)
 
     def _index(self, value: dict) -> pd.Index:
         return pd.Index(self._column(value['index']), name=self.unpack(value['name']))
@@ -387,6 +486,7 @@ class Unpacker:
 
     def _frame(self, value: dict) -> pd.DataFrame:
         columns, rows = value['frame'], self.unpack(value['rows'])
+        require(isinstance(rows, pd.Index), 'a table without an index')
         # numbered at first: names may repeat
         names = [self.unpack(name) for name, _ in columns]
         values = [pd.Series(self._column(packed), index=rows) for _, packed in columns]
@@ -399,30 +499,54 @@ class Unpacker:
     def _class(self, name: str) -> Any:
         cls = find_class(name, self.own)
         if cls is None:
-            raise ValueError(
+            raise UnknownClass(
                 f'the recommender holds a {name}, which fastrec {__version__} does not know. '
                 f'If it is a class of your own: load_recommender(folder, classes=[{name}])'
             )
         return cls
 
+    def _same(self, value: dict) -> Any:
+        require(value['same'] in self.made, 'an object that holds itself, or is not there')
+        return self.made[value['same']]
+
     def _object(self, value: dict) -> Any:
         cls = self._class(value['object'])
-        if issubclass(cls, tuple):
-            res = cls(**self._named(value['state']))
+        require(not issubclass(cls, nn.Module), f'{cls.__name__} is a model, and was saved as something else')
+        state = self._named(value['state'])
+        if issubclass(cls, tuple) or cls is Vocab:
+            res = cls(**state)
         elif cls is Catalog:
-            res = Catalog.from_saved(self._named(value['state']))
+            check_names(cls, set(state) - {'interactions', 'split'})  # of version 0.1
+            res = Catalog.from_saved(state)
         else:
-            res = self.made[value['number']] = object.__new__(cls)  # what its state holds may refer to it
-            res.__dict__.update(self._named(value['state']))
+            check_names(cls, state)
+            res = object.__new__(cls)
+            res.__dict__.update(state)
+        checked(res)
+        if isinstance(res, ModelScorer) and id(res.model) in self.sizes:
+            check_size(res, self.sizes[id(res.model)])
         self.made[value['number']] = res
         return res
 
     def _model(self, value: dict) -> nn.Module:
         cls = self._class(value['model'])
-        res = cls(**self._named(value['config']))
+        require(issubclass(cls, nn.Module), f'{cls.__name__} is no model')
+        config = self._named(value['config'])
+        check_config(config)
+        with NotLarger(self.most):
+            res = cls(**config)
         res.load_state_dict({name: self.tensors[key] for name, key in value['state'].items()})
+        check_model(res)
+        if 'n_users' in config and 'n_items' in config:
+            self.sizes[id(res)] = (config['n_users'], config['n_items'])
         self.made[value['number']] = res
         return res
+
+
+def _check_truths(name: str, tensor: torch.Tensor) -> None:
+    """`ValueError` unless a tensor of truths holds nothing but 0 and 1, which numpy and torch take for granted."""
+    if tensor.dtype == torch.bool and tensor.numel():
+        require(int(tensor.view(torch.uint8).max()) <= 1, f'{name} is neither true nor false')
 
 
 def _objects(values: list) -> np.ndarray:
