@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -208,7 +210,7 @@ def _separator(path: str) -> str:
 
 
 def _check_file(path: str) -> None:
-    """`FileNotFoundError` or `ValueError` for what cannot be read."""
+    """`OSError`, `ValueError` or `ImportError` for what cannot be read."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'no such file: {path}')
     suffix = _suffix(path)
@@ -216,6 +218,8 @@ def _check_file(path: str) -> None:
         raise ValueError(
             f'{path}: a file that ends in {suffix or "nothing"}; .csv, .tsv (also .gz) and .parquet can be read'
         )
+    if suffix == '.parquet' and find_spec('pyarrow') is None:
+        raise _missing_pyarrow()
 
 
 def _missing_pyarrow() -> ImportError:
@@ -267,6 +271,44 @@ def _check_train(args: argparse.Namespace, name: str) -> None:
         raise ValueError('--threshold says what is a positive: it goes with --target implicit')
     if Path(args.out).exists() and not Path(args.out).is_dir():
         raise NotADirectoryError(f'{args.out} is a file: -o takes a folder')
+    for path in (args.ratings, args.items):
+        if path is not None:
+            _check_file(path)
+    _check_can_save(Path(args.out).resolve())
+
+
+def _check_can_save(out: Path) -> None:
+    """What saving will need, before there is anything to save: `ImportError` or `OSError` that names it."""
+    from .data.files import check_writable
+    from .scorers.artifact import safetensors_module
+
+    safetensors_module()
+    check_writable(_nearest_folder(out))
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _check_disk(args: argparse.Namespace, scorer: Any, name: str, dls: Any, out: Path) -> None:
+    """`OSError` if what will be saved has no room on the disk."""
+    copies = 4 if args.resume else 1  # a checkpoint holds the weights and what Adam knows of them
+    needed = copies * _bytes_to_save(scorer, name, dls)
+    free = shutil.disk_usage(_nearest_folder(out)).free
+    if needed > free:
+        raise OSError(
+            f'{out} takes some {needed / 2**20:,.0f} MiB, and there are {free / 2**20:,.0f} MiB left on its disk: make '
+            'room, or save elsewhere with -o'
+        )
+
+
+def _bytes_to_save(scorer: Any, name: str, dls: Any) -> int:
+    """About how much a recommender will take: its weights, or, for one to be fitted, a row per user and item."""
+    if scorer.model is not None:
+        return sum(tensor.nbytes for tensor in scorer.model.state_dict().values())
+    n_values = dls.n_items**2 if name == 'ease' else dls.n_users + dls.n_items
+    return 4 * n_values
 
 
 def _show_note(message: Any, *_: Any, **__: Any) -> None:
@@ -286,11 +328,13 @@ def _train_on(
     out = Path(args.out).resolve()
     dls = _loaders(fr, args, name, ratings, items, out)
     print(dls.summary(), flush=True)
-    if MODELS[name].epochs is None:
-        scorer = _closed_form(fr, name).fit(dls)
-    else:
-        scorer = _learner(fr, args, name, dls)
+    is_trained = MODELS[name].epochs is not None
+    scorer = _learner(fr, args, name, dls) if is_trained else _closed_form(fr, name)
+    _check_disk(args, scorer, name, dls, out)
+    if is_trained:
         _fit(fr, args, name, scorer, out)
+    else:
+        scorer.fit(dls)
     card = fr.model_card(scorer, dls)
     metrics = card.to_markdown().split('## Metrics')[1].split('##')[0]
     print('\n' + metrics.strip(), flush=True)
@@ -417,8 +461,12 @@ def _check_recommend(args: argparse.Namespace) -> None:
         raise ValueError('--seen says what to leave out, --include-seen to leave nothing out: give one of them')
     if args.out != '-' and _suffix(args.out) not in ('.csv', '.parquet'):
         raise ValueError(f'-o {args.out}: a name that ends in .parquet or .csv')
-    if args.users not in (None, '-'):
-        _check_file(args.users)
+    for path in (args.users, args.seen):
+        if path not in (None, '-'):
+            _check_file(path)
+    from .data.files import TableWriter
+
+    TableWriter(args.out)  # says what is in the way of writing
 
 
 def _write_recommendations(args: argparse.Namespace, scorer: Any, seen: Any) -> tuple[int, int, int]:

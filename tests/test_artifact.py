@@ -183,11 +183,11 @@ def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
     }
     inter = learn.catalog.interactions
     assert size[True] - size[False] > 8 * len(inter)
-    names = artifact._safetensors().load_file(next((tmp_path / 'False').glob('tensors-*'))).keys()
+    names = artifact.safetensors_module().load_file(next((tmp_path / 'False').glob('tensors-*'))).keys()
     assert not any('interactions' in o or 'indptr' in o or 'indices' in o or 'history' in o for o in names), names
     assert any(
         'interactions.users' in o
-        for o in artifact._safetensors().load_file(next((tmp_path / 'True').glob('tensors-*')))
+        for o in artifact.safetensors_module().load_file(next((tmp_path / 'True').glob('tensors-*')))
     )
 
 
@@ -448,9 +448,9 @@ def test_saving_again_replaces_and_a_failure_leaves_the_old_one(saved, rated, mo
     assert (saved / 'notes.txt').exists()
 
 
-def test_missing_extra(saved, monkeypatch):
+def test_missing_package(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
-    with pytest.raises(ImportError, match=r'fastrec-learn\[safetensors\]'):
+    with pytest.raises(ImportError, match='pip install safetensors'):
         load_recommender(saved)
 
 

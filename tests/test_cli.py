@@ -2,8 +2,10 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pandas as pd
@@ -234,3 +236,100 @@ def test_the_command_is_installed_by_its_name():
     root = Path(__file__).parents[1]
     assert 'fastrec=fastrec.cli:main' in (root / 'settings.ini').read_text()
     assert 'console_scripts' in (root / 'setup.py').read_text()
+
+
+# --- what is needed at the end is looked for at the start
+
+
+@pytest.fixture()
+def early(run, monkeypatch):
+    """Run a command that has to fail before anything is read or loaded; -> what it says."""
+
+    def fails(*args):
+        with monkeypatch.context() as m:
+            m.setattr('fastrec.cli._read', _too_late)
+            m.setattr('fastrec.scorers.artifact.load_recommender', _too_late)
+            code, out, err = run(*args)
+        assert code == 1
+        assert out == ''
+        assert err.startswith('fastrec: ')
+        return err
+
+    return fails
+
+
+def _too_late(*_, **__):
+    raise AssertionError('the check comes too late')
+
+
+def test_train_looks_for_safetensors_first(folder, early, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    assert 'pip install safetensors' in early('train', 'ratings.csv', '-o', tmp_path / 'm')
+    assert not (tmp_path / 'm').exists()
+
+
+def test_train_looks_for_its_files_and_for_pyarrow_first(folder, early, monkeypatch, tmp_path):
+    assert 'no such file: no.csv' in early('train', 'ratings.csv', '--items', 'no.csv', '-o', tmp_path / 'm')
+    pd.read_csv(folder / 'movies.csv').to_parquet(tmp_path / 'movies.parquet')
+    monkeypatch.setattr('fastrec.cli.find_spec', _nothing_is_installed)
+    err = early('train', 'ratings.csv', '--items', tmp_path / 'movies.parquet', '-o', tmp_path / 'm')
+    assert 'fastrec-learn[parquet]' in err
+
+
+def _nothing_is_installed(name):
+    return None
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(folder, early, monkeypatch, tmp_path):
+    def denied(dir=None, **_):
+        raise PermissionError(13, 'Permission denied', str(dir))
+
+    monkeypatch.setattr('fastrec.data.files.tempfile.TemporaryFile', denied)
+    err = early('train', 'ratings.csv', '-o', tmp_path / 'deep' / 'm')
+    assert f'nothing can be written to the folder {tmp_path}: Permission denied' in err
+    err = early('recommend', 'model', 'users.csv', '--include-seen', '-o', tmp_path / 'o.csv')
+    assert f'nothing can be written to the folder {tmp_path}: Permission denied' in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_recommend_looks_at_what_it_will_write_and_read_first(folder, early, monkeypatch, tmp_path):
+    assert 'there is no folder' in early('recommend', 'model', 'users.csv', '-o', tmp_path / 'no' / 'o.csv')
+    (tmp_path / 'o.csv').mkdir()
+    assert 'is a folder' in early('recommend', 'model', 'users.csv', '-o', tmp_path / 'o.csv')
+    assert 'no such file: no.csv' in early('recommend', 'model', 'users.csv', '--seen', 'no.csv', '-o', '-')
+    assert 'ends in .parquet or .csv' in early('recommend', 'model', 'users.csv', '-o', tmp_path / 'o.csv.gz')
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    err = early('recommend', 'model', 'users.csv', '-o', tmp_path / 'o.parquet')
+    assert 'fastrec-learn[parquet]' in err
+    assert '.csv' in err
+
+
+@pytest.mark.parametrize(
+    'args,n_bytes',
+    [
+        (('--model', 'collab', '--factors', '4'), 4 * (5 * (60 + 40))),
+        (('--model', 'collab', '--factors', '4', '--resume'), 4 * 4 * (5 * (60 + 40))),
+        (('--model', 'ease', '--target', 'implicit'), 4 * 40**2),
+    ],
+)
+def test_a_full_disk_is_told_before_training(folder, run, monkeypatch, args, n_bytes, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr('fastrec.training.learner.RecLearner.fit', _too_late)
+    monkeypatch.setattr('fastrec.scorers.baselines.EASE.fit', _too_late)
+    monkeypatch.setattr('fastrec.cli.shutil.disk_usage', lambda path: usage._replace(free=n_bytes // 2))
+    code, _, err = run('train', 'ratings.csv', '-o', tmp_path / 'm', *args)
+    assert code == 1
+    assert 'left on its disk' in err
+    assert '-o' in err
+    monkeypatch.setattr('fastrec.cli.shutil.disk_usage', lambda path: usage._replace(free=n_bytes * 2))
+    with pytest.raises(AssertionError, match='too late'):  # there is room: training would begin
+        run('train', 'ratings.csv', '-o', tmp_path / 'm', *args)
+
+
+def test_safetensors_is_a_requirement_and_the_name_of_the_extra_stays():
+    config = ConfigParser(delimiters=['='])
+    config.read(Path(__file__).parents[1] / 'settings.ini', encoding='utf-8')
+    settings = config['DEFAULT']
+    assert 'safetensors' in settings['requirements']
+    assert 'safetensors' in settings['extras'].split()
+    assert settings['safetensors_requirements'].strip() == ''

@@ -511,11 +511,35 @@ class LocalCodes:
 # --- writing
 
 
+def check_writable(
+    folder: Path,  # that is there
+) -> None:
+    """`OSError` with the reason if no file can be made in a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise type(e)(f'nothing can be written to the folder {folder}: {e.strerror}') from e
+
+
+def _pyarrow_to_write() -> tuple[ModuleType, ModuleType]:
+    """pyarrow and its module of parquet files; `ImportError` with the ways out."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as e:
+        raise ImportError(
+            "writing parquet needs pyarrow: pip install 'fastrec-learn[parquet]'; "
+            'or write CSV: a name that ends in .csv'
+        ) from e
+    return pa, pq
+
+
 class TableWriter:
     """Tables to one file (.parquet, else CSV) or '-' (standard output), a part at a time; a context manager.
 
-    The file has its name once it is whole; an error leaves nothing. `ValueError` for other names, `FileNotFoundError`
-    where there is no such folder.
+    The file has its name once it is whole; an error leaves nothing. `ValueError` for other names, `OSError` where the
+    folder is not there or cannot be written to, `ImportError` for parquet without pyarrow: all before the first table.
     """
 
     def __init__(
@@ -535,6 +559,11 @@ class TableWriter:
         folder = path.absolute().parent
         if not folder.is_dir():
             raise FileNotFoundError(f'there is no folder {folder} to write {path.name} to')
+        check_writable(folder)
+        if path.is_dir():
+            raise IsADirectoryError(f'{path} is a folder: give the name of a file')
+        if self.parquet:
+            _pyarrow_to_write()
         self.aside = path.with_name(f'.{path.name}.{os.getpid()}')
 
     def __enter__(self) -> TableWriter:
@@ -559,14 +588,7 @@ class TableWriter:
         df.to_csv(self.file, index=False, header=is_first)
 
     def _write_parquet(self, df: pd.DataFrame) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError as e:
-            raise ImportError(
-                "writing parquet needs pyarrow: pip install 'fastrec-learn[parquet]'; "
-                'or write CSV: a name that ends in .csv'
-            ) from e
+        pa, pq = _pyarrow_to_write()
         table = pa.Table.from_pandas(df, preserve_index=False, schema=self.schema)
         if self.file is None:
             self.schema = table.schema
