@@ -48,6 +48,7 @@ MODELS = dict(
     itemknn=Model(('implicit',)),
     ease=Model(('implicit',)),
 )
+TEXTS = ('.csv', '.tsv', '.txt', '.dat', '.data')  # what files of text end in
 SAMPLED = ('gmf', 'neumf')  # learn from negatives that are drawn; the others from the whole catalogue
 # what bad input or a missing library raises
 EXPECTED = (ValueError, KeyError, TypeError, OSError, ImportError, MemoryError)
@@ -100,7 +101,8 @@ def _add_train(commands: Any) -> None:
         'baselines, and save it into a folder, with a card that says what was done.',
     )
     p.set_defaults(run=_train)
-    p.add_argument('ratings', help='CSV, TSV or parquet: a row per rating or click')
+    p.add_argument('ratings', help='CSV (also .tsv, .txt, .dat, .data) or parquet: a row per rating or click')
+    _add_how_to_read(p)
     p.add_argument('-o', '--out', default='recommender', help='folder to save into (default: recommender)')
     p.add_argument(
         '--target',
@@ -149,6 +151,26 @@ def _add_train(commands: Any) -> None:
     )
     for role in ('user', 'item', 'rating', 'time'):
         p.add_argument(f'--{role}-name', metavar='COLUMN', help=f'column of the {role}s, if it is not found by itself')
+
+
+def _add_how_to_read(p: Any) -> None:
+    """Arguments that say how text files are written."""
+    p.add_argument('--sep', help='what stands between columns of text files (default: what their first lines tell)')
+    p.add_argument(
+        '--columns',
+        metavar='A,B,...',
+        help='names of the columns of the ratings, in their order: of a text file without a header',
+    )
+    p.add_argument(
+        '--missing-rating',
+        type=float,
+        action='append',
+        metavar='VALUE',
+        help='in the place of a rating it says that there is none (-1, 0, 99): such rows are dropped; '
+        'implicit: seen, but not positives',
+    )
+    p.add_argument('--decimal', default='.', help='decimal sign of text files (default: .)')
+    p.add_argument('--encoding', help='of text files (default: UTF-8)')
 
 
 def _add_recommend(commands: Any) -> None:
@@ -204,19 +226,14 @@ def _suffix(path: str) -> str:
     return Path(str(path).lower().removesuffix('.gz')).suffix
 
 
-def _separator(path: str) -> str:
-    """What stands between the columns of a text file."""
-    return '\t' if _suffix(path) == '.tsv' else ','
-
-
 def _check_file(path: str) -> None:
     """`OSError`, `ValueError` or `ImportError` for what cannot be read."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'no such file: {path}')
     suffix = _suffix(path)
-    if suffix not in ('.csv', '.tsv', '.parquet'):
+    if suffix not in (*TEXTS, '.parquet'):
         raise ValueError(
-            f'{path}: a file that ends in {suffix or "nothing"}; .csv, .tsv (also .gz) and .parquet can be read'
+            f'{path}: a file that ends in {suffix or "nothing"}; {", ".join(TEXTS)} (also .gz) and .parquet can be read'
         )
     if suffix == '.parquet' and find_spec('pyarrow') is None:
         raise _missing_pyarrow()
@@ -226,17 +243,25 @@ def _missing_pyarrow() -> ImportError:
     return ImportError("reading parquet needs pyarrow: pip install 'fastrec-learn[parquet]'")
 
 
-def _read(path: str, dtype: dict | None = None) -> pd.DataFrame:
-    """A whole table; `dtype` of columns, of text files."""
+def _read(path: str, **how: Any) -> pd.DataFrame:
+    """A whole table; `how` text files are written: arguments of `FileTable`."""
     import pandas as pd
+
+    from .data.files import FileTable
 
     _check_file(path)
     if _suffix(path) != '.parquet':
-        return pd.read_csv(path, sep=_separator(path), dtype=dtype)
+        return FileTable(path, 'csv', **_separated(path, how)).whole()
     try:
         return pd.read_parquet(path)
     except ImportError as e:
         raise _missing_pyarrow() from e
+
+
+def _separated(path: str, how: dict[str, Any]) -> dict[str, Any]:
+    """`how` a text file is written, with the separator that its name tells."""
+    is_tsv = _suffix(path) == '.tsv' and how.get('sep') is None
+    return {**how, 'sep': '\t'} if is_tsv else how
 
 
 # --- train
@@ -246,7 +271,9 @@ def _train(args: argparse.Namespace) -> None:
     """`fastrec train`."""
     name = args.model or ('collab' if args.target == 'rating' else 'svdpp')
     _check_train(args, name)
-    ratings = _read(args.ratings)
+    how = dict(sep=args.sep, decimal=args.decimal, encoding=args.encoding)
+    names = None if args.columns is None else [name.strip() for name in args.columns.split(',')]
+    ratings = _read(args.ratings, names=names, **how)
     items = None if args.items is None else _read(args.items)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # those of libraries that are loading
@@ -373,6 +400,7 @@ def _loaders(
         item_name=args.item_name,
         rating_name=args.rating_name,
         time_name=args.time_name,
+        missing_rating=args.missing_rating,
         **options,
     )
 
@@ -544,14 +572,16 @@ def _has_texts(catalog: Catalog, side: str) -> bool:
 
 
 def _text_columns(catalog: Catalog, path: str) -> dict | None:
-    """dtype of id columns for `read_csv`: texts stay texts ('007') where the recommender has texts."""
+    """Types of id columns: texts stay texts ('007') where the recommender has texts."""
+    _check_file(path)
     if _suffix(path) == '.parquet':
         return None
     import pandas as pd
 
     from .data.columns import column_of
+    from .data.files import FileTable
 
-    head = pd.read_csv(path, sep=_separator(path), nrows=0)
+    head = pd.DataFrame(columns=FileTable(path, 'csv', **_separated(path, {})).names())
     sides = [side for side in ('user', 'item') if _has_texts(catalog, side)]
     return {column_of(head, side, catalog.names): str for side in sides}
 
@@ -587,10 +617,13 @@ def _text_chunks(args: argparse.Namespace, catalog: Catalog) -> Iterator[tuple[s
     """The column of users of a CSV or TSV file, or of standard input, and tables that have it."""
     import pandas as pd
 
+    from .data.files import FileTable
+
     source = sys.stdin if args.users == '-' else args.users
+    sep = ',' if args.users == '-' else FileTable(args.users, 'csv', **_separated(args.users, {})).sep
     dtype = str if _has_texts(catalog, 'user') else None
     name = None
-    for table in pd.read_csv(source, sep=_separator(args.users), chunksize=args.chunk, dtype=dtype):
+    for table in pd.read_csv(source, sep=sep, chunksize=args.chunk, dtype=dtype):
         if name is None:
             name = _user_column(args, catalog, list(table.columns))
         yield name, table
@@ -600,13 +633,18 @@ def _user_column(args: argparse.Namespace, catalog: Catalog, columns: list[str])
     """Which of the columns holds the users: the one named, the only one, or by its name."""
     import pandas as pd
 
-    from .data.columns import column_of
+    from .data.columns import column_of, is_value
 
     if args.user_name is not None:
         if args.user_name not in columns:
             raise ValueError(f'no column {args.user_name!r} in {args.users}: its columns are {columns}')
         return args.user_name
     if len(columns) == 1:
+        if is_value(columns[0]):
+            raise ValueError(
+                f'{args.users}: its column is called {columns[0]!r}. Has it no header? Its first user would be lost: '
+                'put a line `user` before it'
+            )
         return columns[0]
     return column_of(pd.DataFrame(columns=columns), 'user', catalog.names)
 

@@ -290,7 +290,9 @@ def test_vocab_extended():
     assert w.ids.tolist() == ['b', 'd', 'a', 'c']
     assert v.ids.tolist() == ['b', 'd']
     assert v.extended(['d']) is v
-    assert Vocab(np.array([3, 1], dtype=np.uint16), 'user').extended([7, 3]).ids.dtype == np.uint16
+    narrow = Vocab(np.array([3, 1], dtype=np.uint16), 'user')
+    assert narrow.extended([7, 3, 65539]).ids.tolist() == [3, 1, 7, 65539]
+    assert narrow.extended([7]).ids.dtype == np.int64
 
 
 # --- vectors of another model

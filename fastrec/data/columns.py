@@ -151,7 +151,7 @@ def check_exact(
     raise ValueError(
         f'{n:,} of {len(values):,} {side} ids{column} are floats from 2^53 on, such as '
         f'{first_few(values[is_inexact], 1)}, where neighboring ids have become one number. '
-        f"An empty cell makes a column of integers one of floats: read the column as Int64 or str, "
+        f'An empty cell makes a column of integers one of floats: read the column as Int64 or str, '
         f"`pd.read_csv(..., dtype={{{key}: 'Int64'}})`"
     )
 
@@ -160,14 +160,16 @@ def codes_in(
     ids: pd.Index,  # unique
     values: Any,  # to look up
 ) -> np.ndarray:
-    """Position of each value in `ids`, -1 where it is not there. Integers are compared exactly, whatever their width."""
+    """Where each value is in `ids`, -1 where it is not: integers are compared exactly, whatever their width."""
     values = plain_values(values)
     if not len(ids) or not len(values):
         return np.full(len(values), -1, np.int64)
     if not pd.api.types.is_integer_dtype(ids.dtype):
         return ids.get_indexer(values.array)
     ids = wide_index(ids)
-    codes = np.full(len(values), -1, np.int64)
+    if values.dtype == ids.dtype:
+        return ids.get_indexer(values.to_numpy())
+    codes: np.ndarray = np.full(len(values), -1, np.int64)
     whole, at = _whole_numbers(values)
     if isinstance(ids.dtype, np.dtype) and whole.dtype != ids.dtype:
         fits = (whole >= 0) if ids.dtype.kind == 'u' else (whole < 2**63)
@@ -218,7 +220,7 @@ def in_chunks(n: int) -> Iterator[slice]:
 
 
 def dense_codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Sorted distinct integers (int64) and the int32 code of each value, by a table over their range, chunk by chunk.
+    """Sorted distinct integers and the int32 code of each value, by a table over their range, chunk by chunk.
 
     None where the range is too wide for that, or they are not integers.
     """
@@ -235,7 +237,7 @@ def dense_codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     codes: np.ndarray = np.empty(len(values), np.int32)
     for chunk in in_chunks(len(values)):
         codes[chunk] = code_of[_offsets(values[chunk], low)]
-    distinct = np.flatnonzero(is_there) + low
+    distinct = (np.flatnonzero(is_there) + low).astype(values.dtype)
     return distinct, codes
 
 
@@ -302,7 +304,7 @@ KNOWN_NAMES = dict(
 
 
 def normal_name(name: Any) -> str:
-    """A column name in lower case, without what is neither letter nor digit, and without a type (RecBole's ':token')."""
+    """A column name in lower case, without what is neither letter nor digit, and without RecBole's ':token'."""
     return re.sub(r'[\W_]+', '', _without_type(name).lower())
 
 
@@ -377,7 +379,7 @@ def _check_names(df: pd.DataFrame, given: dict[str, Any]) -> None:
 def _check_header(df: pd.DataFrame, given: dict[str, Any]) -> None:
     """`ValueError` if the names of the columns are numbers or moments: the first row of a table without a header."""
     names = [name for name in df.columns if isinstance(name, str)]
-    values = [name for name in names if _is_value(name)]
+    values = [name for name in names if is_value(name)]
     if values:
         raise ValueError(no_header(df.columns, f'columns are called {first_few(values)}'))
     numbers = [name for name in df.columns if isinstance(name, (int, float, np.number))]
@@ -395,12 +397,13 @@ def no_header(
     usual = ['user', 'item', 'rating', 'time', *(f'column_{i}' for i in range(5, len(names) + 1))][: len(names)]
     return (
         f'{why}: has the file no header? Its first row would be lost. '
-        f'Read it with header=None, names={usual} (from_csv and pd.read_csv take both), '
+        f'Read it with header=None, names={usual} (from_csv and pd.read_csv take both; '
+        f'fastrec train: --columns {",".join(usual)}), '
         'in the order of its columns; or if these are the names, pass user_name= and item_name='
     )
 
 
-def _is_value(name: str) -> bool:
+def is_value(name: str) -> bool:
     """Is the name of a column a number or a date (also with the '.1' that pandas gives a repeated one)?"""
     text = name.strip().strip('"\'')
     if re.fullmatch(r'\d{4}-\d\d-\d\d([ T].*)?', text):
@@ -530,7 +533,11 @@ def _other_separator(df: pd.DataFrame) -> str:
     if len(df.columns) != 1:
         return ''
     signs = [sign for sign in ('\t', ';', '::', '|', ',') if sign in str(df.columns[0])]
-    return f'. Are its columns separated by {signs[0]!r}? Read it with sep={signs[0]!r}' if signs else ''
+    return (
+        f'. Are its columns separated by {signs[0]!r}? Read it with sep={signs[0]!r} (fastrec train: --sep)'
+        if signs
+        else ''
+    )
 
 
 def _only_other_id(df: pd.DataFrame, found: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, hstack
 from ..notices import warn_user
 from ..progress import Progress
 from .block import Block
-from .columns import KNOWN_NAMES, first_few, normal_name, plain_values
+from .columns import KNOWN_NAMES, as_frame, first_few, normal_name, plain_values
 from .images import ImageEncoder
 from .interactions import Vocab
 from .transforms import (
@@ -97,6 +97,7 @@ class Features:
         Never give what stands for the answer (average ratings, numbers of votes, awards): such columns are warned of.
         `ValueError` for columns that are not there, of another kind, or empty.
         """
+        df = as_frame(df, f'a DataFrame with a row per {cls.side}')
         ids = cls._ids(df, id_name)
         asked: dict[str, dict[str, Any]] = {  # kind -> block -> its columns, or where its vectors are
             'text': _columns_by_block(text),
@@ -143,8 +144,6 @@ class Features:
     @classmethod
     def _ids(cls, df: pd.DataFrame, id_name: str | None) -> pd.Index:
         """The ids of the rows, checked."""
-        if not isinstance(df, pd.DataFrame):
-            raise TypeError(f'expected a DataFrame with a row per {cls.side}, got {type(df).__name__}')
         if id_name is not None and id_name not in df.columns:
             raise ValueError(
                 f'no column {id_name!r} (id_name=) in the table. Its columns are: {first_few(df.columns, 20)}'
@@ -234,6 +233,7 @@ class Features:
         A column that is not there counts as missing; unknown words and labels are left out. `ValueError` if the table
         has none of the columns, and for vectors of another length or of a block that is not made of vectors.
         """
+        df = as_frame(df, f'a DataFrame with a row per {self.side}')
         ids = self._ids(df, id_name)
         sources = _sources_by_block(vectors)
         foreign = [o for o in sources if o not in self.transforms or self.transforms[o][0] not in _KINDS_OF_VECTORS]

@@ -4,6 +4,7 @@ Everything behind this module works on codes; everything a user sees is decoded 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from copy import copy
 from itertools import pairwise
@@ -118,6 +119,11 @@ class Vocab:
         check_exact(values, self.side)
         codes = codes_in(self.ids, values)
         is_unknown = codes < 0
+        if is_unknown.all() and len(self) and kind_of(values) == 'integer':
+            width = self._padded_width()
+            if width is not None:  # numbers that were read without their zeros
+                codes = codes_in(self.ids, values.astype(str).str.zfill(width))
+                is_unknown = codes < 0
         if unknown == 'raise' and is_unknown.any():
             raise KeyError(self._unknown_ids(values[is_unknown], len(values)))
         return codes.astype(np.int64)
@@ -140,6 +146,13 @@ class Vocab:
             f"leave the others out, e.g. `df[df[column].isin(dls.vocab['{side}'].ids)]`, "
             'or build again from a table that has them'
         )
+
+    def _padded_width(self) -> int | None:
+        """How long the ids are, if they are numbers padded with zeros to one length ('007'); else None."""
+        first = self.ids[0]
+        if not isinstance(first, str) or not all(len(o) == len(first) and o.isdecimal() for o in self.ids):
+            return None
+        return len(first) if any(o[0] == '0' for o in self.ids) and len(first) > 1 else None
 
     def decode(
         self,
@@ -228,7 +241,7 @@ def _check_several(vocab: Vocab, name: Any) -> None:
         )
 
 
-def _check_ratings(df: pd.DataFrame, name: Any, y_range: tuple[float, float] | None) -> np.ndarray:
+def check_ratings(df: pd.DataFrame, name: Any, y_range: tuple[float, float] | None) -> np.ndarray:
     """float32 ratings of column `name`, after the checks."""
     column = df[name]
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
@@ -236,13 +249,9 @@ def _check_ratings(df: pd.DataFrame, name: Any, y_range: tuple[float, float] | N
             f'column {name!r} holds dates, not ratings. Pass rating_name= (and time_name={name!r}), '
             "or no rating column for target='implicit'"
         )
+    column = _plain_numbers(column)
     if not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
-        is_word = pd.to_numeric(column, errors='coerce').isna() & column.notna()
-        words = f'; not a number: {first_few(column[is_word].unique())}' if is_word.any() else ''
-        raise ValueError(
-            f'ratings in column {name!r} are not numbers (dtype {column.dtype}){words}. '
-            f"Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`"
-        )
+        raise ValueError(_not_numbers(df, name))
     # a copy: later changes of the table must not reach the model
     ratings = column.to_numpy(dtype=np.float32, na_value=np.nan, copy=True)
     if n_bad := int((~np.isfinite(ratings)).sum()):
@@ -252,14 +261,78 @@ def _check_ratings(df: pd.DataFrame, name: Any, y_range: tuple[float, float] | N
             "rows without a rating can still be used with target='implicit'"
         )
     low, high = float(ratings.min()), float(ratings.max())
-    if high > LARGEST_RATING:
-        raise ValueError(
-            f'column {name!r} looks like a timestamp (values from {low:.0f} to {high:.0f}), not a rating. '
-            f'Pass rating_name=, one of: {first_few(df.columns, 20)}; '
-            "a table without ratings is for target='implicit'"
-        )
+    check_size(low, high, name, df.columns)
     check_y_range(low, high, y_range, name)
     return ratings
+
+
+def _plain_numbers(column: pd.Series) -> pd.Series:
+    """Booleans and decimals, of Arrow and as objects, as numbers; any other column as it is."""
+    if isinstance(column.dtype, np.dtype) and column.dtype != object:
+        return column
+    kind = kind_of(column)
+    if kind not in ('boolean', 'decimal'):
+        return column
+    return column.astype('boolean').astype('Int8') if kind == 'boolean' else column.astype('float64')
+
+
+def _not_numbers(df: pd.DataFrame, name: Any) -> str:
+    """What is said of ratings that are not numbers, with a way out that leads somewhere."""
+    column = df[name]
+    text = f'ratings in column {name!r} are not numbers (dtype {column.dtype})'
+    there = column.dropna()
+    if _has_decimal_commas(there):
+        return (
+            f'{text}: their decimal sign is a comma, as in {first_few(there[there.str.contains(",")], 1)}. '
+            "Read the table with decimal=',' (from_csv and pd.read_csv take it; fastrec train: --decimal ,), "
+            'or convert them: '
+            f"`df[{name!r}] = df[{name!r}].str.replace(',', '.').astype(float)`"
+        )
+    is_word = pd.to_numeric(column, errors='coerce').isna() & column.notna()
+    if not is_word.any():
+        return f"{text}. Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`"
+    text = f'{text}; not a number: {first_few(column[is_word].unique())}'
+    if is_word.sum() == len(there):
+        return (
+            f'{text}. None of them is a number: is it another column? Pass rating_name=, one of: '
+            f"{first_few(df.columns, 20)}; rows without ratings are for rating_name=False, target='implicit'. "
+            f'Words that mean numbers: `df[{name!r}] = df[{name!r}].map({{"good": 5, ...}})`, not pd.to_numeric'
+        )
+    return (
+        f"{text}. Convert them: `df[{name!r}] = pd.to_numeric(df[{name!r}], errors='coerce')`, "
+        f'and drop those that are none, {int(is_word.sum()):,} of {len(df):,}: `df = df.dropna(subset=[{name!r}])`'
+    )
+
+
+def _has_decimal_commas(values: pd.Series) -> bool:
+    """Are they texts of numbers, with commas for decimal signs?"""
+    if not len(values) or kind_of(values) != 'string':
+        return False
+    return values.str.fullmatch(r'\s*[+-]?\d+(,\d+)?\s*').all() and values.str.contains(',').any()
+
+
+def check_size(
+    low: float,  # lowest rating
+    high: float,  # highest rating
+    name: Any,  # column of the ratings
+    columns: Iterable = (),  # all there are, for the message
+) -> None:
+    """`ValueError` for timestamps in the place of ratings, and for values that mark something else."""
+    if max(-low, high) <= LARGEST_RATING:
+        return
+    others = first_few(columns, 20)
+    way = (
+        f"Pass rating_name={', one of: ' + others if others else ''}; a table without ratings is for target='implicit'"
+    )
+    if low > LARGEST_RATING:
+        raise ValueError(
+            f'column {name!r} looks like a timestamp (values from {low:.0f} to {high:.0f}), not a rating. {way}'
+        )
+    raise ValueError(
+        f'column {name!r} holds values from {low:g} to {high:g}, and no rating is larger than {LARGEST_RATING:g} '
+        f'either way. If they mark what is missing, drop those rows: `df[df[{name!r}].abs() <= {LARGEST_RATING:g}]`; '
+        f'or are the ratings in another column? {way}'
+    )
 
 
 def check_y_range(
@@ -271,8 +344,11 @@ def check_y_range(
     """`ValueError` unless ratings from `lo` to `hi` lie within `y_range`."""
     if y_range is None:
         return
-    if np.ndim(y_range) != 1 or len(y_range) != 2 or not y_range[0] < y_range[1]:
-        raise ValueError(f'y_range={y_range}: give (low, high) with low < high')
+    if np.ndim(y_range) != 1 or len(y_range) != 2 or not -math.inf < y_range[0] < y_range[1] < math.inf:
+        raise ValueError(
+            f'y_range={y_range}: give two numbers (low, high) with low < high, for ratings from {lo:g} to {hi:g} '
+            f'e.g. y_range=({lo - 0.5:g}, {hi + 0.5:g}); without y_range= predictions are unbounded'
+        )
     if lo < y_range[0] or hi > y_range[1]:
         raise ValueError(
             f'ratings in {name!r} run from {lo:g} to {hi:g}, outside y_range={tuple(y_range)}, '
@@ -283,12 +359,12 @@ def check_y_range(
 
 def _check_times(df: pd.DataFrame, name: Any) -> np.ndarray:
     """Times of column `name`, numbers or naive datetimes, after the checks."""
-    column = df[name]
+    column = _plain_times(df[name])
     is_number = pd.api.types.is_numeric_dtype(column.dtype)
     if not is_number and not pd.api.types.is_datetime64_any_dtype(column.dtype):
         raise ValueError(
-            f'times in column {name!r} are neither numbers nor datetimes (dtype {column.dtype}). '
-            f'Convert them: `df[{name!r}] = pd.to_datetime(df[{name!r}])`'
+            f'times in column {name!r} are neither numbers nor datetimes (dtype {column.dtype}, such as '
+            f'{first_few(column.dropna(), 1)}). Convert them: {_way_to_times(column, name)}'
         )
     if n_missing := int(column.isna().sum()):
         raise ValueError(
@@ -299,6 +375,48 @@ def _check_times(df: pd.DataFrame, name: Any) -> np.ndarray:
     if pd.api.types.is_integer_dtype(column.dtype) and column.min() >= 0 and column.max() < 2**31:
         return column.to_numpy(dtype=np.int32)  # seconds since 1970 until 2038: half the memory
     return column.to_numpy(copy=True)
+
+
+def _plain_times(column: pd.Series) -> pd.Series:
+    """Times of plain dtypes: dates, datetimes of Arrow and texts of ISO 8601 as datetimes; others as they are."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.ArrowDtype) and dtype.kind == 'M':
+        return pd.Series(column.dt.tz_convert('UTC') if _zone_of(dtype) else column).astype(_datetimes_like(dtype))
+    kind = kind_of(column) if not pd.api.types.is_numeric_dtype(dtype) or isinstance(dtype, pd.ArrowDtype) else ''
+    if kind == 'decimal':
+        return plain_values(column)
+    if kind == 'date':
+        return pd.to_datetime(column)
+    there = column.dropna()
+    if kind == 'string' and there.str.match(r'\d{4}-\d\d-\d\d').all():
+        try:
+            return pd.to_datetime(column, format='ISO8601', utc=True)
+        except ValueError:
+            return column
+    return column
+
+
+def _zone_of(dtype: pd.ArrowDtype) -> str | None:
+    """The time zone of datetimes of Arrow."""
+    return getattr(dtype.pyarrow_dtype, 'tz', None)  # dates have none
+
+
+def _datetimes_like(dtype: pd.ArrowDtype) -> str:
+    """pandas' own dtype of datetimes of Arrow, or of dates."""
+    unit = getattr(dtype.pyarrow_dtype, 'unit', 's')
+    unit = 's' if unit == 'day' else unit
+    return f'datetime64[{unit}, UTC]' if _zone_of(dtype) else f'datetime64[{unit}]'
+
+
+def _way_to_times(column: pd.Series, name: Any) -> str:
+    """How to convert what is no time yet."""
+    as_numbers = pd.to_numeric(column, errors='coerce')
+    if as_numbers.notna().all():
+        return f'`df[{name!r}] = pd.to_numeric(df[{name!r}])`'
+    return (
+        f'`df[{name!r}] = pd.to_datetime(df[{name!r}])`, with format= where pandas does not see it '
+        f'(from_csv: parse_dates=[{name!r}])'
+    )
 
 
 def _without_zone(column: pd.Series) -> pd.Series:
@@ -322,6 +440,90 @@ def _check_weights(df: pd.DataFrame, name: Any) -> np.ndarray:
     if not weights.any():
         raise ValueError(f'all weights in column {name!r} are 0: nothing would be learned')
     return weights
+
+
+# --- values that stand for 'no rating'
+
+SAMPLED_RATINGS = 2**18  # that are looked at, evenly spaced
+FEWEST_ROWS = 5  # that such a value has
+APART_SHARE = 0.01  # of the rows that a value apart from all others has at least
+SPIKE_SHARE = 0.1  # of the rows that a value of a scale, 0 or below, has at least to be a spike,
+SPIKE_RATIO = 8  # and so many times those of its neighbor
+LONGEST_SCALE = 50  # different values; beyond, ratings are continuous or counts
+
+
+def is_missing(ratings: np.ndarray, missing_rating: Any) -> np.ndarray:
+    """bool (rows,): which ratings are `missing_rating`; `ValueError` unless that is a number or several."""
+    values = np.atleast_1d(np.asarray(missing_rating))
+    if values.dtype.kind not in 'iuf':
+        raise ValueError(f'missing_rating={missing_rating!r}: a number in the place of a rating, or a list of those')
+    return np.isin(ratings, values.astype(np.float32))
+
+
+def _rated_rows(df: pd.DataFrame, name: Any, missing_rating: Any) -> np.ndarray:
+    """Positions of the rows whose rating is not `missing_rating`; `ValueError` where there is none."""
+    if name is None:
+        raise ValueError(
+            'missing_rating= speaks of ratings, and the table has none. Name their column with rating_name='
+        )
+    rated = np.flatnonzero(~is_missing(check_ratings(df, name, None), missing_rating))
+    if not len(rated):
+        raise ValueError(f'every rating in column {name!r} is missing_rating={missing_rating}: none is left to learn')
+    return rated
+
+
+def sentinels(
+    values: np.ndarray,  # distinct ratings, ascending
+    counts: np.ndarray,  # rows of each
+) -> list[float]:
+    """Those at the edges of the ratings that look as if they stood for 'no rating', such as -1, 0 or 99.
+
+    Such a value has many rows, and either stands farther from the others than those from one another (than all of them
+    span, where they are continuous or counts); or it lies below all others, at 0 or less, and has far more rows than
+    its neighbor.
+    """
+    res = []
+    for edge, neighbor, others in ((0, 1, slice(1, None)), (-1, -2, slice(None, -1))):
+        rest: np.ndarray = values[others].astype(np.float64)
+        if len(rest) < 4 or counts[edge] < FEWEST_ROWS:
+            continue
+        value = float(values[edge])
+        is_scale = len(rest) <= LONGEST_SCALE
+        is_mark = edge == 0 and value <= 0 <= rest[0]
+        share = counts[edge] / counts.sum()
+        gap = abs(value - float(values[neighbor]))
+        widest = np.diff(rest).max() if is_scale else rest[-1] - rest[0]
+        is_apart = share >= APART_SHARE and gap > (1.5 if is_mark else 3) * widest
+        is_many = share >= SPIKE_SHARE and counts[edge] >= SPIKE_RATIO * counts[neighbor]
+        is_spike = is_mark and is_many and (is_scale or value < 0)
+        if is_apart or is_spike:
+            res.append(value)
+    return res
+
+
+def sentinel_text(
+    value: float,  # that looks as if it stood for 'no rating'
+    n: int,  # rows that have it
+    n_rows: int,  # rows in all
+) -> str:
+    """What is said of it."""
+    return (
+        f'{n:,} of {n_rows:,} ratings ({n / n_rows:.0%}) are {value:g}, which stands apart from all others: '
+        f'if it means that there is no rating, say missing_rating={value:g}, which drops those rows '
+        "(with target='implicit' they count as seen, but not as positives). Now it is learned as a rating"
+    )
+
+
+def _warn_of_sentinels(ratings: np.ndarray, missing_rating: Any, threshold: float | None = None) -> None:
+    """Warn of values that look as if they stood for 'no rating', of those that a threshold makes positives alone."""
+    step = max(1, len(ratings) // SAMPLED_RATINGS)
+    sample = ratings[::step]
+    if missing_rating is not None:
+        sample = sample[~is_missing(sample, missing_rating)]
+    for value in sentinels(*np.unique(sample, return_counts=True)):
+        if threshold is not None and value < threshold:
+            continue
+        warn_user(sentinel_text(value, int((ratings == value).sum()), len(ratings)))
 
 
 def _warn_of_tail(weights: np.ndarray) -> None:
@@ -551,6 +753,8 @@ class Interactions:
     The table that it comes from (`from_df`) is not kept. Implicit feedback (`implicit`) has `weights` and `options`.
     """
 
+    missing_rating: Any = None  # of those that were saved before there was one
+
     def __init__(
         self,
         users: np.ndarray,  # int32 codes (rows,)
@@ -566,6 +770,7 @@ class Interactions:
         context: np.ndarray | None = None,  # int64 (rows, columns), what belongs to the interaction itself
         context_of: Context | None = None,  # what encodes it
         row_weights: np.ndarray | None = None,  # float32 (rows,), what a rating counts in the loss
+        missing_rating: Any = None,  # value or values that stood for 'no rating' in the table
     ) -> None:
         self.users = users
         self.items = items
@@ -575,6 +780,7 @@ class Interactions:
         self.no_times = no_times
         self.options = options
         self.context_of = context_of
+        self.missing_rating = missing_rating
         # arrays or None; `Any`, so that those who know that they are there need not say so to a type checker
         self.ratings: Any = ratings
         self.times: Any = times
@@ -589,7 +795,7 @@ class Interactions:
     @classmethod
     def from_df(
         cls,
-        df: pd.DataFrame,  # one row per interaction
+        df: Any,  # a DataFrame, or a table of polars, pyarrow, ...: one row per interaction
         user_name: str | None = None,  # column of user ids; by default a known name, else the first column
         item_name: str | None = None,  # column of item ids; by default a known name, else the second column
         # column of ratings; by default a known name, else the third column; False: none
@@ -606,10 +812,19 @@ class Interactions:
         context: Any = None,
         # column of what each rating counts in the loss, from 0 up; by default all count the same
         weight_name: str | None = None,
+        # value or values in the place of a rating that say that there is none (-1, 0, 99): those rows are dropped
+        missing_rating: Any = None,
     ) -> Interactions:
         """`Interactions` of a table, checked: every problem is a `ValueError` that says what to do."""
+        df = as_frame(df)
         _check_table(df, duplicates)
-        names = _roles(df, dict(user=user_name, item=item_name, rating=rating_name, time=time_name))
+        given = dict(user=user_name, item=item_name, rating=rating_name, time=time_name)
+        names = _roles(df, given)
+        columns = list(df.columns)
+        rated = None  # rows with a rating; None: all
+        if missing_rating is not None:
+            rated = _rated_rows(df, names['rating'], missing_rating)
+            df = df.iloc[rated]
         if context is not None and not isinstance(context, Context):
             context = Context.fit(df, context, names)
         context_codes = None if context is None else context.encode(df)
@@ -628,7 +843,9 @@ class Interactions:
         give_up('item')
         _check_several(user_vocab, names['user'])
         _check_several(item_vocab, names['item'])
-        ratings = None if names['rating'] is None else _check_ratings(df, names['rating'], y_range)
+        vocab = dict(user=user_vocab, item=item_vocab)
+        check_header(names, given, vocab, users, items, columns)
+        ratings = None if names['rating'] is None else check_ratings(df, names['rating'], y_range)
         give_up('rating')
         times, no_times = _times_or_why_not(df, names['time'], is_asked=time_name is not None)
         if no_times is not None:
@@ -639,12 +856,14 @@ class Interactions:
             items,
             ratings,
             times,
-            dict(user=user_vocab, item=item_vocab),
+            vocab,
             names,
+            rows=rated,
             no_times=no_times,
             context=context_codes,
             context_of=context,
             row_weights=row_weights,
+            missing_rating=missing_rating,
         )
         return res if duplicates == 'keep' else res.merge_duplicates(duplicates)
 
@@ -673,11 +892,12 @@ class Interactions:
             _taken(self.times, kept),
             self.vocab,
             self.names,
-            rows=kept,
+            rows=kept if self.rows is None else self.rows[kept],
             no_times=self.no_times,
             context=_taken(self.context, kept),
             context_of=self.context_of,
             row_weights=_taken(self.row_weights, kept),
+            missing_rating=self.missing_rating,
         )
 
     def _repeated_pairs(self, order: np.ndarray, starts: np.ndarray) -> str:
@@ -698,12 +918,14 @@ class Interactions:
         self,
         threshold: float | None = None,  # ratings from it on are positives (None: every row is)
         weighted: bool = False,  # a row counts as much as its rating says (play counts), not once
+        # value or values in the place of a rating that say that there is none: those rows are seen, but not positives
+        missing_rating: Any = None,
     ) -> Interactions:
         """The same as implicit feedback: one row per pair, the last one, in which repeats add up to `weights`.
 
         `ValueError` for options that the ratings do not go with.
         """
-        weights = self._weights(threshold, weighted)
+        weights = self._weights(threshold, weighted, missing_rating)
         by_pair = self._by_pair()
         if by_pair is None:
             if weighted:
@@ -729,32 +951,46 @@ class Interactions:
             rows=source,
             weights=weights,
             no_times=self.no_times,
-            options=dict(threshold=threshold, weighted=weighted),
+            options=dict(threshold=threshold, weighted=weighted, missing_rating=missing_rating),
+            missing_rating=missing_rating,
         )
 
-    def _weights(self, threshold: float | None, weighted: bool) -> np.ndarray:
+    def _weights(self, threshold: float | None, weighted: bool, missing_rating: Any) -> np.ndarray:
         """float32 (rows,): how much each row is a positive; see `implicit`."""
         ratings = self.ratings
-        if ratings is None and (threshold is not None or weighted):
-            option = 'threshold' if threshold is not None else 'weighted'
+        options = dict(threshold=threshold, weighted=weighted or None, missing_rating=missing_rating)
+        asked = [name for name, value in options.items() if value is not None]
+        if ratings is None and asked:
             raise ValueError(
-                f'{option}= speaks of ratings, and the table has none. '
+                f'{asked[0]}= speaks of ratings, and the table has none. '
                 'Name their column with rating_name=, or leave it out: every row counts once'
             )
+        unrated = None if missing_rating is None else is_missing(ratings, missing_rating)
+        if weighted or threshold is not None:
+            _warn_of_sentinels(ratings, missing_rating, threshold)
         weights = ratings if weighted else np.ones(len(self), np.float32)
+        if unrated is not None:
+            weights = np.where(unrated, np.float32(0), weights)
         if weighted and (weights < 0).any():
             raise ValueError(
                 f'{int((weights < 0).sum()):,} of {len(self):,} weights are negative: '
-                'a count says how much a row counts as a positive'
+                'a count says how much a row counts as a positive. A number that stands for no count is named with '
+                'missing_rating='
             )
-        if threshold is None:
+        if threshold is not None:
+            weights = np.where(ratings >= threshold, weights, 0).astype(np.float32)
+        if weights.any():
             return weights
-        weights = np.where(ratings >= threshold, weights, 0).astype(np.float32)
-        if not weights.any():
-            raise ValueError(
-                f'no rating reaches threshold={threshold:g}: they run from {ratings.min():g} to {ratings.max():g}'
-            )
-        return weights
+        if threshold is None:
+            raise ValueError(f'every rating is missing_rating={missing_rating}: no positive is left')
+        raise ValueError(
+            f'no rating reaches threshold={threshold:g}: they run from {ratings.min():g} to {ratings.max():g}'
+        )
+
+    def warn_of_sentinels(self) -> None:
+        """Warn where a value at an edge of the ratings looks as if it stood for 'no rating'."""
+        if self.ratings is not None:
+            _warn_of_sentinels(self.ratings, self.missing_rating)
 
     def _by_pair(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Order of the rows by pair, then time (else position), and where in it each pair starts.
@@ -844,14 +1080,26 @@ class Interactions:
         return pd.DataFrame(columns)
 
 
-def _check_table(df: Any, duplicates: str) -> None:
-    """Is it a table with rows, and `duplicates` a policy?"""
-    if not isinstance(df, pd.DataFrame):
-        raise TypeError(f'expected a DataFrame with one row per interaction, got {type(df).__name__}')
+def _check_table(df: pd.DataFrame, duplicates: str) -> None:
+    """Has it rows, and is `duplicates` a policy?"""
     if duplicates not in (*DUPLICATES, 'keep'):
         raise ValueError(f'duplicates={duplicates!r}: choose one of {first_few(DUPLICATES)}')
     if not len(df):
         raise ValueError('the table is empty: it needs one row per interaction')
+
+
+def check_header(
+    names: dict[str, Any],  # column of each role
+    given: dict[str, Any],  # those that were asked for
+    vocab: dict[str, Vocab],
+    users: np.ndarray,  # codes
+    items: np.ndarray,  # codes
+    columns: list,  # of the table
+) -> None:
+    """`ValueError` where a row was taken for the header, or the header for a row (see `check_first_row`)."""
+    ids = {side: known.ids for side, known in vocab.items()}
+    first = dict(user=ids['user'][users[0]], item=ids['item'][items[0]])
+    check_first_row(names, given, ids, first, columns)
 
 
 def _roles(df: pd.DataFrame, given: dict[str, Any]) -> dict[str, Any]:

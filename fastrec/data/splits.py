@@ -205,6 +205,8 @@ def make_split(
             f'splitter={splitter!r} makes several folds, and loaders have one split. All of them: '
             f'cross_validate(df, fit, {splitter!r}); the first: splitter=next({splitter!r}.split(df))'
         )
+    elif callable(splitter) and df is not None and _is_col_splitter(splitter):
+        given = _from_arrays(inter, splitter(df), df)
     elif callable(splitter):
         given = splitter(inter)
     elif isinstance(splitter, Split) and df is None:
@@ -216,6 +218,16 @@ def make_split(
     may_hold_out_nothing = splitter is everything or isinstance(splitter, Split)
     _check_parts(parts, len(inter), may_hold_out_nothing)
     return Split(*parts)
+
+
+def reads_table(splitter: Callable | str | Iterable) -> bool:
+    """Does a splitter look into the table: a column of it, positions in it, or fastai's `ColSplitter`?"""
+    return not callable(splitter) or _is_col_splitter(splitter)
+
+
+def _is_col_splitter(splitter: Any) -> bool:
+    """Is it what fastai's `ColSplitter(column)` makes: a function of a table?"""
+    return isinstance(splitter, FunctionType) and splitter.__qualname__.startswith('ColSplitter.')
 
 
 def _from_column(inter: Interactions, name: str, df: pd.DataFrame | None) -> Split:

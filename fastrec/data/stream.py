@@ -12,11 +12,24 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from ..notices import warn_user
 from ..progress import Progress
-from .columns import KNOWN_NAMES, find_columns
-from .files import BATCH_ROWS, FileTable, Irregular, distinct_ids, ids_of, pyarrow_parquet, ratings_of, vocab_of
+from .columns import KNOWN_NAMES, codes_in, find_columns
+from .digest import digest
+from .files import (
+    BATCH_ROWS,
+    FileTable,
+    Irregular,
+    distinct_ids,
+    id_kind,
+    ids_of,
+    pyarrow_parquet,
+    ratings_of,
+    types_differ,
+    vocab_of,
+)
 from .history import History
-from .interactions import LARGEST_RATING, Interactions, Vocab
+from .interactions import Interactions, Vocab, check_size, is_missing, sentinel_text, sentinels
 from .splits import Split
 
 __all__ = ['ParquetStream']
@@ -24,6 +37,7 @@ __all__ = ['ParquetStream']
 PARTS = Split._fields  # 'train', 'valid', 'test'; which one a row is in is told by its position here
 OPEN_FILES = 32  # at a time
 SEEN_ROWS = 2**25  # of users whose training rows are looked up at a time: 160 MiB
+SAMPLED_RATINGS = 2**14  # of each batch, that are looked at for values that stand for 'no rating'
 SPARE_IDS = 2**21  # ids that may come twice before they are made distinct
 
 
@@ -47,9 +61,11 @@ class ParquetStream:
         seed: int | None = None,  # of that draw
         splitter: str | None = None,  # column that says the part of each row instead
         progress: bool = True,  # show a bar
+        missing_rating: Any = None,  # value or values in the place of a rating that say that there is none
     ) -> None:
         table = FileTable(path)
         self.files = table.files
+        self.missing_rating = missing_rating
         self.names = self._roles(table, given)
         if splitter is None and not 0 <= valid_pct < 1:
             raise ValueError(f'valid_pct={valid_pct}: a share between 0 and 1, or 0 to train on every row')
@@ -61,6 +77,7 @@ class ParquetStream:
         self.columns = [self.names[role] for role in ('user', 'item', 'rating')]
         if splitter is not None:
             self.columns.append(splitter)
+        self._check_in_files(table)
         self._open: dict[int, Any] = {}  # position -> open file
         self.groups = self._row_groups()
         self.n = sum(rows for *_, rows in self.groups)
@@ -87,27 +104,30 @@ class ParquetStream:
             )
         return names
 
-    def _row_groups(self) -> list[tuple[int, int, int]]:
-        """(position of the file, row group, rows) of each that is not empty; all files must have the same columns.
+    def _check_in_files(self, table: FileTable) -> None:
+        """`ValueError` for a column that is in the names of folders ('year=2020') instead of the files."""
+        in_folders = [name for name in self.columns if any(name in values for values in table.partitions)]
+        if in_folders:
+            raise ValueError(
+                f'column {in_folders[0]!r} is in the names of the folders, not in the files: such a column is not '
+                'streamed. Read the files as a whole, without stream=True, or write the column into them'
+            )
 
-        Plain tuples: their text is part of the fingerprint of the data.
-        """
+    def _row_groups(self) -> list[tuple[int, int, int]]:
+        """(position of the file, row group, rows) of each that is not empty; all files must have the same columns."""
         pq = pyarrow_parquet()
         groups = []
-        types = None
+        types: dict[str, Any] = {}  # of ids, in the first file
         for i, file in enumerate(self.files):
             meta = pq.read_metadata(file)
             schema = pq.read_schema(file)
             if missing := [name for name in self.columns if name not in schema.names]:
                 raise ValueError(f'{file} has no column {missing[0]!r}, which {self.files[0]} has')
-            types_here = [str(schema.field(name).type).removeprefix('large_') for name in self.columns[:2]]
-            if types is None:
-                types = types_here
-            elif types_here != types:
-                raise ValueError(
-                    f'ids are of one type in {self.files[0]} ({", ".join(types)}) and of another in {file} '
-                    f"({', '.join(types_here)}): 1 and '1' would be two. Make them one"
-                )
+            for name in self.columns[:2]:
+                kind = schema.field(name).type
+                first = types.setdefault(name, kind)
+                if id_kind(kind) != id_kind(first):
+                    raise ValueError(types_differ(name, first, self.files[0], kind, file))
             for group in range(meta.num_row_groups):
                 if rows := meta.row_group(group).num_rows:
                     groups.append((i, group, rows))
@@ -127,6 +147,12 @@ class ParquetStream:
         yield from self._file(i).iter_batches(
             BATCH_ROWS, row_groups=[group_in_file], columns=columns, use_threads=False
         )
+
+    def _rated(self, batch: Any) -> np.ndarray | None:
+        """bool (rows,): which rows of a batch have a rating, if some may have none; else None."""
+        if self.missing_rating is None:
+            return None
+        return ~is_missing(ratings_of(batch.column(self.columns[2])), self.missing_rating)
 
     def _complain(self, batch: Any, group: int) -> NoReturn:
         """Say what is wrong with a batch, as of a table."""
@@ -151,7 +177,7 @@ class ParquetStream:
         found: dict[str, list] = {'user': [], 'item': []}  # distinct ids of each batch, from time to time of all
         with Progress(self.n, 'ids', 'rows', progress) as bar:
             for group in range(len(self.groups)):
-                for batch in self._batches(group, self.columns[:2]):
+                for batch in self._batches(group, self.columns[: 2 if self.missing_rating is None else 3]):
                     for side, parts in found.items():
                         parts.append(self._distinct(batch, side, group))
                         if sum(map(len, parts)) > 2 * len(parts[0]) + SPARE_IDS:
@@ -169,13 +195,16 @@ class ParquetStream:
     def _distinct(self, batch: Any, side: str, group: int) -> np.ndarray | pd.Series:
         """Distinct ids of a batch: an array of integers or a Series of texts."""
         try:
+            rated = self._rated(batch)
+            if rated is not None:
+                batch = batch.filter(_arrow_mask(rated))
             ids = ids_of(batch.column(self.names[side]))
         except Irregular:
             self._complain(next(self._batches(group, self.columns[:3])), group)
         return pd.unique(ids) if isinstance(ids, np.ndarray) else ids.unique().to_pandas()
 
     def _count(self, progress: bool) -> None:
-        """The second pass: `counts`, `sizes`, `low`, `high` and `mean`."""
+        """The second pass: `counts`, `sizes`, `low`, `high`, `mean`, and `digests` of the columns."""
         self.counts: list[dict[str, np.ndarray]] = [
             {side: np.zeros(len(ids), np.int64) for side, ids in self.vocab.items()} for _ in PARTS
         ]
@@ -183,9 +212,16 @@ class ParquetStream:
         self.low = np.inf
         self.high = -np.inf
         total = 0.0  # of the training ratings
+        hashes = {name: hashlib.blake2b(digest_size=8) for name in ('user', 'item', 'rating', 'parts')}
+        rows_of_value: dict[float, int] = {}  # rating -> rows, in a sample
         with Progress(self.n, 'counts', 'rows', progress) as bar:
             for group in range(len(self.groups)):
                 for users, items, ratings, parts in self.read(group):
+                    if not len(ratings):
+                        continue
+                    for column_hash, column in zip(hashes.values(), (users, items, ratings, parts)):
+                        column_hash.update(np.ascontiguousarray(column).data)
+                    _add_sample(rows_of_value, ratings)
                     self.low = min(self.low, float(ratings.min()))
                     self.high = max(self.high, float(ratings.max()))
                     for p in range(len(PARTS)):
@@ -195,8 +231,19 @@ class ParquetStream:
                         _add_counts(self.counts[p]['item'], items[in_part])
                     total += ratings[parts == 0].sum(dtype=np.float64)
                     bar.update(len(users))
+        self.n = sum(self.sizes)  # without those that have no rating
+        self.digests = {name: column_hash.hexdigest() for name, column_hash in hashes.items()}
         self._check_counted()
+        self._warn_of_sentinels(rows_of_value)
         self.mean = total / self.sizes[0]
+
+    def _warn_of_sentinels(self, rows_of_value: dict[float, int]) -> None:
+        """Warn of values that look as if they stood for 'no rating'; of a sample of the rows."""
+        values: np.ndarray = np.array(sorted(rows_of_value))
+        counts: np.ndarray = np.array([rows_of_value[value] for value in values])
+        for value in sentinels(values, counts):
+            n = round(rows_of_value[value] / counts.sum() * self.n)
+            warn_user(sentinel_text(value, n, self.n))
 
     def _check_counted(self) -> None:
         """`ValueError` if there is nothing to train on, nothing held out that should be, or times for ratings."""
@@ -204,11 +251,7 @@ class ParquetStream:
         for name, size in zip(needed, self.sizes):
             if not size:
                 raise ValueError(f'the {name} part of the split is empty ({self.n:,} rows in all)')
-        if self.high > LARGEST_RATING:
-            raise ValueError(
-                f'column {self.names["rating"]!r} looks like a timestamp (values from {self.low:.0f} to '
-                f'{self.high:.0f}), not a rating. Pass rating_name='
-            )
+        check_size(self.low, self.high, self.names['rating'])
 
     # --- rows
 
@@ -223,7 +266,11 @@ class ParquetStream:
         rng = np.random.default_rng([self.seed, group])
         user, item, rating = self.columns[:3]
         for batch in self._batches(group, self.columns):
+            whole = batch
             try:
+                rated = self._rated(batch)
+                if rated is not None:
+                    batch = batch.filter(_arrow_mask(rated))
                 user_ids = ids_of(batch.column(user))
                 item_ids = ids_of(batch.column(item))
                 ratings = ratings_of(batch.column(rating))
@@ -232,16 +279,16 @@ class ParquetStream:
             users = self._encoded(user_ids, 'user', group)
             items = self._encoded(item_ids, 'item', group)
             if self.splitter is None:
-                parts = (rng.random(len(ratings)) < self.valid_pct).astype(np.int8)
+                parts = (rng.random(len(rated if rated is not None else ratings)) < self.valid_pct).astype(np.int8)
             else:
-                parts = self._given_parts(batch.column(self.splitter), group)
-            yield users, items, ratings, parts
+                parts = self._given_parts(whole.column(self.splitter), group)
+            yield users, items, ratings, parts if rated is None else parts[rated]
 
     def _encoded(self, ids: Any, side: str, group: int) -> np.ndarray:
         """int32 codes of the ids of a batch."""
         values = ids if isinstance(ids, np.ndarray) else ids.to_pandas().array
-        codes = self.vocab[side].ids.get_indexer(values).astype(np.int32)
-        if codes.min() < 0:
+        codes: np.ndarray = codes_in(self.vocab[side].ids, values).astype(np.int32)
+        if (codes < 0).any():
             raise ValueError(
                 f'{self.files[self.groups[group][0]]} has other ids than when it was read first: '
                 'files of a stream must stay as they are. Make the loaders again'
@@ -294,6 +341,20 @@ class ParquetStream:
         except TypeError:  # bounds of another type than the ids
             return True
         return bool(end > first)
+
+
+def _arrow_mask(mask: np.ndarray) -> Any:
+    """A boolean array of arrow."""
+    import pyarrow as pa
+
+    return pa.array(mask)
+
+
+def _add_sample(rows_of_value: dict[float, int], ratings: np.ndarray) -> None:
+    """Count the values of some of the ratings, evenly spaced, in place."""
+    step = max(1, len(ratings) // SAMPLED_RATINGS)
+    for value, n in zip(*np.unique(ratings[::step], return_counts=True)):
+        rows_of_value[float(value)] = rows_of_value.get(float(value), 0) + int(n) * step
 
 
 def _add_counts(counts: np.ndarray, codes: np.ndarray) -> None:
@@ -405,19 +466,12 @@ class StreamHistory(History):
         """The same files: a stream encodes with the ids it was made with, after which further items come."""
         return self
 
-    def fingerprint(self, part: str = 'data') -> str:
-        """16 hex digits that change with any id or count and the range of the ratings, or with the split ('split').
-
-        The rows themselves are not read for it.
-        """
-        stream, digest = self.stream, hashlib.blake2b(digest_size=8)
+    def digests(self, part: str = 'data') -> dict[str, str]:
+        """As of rows in memory; the rows were read for it when they were counted."""
+        stream = self.stream
         if part == 'split':
-            digest.update(repr((stream.valid_pct, stream.seed, stream.splitter, stream.sizes)).encode())
-        elif part == 'data':
-            for side, vocab in stream.vocab.items():
-                digest.update(pd.util.hash_array(vocab.ids.to_numpy()).tobytes())
-                digest.update(np.sum([counts[side] for counts in stream.counts], axis=0).tobytes())
-            digest.update(repr((stream.groups, stream.low, stream.high)).encode())
-        else:
+            return {'parts': stream.digests['parts']}
+        if part != 'data':
             raise ValueError(f"part={part!r}: 'data' or 'split'")
-        return digest.hexdigest()
+        res = {f'{side}s': digest(vocab.ids, [stream.digests[side]]) for side, vocab in stream.vocab.items()}
+        return {**res, 'ratings': stream.digests['rating']}

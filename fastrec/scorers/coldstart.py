@@ -18,7 +18,7 @@ from torch import nn
 from ..data.catalog import Catalog
 from ..data.columns import as_frame, column_of, first_few, is_table, plain_values
 from ..data.history import History
-from ..data.interactions import LARGEST_RATING, Interactions, Vocab
+from ..data.interactions import LARGEST_RATING, Interactions, Vocab, is_missing
 from ..data.splits import Split
 from ..models.base import as_rec_model, device_of, to_range
 from ..models.blocks import FeatureLinear
@@ -92,7 +92,18 @@ def _columns(ratings: Any, catalog: Catalog, asks_ratings: bool) -> tuple[list, 
             f'the model learned from ratings, and here are none: give a dict item -> rating, such as {example}, '
             'or a table with a rating column'
         )
-    return users, items, values
+    return _rated(users, items, values, catalog)
+
+
+def _rated(users: list, items: list, values: list, catalog: Catalog) -> tuple[list, list, list]:
+    """Without the rows whose rating is one that said 'no rating' in the training table (`missing_rating`)."""
+    inter = catalog.interactions
+    if inter is None or inter.missing_rating is None:
+        return users, items, values
+    rated = np.flatnonzero(~is_missing(np.asarray(values, dtype=np.float32), inter.missing_rating))
+    if not len(rated):
+        raise ValueError(f'every rating is missing_rating={inter.missing_rating}: none is left to learn from')
+    return [users[i] for i in rated], [items[i] for i in rated], [values[i] for i in rated]
 
 
 def _columns_of_table(table: pd.DataFrame, catalog: Catalog) -> tuple[list, list, list | None]:

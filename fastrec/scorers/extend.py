@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.block import Block
 from ..data.catalog import Catalog
-from ..data.columns import column_of, first_few
+from ..data.columns import as_frame, column_of, first_few
 from ..data.interactions import Interactions, Vocab
 from ..data.splits import Split
 from ..models.base import as_rec_model, device_of
@@ -32,7 +32,7 @@ __all__ = ['copy_vectors', 'extend_interactions', 'extend_model']
 def extend_interactions(
     inter: Interactions,  # what there is
     split: Split,  # of it
-    df: pd.DataFrame,  # new rows, with the columns of the first table
+    df: Any,  # new rows, with the columns of the first table: a DataFrame, or a table of polars, pyarrow, ...
     valid_pct: float = 0.0,  # share of the new rows for valid
     seed: int | None = None,  # of that choice
 ) -> tuple[Interactions, Split]:
@@ -43,6 +43,7 @@ def extend_interactions(
     """
     if not 0 <= valid_pct < 1:
         raise ValueError(f'valid_pct={valid_pct}: a share from 0 up to 1')
+    df = as_frame(df)
     vocab, new = _new_rows(inter, df)
     n_items = len(vocab['item'])
     old_pairs, new_pairs = _pairs(inter, n_items), _pairs(new, n_items)
@@ -83,6 +84,7 @@ def extend_interactions(
         context=joined(inter.context, new.context),
         context_of=inter.context_of,
         row_weights=joined(inter.row_weights, new.row_weights),
+        missing_rating=inter.missing_rating,
     )
     return res, _joined_split(split, stays, len(joins), valid_pct, seed)
 
@@ -106,6 +108,7 @@ def _new_rows(inter: Interactions, df: pd.DataFrame) -> tuple[dict[str, Vocab], 
         item_vocab=vocab['item'],
         context=inter.context_of,
         weight_name=None if inter.row_weights is None else inter.names['weight'],
+        missing_rating=inter.missing_rating if inter.weights is None else None,  # of implicit feedback: in the options
     )
     if inter.weights is not None:
         assert inter.options is not None  # `implicit` keeps them with the weights

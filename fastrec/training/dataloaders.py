@@ -16,12 +16,20 @@ from fastcore.meta import delegates
 from scipy.sparse import csr_matrix
 
 from ..data.catalog import Catalog, cold_groups, cold_mask
-from ..data.columns import column_of, first_few, in_chunks
+from ..data.columns import as_frame, column_of, find_columns, first_few, in_chunks, is_table
 from ..data.files import FileTable
 from ..data.history import History
-from ..data.interactions import Interactions, Vocab
+from ..data.interactions import Interactions, Vocab, check_ratings, is_missing
 from ..data.sampling import NegativeSampler
-from ..data.splits import LARGE, Split, describe_splitter, everything, make_split, split_summary
+from ..data.splits import (
+    LARGE,
+    Split,
+    describe_splitter,
+    everything,
+    make_split,
+    reads_table,
+    split_summary,
+)
 from ..data.stream import PARTS, ParquetStream, StreamHistory
 from ..notices import warn_user
 from .batches import (
@@ -74,12 +82,12 @@ class RecDataLoaders(DataLoaders):
     @classmethod
     def from_df(
         cls,
-        df: pd.DataFrame | FileTable,  # one row per interaction
+        df: Any,  # one row per interaction: a DataFrame, a table of polars, pyarrow, ..., or a `FileTable`
         valid_pct: float = 0.2,  # share of rows in valid, if no splitter is given; 0: all rows are for training
         seed: int | None = None,  # of that random split
         splitter: Any = None,  # a splitter (fastai's or ours), the name of a column, or two or three index arrays
-        item_df: pd.DataFrame | None = None,  # what is known of items: a column of ids, and e.g. title, year, genres
-        user_df: pd.DataFrame | None = None,  # what is known of users
+        item_df: Any = None,  # what is known of items, a table: a column of ids, and e.g. title, year, genres
+        user_df: Any = None,  # what is known of users
         user_name: str | None = None,  # column of user ids
         item_name: str | None = None,  # column of item ids
         rating_name: str | bool | None = None,  # column of ratings; False: none
@@ -89,6 +97,9 @@ class RecDataLoaders(DataLoaders):
         target: str = 'rating',  # 'rating', 'liked' or 'implicit', see below
         threshold: float | None = None,  # 'implicit': ratings from it on are positives; the others count as seen
         weighted: bool = False,  # 'implicit': a row counts as much as its rating says, not once
+        # value or values in the place of a rating that say that there is none, such as -1, 0 or 99: those rows are
+        # dropped; 'implicit': they count as seen, but not as positives
+        missing_rating: float | list[float] | None = None,
         context: str | list[str] | None = None,  # of ratings: columns of what belongs to the interaction itself
         weight_name: str | None = None,  # column of what each rating counts in the loss, from 0 up
         n_neg: int | None = 4,  # 'implicit': negatives of each positive; 0: those of the batch; None: all items
@@ -113,24 +124,28 @@ class RecDataLoaders(DataLoaders):
         loss; errors such as rmse count all rows alike.
         """
         _check_target(target, threshold, weighted, context, weight_name)
+        is_implicit = target == 'implicit'
         columns: dict[str, Any] = dict(
             user_name=user_name,
             item_name=item_name,
             rating_name=rating_name,
             time_name=time_name,
-            duplicates='keep' if target == 'implicit' else duplicates,
+            duplicates='keep' if is_implicit else duplicates,
             context=context,
             weight_name=weight_name,
+            missing_rating=None if is_implicit else missing_rating,
         )
         table: pd.DataFrame | None
         if isinstance(df, FileTable):
-            needs_table = splitter is not None and not callable(splitter)  # a column of it, or positions in it
+            needs_table = splitter is not None and reads_table(splitter)
             inter, table = df.interactions(whole=needs_table, **columns)
         else:
-            table = df
+            table = as_frame(df)
             inter = Interactions.from_df(table, **columns)
-        if target == 'implicit':
-            inter = inter.implicit(threshold, weighted)
+        if is_implicit:
+            inter = inter.implicit(threshold, weighted, missing_rating)
+        else:
+            inter.warn_of_sentinels()
         split = make_split(inter, _random_splitter(valid_pct, seed) if splitter is None else splitter, table)
         res = cls.from_interactions(
             inter,
@@ -157,18 +172,34 @@ class RecDataLoaders(DataLoaders):
     @delegates(from_df)
     def from_csv(
         cls,
-        csv: Any,  # a path, an address, or a file
-        sep: str = ',',  # between the columns
+        csv: Any,  # a path, an address, or an open file
+        sep: str | None = None,  # between the columns; by default what the first lines tell (',', tab, ';', '|', '::')
         encoding: str | None = None,  # by default UTF-8
         parse_dates: Any = None,  # as of `pd.read_csv`, which then reads the file
+        header: int | str | None = 'infer',  # the row with the names of the columns; None: the file has none
+        names: list | None = None,  # names of the columns of a file without a header (or, with header=0, instead of it)
+        dtype: Any = None,  # type of each column, {column: type}, or of all but ratings and times; as of `pd.read_csv`
+        decimal: str = '.',  # the decimal sign
         **kwargs,
     ) -> RecDataLoaders:
         """`RecDataLoaders` of a CSV file; see `from_df`.
 
         Read in parts by pyarrow if that is there, so that the table is never in memory as a whole, else (or with
-        `parse_dates`) by pandas.
+        `parse_dates`, types that only pandas has, and text files that are open) by pandas. Ids with zeros before them
+        ('007') are texts, and stay as they are.
         """
-        return cls.from_df(FileTable(csv, 'csv', sep=sep, encoding=encoding, parse_dates=parse_dates), **kwargs)
+        table = FileTable(
+            csv,
+            'csv',
+            sep=sep,
+            encoding=encoding,
+            parse_dates=parse_dates,
+            header=header,
+            names=names,
+            dtype=dtype,
+            decimal=decimal,
+        )
+        return cls.from_df(table, **kwargs)
 
     @classmethod
     @delegates(from_df)
@@ -195,8 +226,8 @@ class RecDataLoaders(DataLoaders):
         cls,
         interactions: Interactions,  # checked rows; with `weights` (see `Interactions.implicit`): implicit feedback
         splitter: Any,  # a splitter, or two or three index arrays
-        item_df: pd.DataFrame | None = None,
-        user_df: pd.DataFrame | None = None,
+        item_df: Any = None,
+        user_df: Any = None,
         title_name: str | None = None,
         n_neg: int | None = 4,
         alpha: float = 0.0,
@@ -412,7 +443,7 @@ class RecDataLoaders(DataLoaders):
         Of context that the table has no column of, nothing is given.
         """
         catalog = self.catalog
-        table = test_items if isinstance(test_items, pd.DataFrame) else _table_of_pairs(test_items, with_labels)
+        table = as_frame(test_items) if is_table(test_items) else _table_of_pairs(test_items, with_labels)
         codes = []
         for side in ('user', 'item'):
             ids = table[column_of(table, side, catalog.names)]
@@ -428,7 +459,7 @@ class RecDataLoaders(DataLoaders):
             assert catalog.context_of is not None
             columns.append(torch.from_numpy(catalog.context_of.encode(table)))
         if with_labels:
-            labels = table[column_of(table, 'rating', catalog.names)].to_numpy()
+            labels = _labels(table, catalog)
             if catalog.thresholds is not None:
                 labels = labels >= catalog.thresholds[codes[0]]
             columns.append(torch.tensor(labels, dtype=torch.float32))
@@ -477,6 +508,22 @@ def _table_of_pairs(pairs: Any, with_labels: bool) -> pd.DataFrame:
     return pd.DataFrame({'user': [o[0] for o in pairs], 'item': [o[1] for o in pairs]})
 
 
+def _labels(table: pd.DataFrame, catalog: Catalog) -> np.ndarray:
+    """Ratings of the table, checked; `ValueError` for those that say that there is none."""
+    name = column_of(table, 'rating', catalog.names)
+    ratings = check_ratings(table, name, None)
+    missing = None if catalog.interactions is None else catalog.interactions.missing_rating
+    if missing is None:
+        return ratings
+    n_missing = int(is_missing(ratings, missing).sum())
+    if n_missing:
+        raise ValueError(
+            f'{n_missing:,} of {len(ratings):,} labels are missing_rating={missing}, which is no rating. '
+            f'Leave those rows out: `df[~df[{name!r}].isin({np.atleast_1d(missing).tolist()})]`'
+        )
+    return ratings
+
+
 def _joined(before: pd.DataFrame | None, more: pd.DataFrame | None, id_name: str, side: str) -> pd.DataFrame | None:
     """Metadata `before` (which has the column `id_name`) with the rows of `more`, which count where both have an id."""
     if more is None:
@@ -523,6 +570,10 @@ def _negatives_loaders(catalog: Catalog, bs: int, n_neg: int, alpha: float) -> l
     loaders = []
     for part, (rows, dataset) in enumerate(_positives(catalog)):
         sampler = NegativeSampler(_seen_until(catalog, part), alpha)
+        has_some = _has_negatives(sampler, inter.users[rows], part)
+        if not has_some.all():
+            rows = rows[has_some]
+            dataset.rows = torch.from_numpy(rows)
         _check_enough_left(sampler, inter.users[rows], n_neg)
         # training draws afresh at each epoch; what is held out is judged on the same negatives each time
         neg_seed = None if part == 0 else part
@@ -602,6 +653,28 @@ def _seen_until(catalog: Catalog, part: int) -> csr_matrix:
     return history.matrix(_rows_until(split, part))
 
 
+def _has_negatives(sampler: NegativeSampler, users: np.ndarray, part: int) -> np.ndarray:
+    """bool (rows,): has the user of each positive an item left that is none? Those of who has everything are left out.
+
+    A warning counts them; `ValueError` where no training row is left.
+    """
+    has_some = sampler.left()[users] > 0
+    n_users = len(np.unique(users[~has_some]))
+    if not n_users:
+        return has_some
+    what = f'{n_users:,} users have all of the {sampler.n_items:,} items'
+    if part == 0 and not has_some.any():
+        raise ValueError(
+            f'{what}: no negatives can be drawn for anybody. Is every pair of user and item in the table? '
+            'Say what is a positive with threshold=, or learn the ratings themselves: leave target= out'
+        )
+    warn_user(
+        f'{what}, which leaves no negatives for them: '
+        f'{int((~has_some).sum()):,} of {len(users):,} rows of {Split._fields[part]} are left out'
+    )
+    return has_some
+
+
 def _check_enough_left(sampler: NegativeSampler, users: np.ndarray, n_neg: int) -> None:
     """`ValueError` if one of the users has seen so much that `n_neg` negatives cannot be drawn."""
     left = sampler.left()[np.unique(users)]
@@ -611,7 +684,7 @@ def _check_enough_left(sampler: NegativeSampler, users: np.ndarray, n_neg: int) 
     fewest = int(left.min())
     raise ValueError(
         f'n_neg={n_neg} negatives cannot be drawn for {n_users:,} users, who leave as few as {fewest} of '
-        f'{sampler.n_items:,} items unseen. Take n_neg={max(fewest, 1)} or less, '
+        f'{sampler.n_items:,} items unseen. Take n_neg={fewest} or less, '
         'drop those users, or n_neg=None for an objective over the whole catalogue'
     )
 
@@ -673,6 +746,7 @@ class StreamDataLoaders(RecDataLoaders):
         time_name: str | bool | None = None,  # (times are not read)
         title_name: str | None = None,
         target: str = 'rating',  # (no other)
+        missing_rating: float | list[float] | None = None,
         bs: int | None = None,
         path: str | Path = '.',
         device: Any = None,
@@ -681,7 +755,12 @@ class StreamDataLoaders(RecDataLoaders):
         """Loaders of files; arguments as in `RecDataLoaders.from_parquet`."""
         _check_streamable(target, columns, others, splitter)
         names = dict(user=user_name, item=item_name, rating=rating_name, time=False)
-        stream = ParquetStream(file, names, valid_pct, seed, splitter)
+        if time_name:
+            there = FileTable(file).names()
+            find_columns(
+                pd.DataFrame(columns=there), {**names, 'time': time_name}
+            )  # it is not read, and has to be there
+        stream = ParquetStream(file, names, valid_pct, seed, splitter, missing_rating=missing_rating)
         catalog = Catalog(StreamHistory(stream), item_df, user_df, title_name)
         if bs is None:
             bs = auto_batch_size(stream.sizes[0])
@@ -773,7 +852,16 @@ class StreamDataLoaders(RecDataLoaders):
             raise ValueError('none of the users has a row in the files')
         user_codes, item_codes, ratings, part_of = (np.concatenate(o) for o in zip(*found))
         no_times = 'a stream reads no times'
-        inter = Interactions(user_codes, item_codes, ratings, None, stream.vocab, stream.names, no_times=no_times)
+        inter = Interactions(
+            user_codes,
+            item_codes,
+            ratings,
+            None,
+            stream.vocab,
+            stream.names,
+            no_times=no_times,
+            missing_rating=stream.missing_rating,
+        )
         split = Split(*(np.flatnonzero(part_of == part) for part in _stream_parts(stream)))
         has_steps = len(split.train) >= FEW_STEPS * self.train.bs
         res = RecDataLoaders.from_interactions(
