@@ -24,7 +24,8 @@ HOUSE = {
     'baselines blend refine rerank sound packing folder artifact',
     'evaluation': 'metrics evaluate compare card',
     'training': (
-        'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders settings resume selection'
+        'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders '
+        'settings resume selection'
     ),
     'interpretation': 'interpret',
 }

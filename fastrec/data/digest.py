@@ -75,7 +75,7 @@ def _bytes(array: np.ndarray) -> bytes:
     elif kind == 'f':
         array = _of_floats(array)
     elif kind == 'M':
-        seconds = array.astype('datetime64[s]')
+        seconds: Any = array.astype('datetime64[s]')
         rest = (array - seconds).astype('timedelta64[ns]')
         array = np.concatenate([seconds.astype(np.int64), rest.astype(np.int64)])
     elif kind not in 'm':

@@ -18,18 +18,19 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler
 from fastai.imports import noop
 from fastai.learner import Metric, Recorder
 from fastai.torch_core import num_distrib
 from fastcore.foundation import L
 
-from ..models.embedding import EmbeddingTable
+from ..data.columns import first_few
+from ..notices import warn_user
+from .settings import changes, own_callbacks, settings_of
 
 __all__ = ['ResumeCallback']
 
-VERSION = 1  # of the checkpoints
-POINTS = (0.0, 0.1, 0.25, 0.5, 0.9, 1.0)  # of training, at which schedules are compared
+VERSION = 2  # of the checkpoints
+MOST_CHANGES = 3  # that an error lists of each kind
 NOT_PLAIN = object()  # stands for what is not plain data
 
 
@@ -71,7 +72,8 @@ class ResumeCallback(Callback):
                 'ResumeCallback follows the random generators of one process; '
                 'in distributed training save with SaveModelCallback'
             )
-        self._setup = {name: _plain_or_repr(value) for name, value in self._describe().items()}
+        self._setup = settings_of(self.learn, without=self)
+        self._setup_own = own_callbacks(self.learn)
         self._fresh = {key: _state(cb) for key, cb in self._others()}  # what a checkpoint need not hold
         if self.file.is_file() and not self.restart:
             self._resume()
@@ -103,35 +105,6 @@ class ResumeCallback(Callback):
             counts[cb.name] = counts.get(cb.name, 0) + 1
             yield f'{cb.name}{counts[cb.name]}', cb
 
-    def _describe(self) -> dict[str, Any]:
-        """What has to be the same when the run goes on, by the name that an error calls it."""
-        learn = self.learn
-        schedules = self._schedules()
-        decays = [hypers.get('wd') for hypers in learn.opt.hypers]
-        l2 = [m.l2 for m in learn.model.modules() if isinstance(m, EmbeddingTable)]
-        history = learn.catalog.history
-        return {
-            'the number of epochs': learn.n_epoch,
-            'the schedule': schedules,
-            'the hyper-parameters': None if schedules else learn.opt.hypers,
-            'the weight decay': decays + l2,
-            'the model': {name: list(value.shape) for name, value in learn.model.state_dict().items()},
-            'the optimiser': type(learn.opt).__name__,  # spelled as in the checkpoints that there are
-            'the loss': type(learn.loss_func).__name__,
-            'the batch size': self.dls.train.bs,
-            'the data': history.fingerprint(),
-            'the split': history.fingerprint('split'),
-        }
-
-    def _schedules(self) -> dict[str, list]:
-        """Values of each scheduled hyper-parameter at some points of training."""
-        values = {}
-        for cb in self.learn.cbs:
-            if isinstance(cb, ParamScheduler):
-                for name, schedule in cb.scheds.items():
-                    values[name] = [schedule(point) for point in POINTS]
-        return values
-
     def _moved(self) -> dict[str, dict]:
         """Of each other callback, the state that the fit has changed."""
         moved = {}
@@ -162,6 +135,7 @@ class ResumeCallback(Callback):
         state = dict(
             version=VERSION,
             setup=self._setup,
+            own=self._setup_own,
             done=done,
             model=learn.model.state_dict(),
             opt=opt,
@@ -177,7 +151,7 @@ class ResumeCallback(Callback):
         """Go on from the checkpoint; `ValueError` if it is damaged or of another run."""
         learn = self.learn
         state = self._read()
-        self._check_setup(state['setup'])
+        self._check_setup(state['setup'], state['own'])
         device = next(learn.model.parameters()).device
         learn.model.load_state_dict(state['model'])
         learn.model.to(device)
@@ -206,25 +180,30 @@ class ResumeCallback(Callback):
             ) from e
         if not isinstance(state, dict) or state.get('version') != VERSION:
             raise ValueError(
-                f'{self.file} is not a checkpoint of this version of fastrec: delete it, or take another name'
+                f'{self.file} is not a checkpoint of this version of fastrec, and what the run was started with is not '
+                f'all in it. Finish it with the version that wrote it, delete it, take another name, '
+                f'or ResumeCallback({str(self.run_name)!r}, restart=True) to start anew'
             )
         return state
 
-    def _check_setup(self, then: dict) -> None:
+    def _check_setup(self, then: dict, own_then: dict) -> None:
         """`ValueError` if what has to be the same is not what it was `then`."""
-        changed = [name for name, now in self._setup.items() if not _same(now, then.get(name))]
-        if not changed:
-            return
-        first = changed[0]
-        now = self._setup[first]
-        difference = ''
-        if isinstance(now, (int, str)) and first not in ('the data', 'the split'):  # whose fingerprints say nothing
-            difference = f' ({then.get(first)} then, {now} now)'
-        raise ValueError(
-            f'the run {str(self.run_name)!r} was started otherwise: {", ".join(changed)} changed since{difference}. '
-            'Go on as it was started, take another name, '
-            f'or ResumeCallback({str(self.run_name)!r}, restart=True) to start anew'
-        )
+        both = {name: own for name, own in self._setup_own.items() if name in own_then}
+        of_own = {f'the callback {name}': texts for name, texts in changes(own_then, both).items()}
+        changed = {**changes(then, self._setup), **of_own}
+        texts = [_in_words(name, details) for name, details in changed.items()]
+        if texts:
+            raise ValueError(
+                f'the run {str(self.run_name)!r} was started otherwise: {"; ".join(texts)}. '
+                'Go on as it was started, take another name (one for each run, where settings are tried in a loop), '
+                f'or ResumeCallback({str(self.run_name)!r}, restart=True) to start anew'
+            )
+        others = sorted(self._setup_own.keys() ^ own_then.keys())
+        if others:
+            warn_user(
+                f'the run {str(self.run_name)!r} goes on with other callbacks than it was started with '
+                f'({first_few(others)}): if they change training, it does not end as it would have'
+            )
 
     def _show_past(self) -> None:
         """Say where the run goes on, with the rows of the training table so far."""
@@ -244,6 +223,15 @@ class ResumeCallback(Callback):
         for epoch, row in enumerate(recorder.values):
             time = ['before'] if recorder.add_time else []
             recorder.logger([epoch, *row, *time])
+
+
+def _in_words(name: str, details: list[str]) -> str:
+    """What changed, from what to what, the first few of it; of content that differs, what it is the content of."""
+    if all(text.endswith('other values') for text in details) and name in ('the data', 'the split'):
+        names = ', '.join(text.partition(':')[0] for text in details)
+        return f'{name} changed since ({names})'
+    more = f' and {len(details) - MOST_CHANGES} more' if len(details) > MOST_CHANGES else ''
+    return f'{name} changed since ({"; ".join(details[:MOST_CHANGES])}{more})'
 
 
 def _write(state: dict, file: Path) -> None:
@@ -299,11 +287,6 @@ def _plain_list(value: list | tuple | L) -> Any:
     if any(item is NOT_PLAIN for item in items):
         return NOT_PLAIN
     return tuple(items) if type(value) is tuple else items
-
-
-def _plain_or_repr(value: Any) -> Any:
-    plain = _plain(value)
-    return repr(value) if plain is NOT_PLAIN else plain
 
 
 def _same(a: Any, b: Any) -> bool:
