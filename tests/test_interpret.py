@@ -1,5 +1,7 @@
 """Interpretation: the numbers are the model's, the pictures say what they show."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -8,7 +10,18 @@ import torch
 from fastai.basics import noop, set_seed
 from fastai.callback.all import ProgressCallback
 
-from fastrec.all import RecDataLoaders, collab_learner, mlp_learner
+from fastrec.all import (
+    EASE,
+    BCELoss,
+    Popularity,
+    RecDataLoaders,
+    collab_learner,
+    load_recommender,
+    mlp_learner,
+    save_recommender,
+    svdpp_learner,
+    two_tower_learner,
+)
 from fastrec.interpretation.interpret import RecInterpretation, place_labels
 from fastrec.models.base import from_range
 
@@ -148,3 +161,231 @@ def test_nothing_is_changed(interp, learn):
     interp.explain(learn.vocab['user'].ids[0], 1001)
     interp.worst_users()
     assert all(torch.equal(a, b) for a, b in zip(before, learn.model.parameters()))
+
+
+# --- every method, of every kind of loaders
+
+KINDS = ('rating', 'liked', 'negatives', 'in_batch', 'catalogue', 'stream', 'context')
+# method -> a call of it on an interpretation, a user and an item
+CALLS = {
+    'top_bias': lambda interp, user, item: interp.top_bias(3),
+    'bottom_bias': lambda interp, user, item: interp.bottom_bias(3, 'user'),
+    'plot_bias': lambda interp, user, item: interp.plot_bias(3),
+    'pca': lambda interp, user, item: interp.pca(2),
+    'plot_pca': lambda interp, user, item: interp.plot_pca(5),
+    'plot_tsne': lambda interp, user, item: interp.plot_tsne(k=20, n_labels=2),
+    'similar_items': lambda interp, user, item: interp.similar_items(item),
+    'explain': lambda interp, user, item: interp.explain(user, item),
+    'plot_explain': lambda interp, user, item: interp.plot_explain(user, item),
+    'gates': lambda interp, user, item: interp.gates(),
+    'plot_gates': lambda interp, user, item: interp.plot_gates(),
+    'losses': lambda interp, user, item: interp.losses,
+    'top_losses': lambda interp, user, item: interp.top_losses(3, items=True),
+    'plot_top_losses': lambda interp, user, item: interp.plot_top_losses(3),
+    'worst_users': lambda interp, user, item: interp.worst_users(3, min_rows=1),
+    'plot_ratings': lambda interp, user, item: interp.plot_ratings(5, 5),
+    'show_results': lambda interp, user, item: interp.show_results([0, 1]),
+    '__getitem__': lambda interp, user, item: interp[[1, 0]],
+}
+NAMES_A_CALL = r'\w\(|\w=|gated_learner'
+
+
+@pytest.fixture(scope='module')
+def small(synthetic):
+    ratings = synthetic[0]
+    ratings = ratings[ratings.user.isin(ratings.user.unique()[:100]) & ratings.item.isin(ratings.item.unique()[:60])]
+    return ratings.assign(device=np.where(np.arange(len(ratings)) % 3, 'phone', 'tv'))
+
+
+@pytest.fixture(scope='module')
+def trained(small, tmp_path_factory):
+    """kind -> a learner of such loaders."""
+    clicks = small[['user', 'item']]
+    file = tmp_path_factory.mktemp('stream') / 'ratings.parquet'
+    small[['user', 'item', 'rating']].to_parquet(file)
+    dls = dict(
+        rating=RecDataLoaders.from_df(small, seed=1),
+        liked=RecDataLoaders.from_df(small, target='liked', seed=1),
+        negatives=RecDataLoaders.from_df(clicks, target='implicit', seed=1),
+        in_batch=RecDataLoaders.from_df(clicks, target='implicit', n_neg=0, seed=1),
+        catalogue=RecDataLoaders.from_df(clicks, target='implicit', n_neg=None, seed=1),
+        stream=RecDataLoaders.from_parquet(file, stream=True),
+        context=RecDataLoaders.from_df(small, context=['device'], seed=1),
+    )
+    learners = {}
+    for kind, loaders in dls.items():
+        learn = collab_learner(loaders, n_factors=4)
+        learn.remove_cb(ProgressCallback)
+        with learn.no_logging():
+            learn.fit_one_cycle(2, 1e-2)
+        learners[kind] = learn
+    return learners
+
+
+def test_all_methods_are_called():
+    public = {name for name in dir(RecInterpretation) if not name.startswith('_')}
+    assert public - set(CALLS) == {'from_learner', 'catalog'}
+
+
+@pytest.mark.parametrize('method', CALLS)
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_method_works_or_names_another_call(trained, kind, method):
+    learn = trained[kind]
+    user, item = (learn.vocab[side].ids[0] for side in ('user', 'item'))
+    interp = RecInterpretation.from_learner(learn)
+    try:
+        result = CALLS[method](interp, user, item)
+    except (TypeError, ValueError) as e:
+        assert re.search(NAMES_A_CALL, str(e)), e
+        assert kind in ('in_batch', 'stream', 'negatives', 'catalogue') or 'gate' in method
+    else:
+        assert result is not None or method in ('plot_top_losses', 'show_results')
+
+
+def test_liked_is_compared_with_probabilities(trained):
+    learn = trained['liked']
+    interp = RecInterpretation.from_learner(learn)
+    inter, rows = learn.catalog.interactions, learn.catalog.split.valid
+    users, items = (torch.from_numpy(o[rows].astype(np.int64)) for o in (inter.users, inter.items))
+    logits = learn.score(users, items)
+    labels = torch.from_numpy(learn.catalog.liked(rows)).float()
+    losses = BCELoss(reduction='none')(logits, labels)
+    worst = interp.plot_top_losses(5, show=False)
+    order = losses.argsort(descending=True)[:5]
+    assert worst.loss.tolist() == pytest.approx(losses[order].tolist(), rel=1e-4)
+    assert worst.prediction.tolist() == pytest.approx(logits[order].sigmoid().tolist(), rel=1e-4)
+    assert worst.liked.tolist() == labels[order].tolist()
+    df = pd.DataFrame(dict(user=inter.vocab['user'].decode(users.numpy()), loss=losses, liked=labels))
+    df['bias'] = logits.sigmoid() - labels
+    want = df.groupby('user')[['loss', 'bias', 'liked']].mean().nlargest(4, 'loss')
+    got = interp.worst_users(4, min_rows=1)
+    assert list(got.columns) == ['user', 'rows', 'loss', 'bias', 'liked']
+    assert got.user.tolist() == want.index.tolist()
+    for column in want:
+        assert got[column].tolist() == pytest.approx(want[column].tolist(), rel=1e-4, abs=1e-5)
+    user, item = worst.user[0], worst.item[0]
+    assert worst.prediction[0] == pytest.approx(learn.predict(user, item), abs=1e-5)
+    assert interp.explain(user, item).attrs['prediction'] == pytest.approx(learn.predict(user, item), abs=1e-5)
+    assert interp[[0, 1]][2].tolist() == labels[:2].tolist()
+
+
+def test_losses_of_positives_and_of_a_catalogue(trained):
+    learn = trained['negatives']
+    interp = RecInterpretation.from_learner(learn)
+    batches = list(learn.dls.valid)
+    losses = torch.cat([BCELoss(reduction='none')(learn.model.eval()(u, i), y) for u, i, y in batches]).detach()
+    worst = interp.plot_top_losses(3, show=False)
+    assert list(worst.columns) == ['user', 'item', 'prediction', 'loss']
+    assert worst.loss.tolist() == pytest.approx(losses.topk(3).values.tolist(), rel=1e-4)
+    assert worst.prediction[0] == pytest.approx(learn.predict(worst.user[0], worst.item[0]), abs=1e-5)
+
+    learn = trained['catalogue']
+    interp = RecInterpretation.from_learner(learn)
+    want = {}
+    for users, target in learn.dls.valid:
+        scores = learn.model.eval()(users).detach().masked_fill(target < 0, -torch.inf)
+        shares = scores.log_softmax(1)
+        for user, row, positives in zip(users.tolist(), shares, target > 0):
+            want[learn.vocab['user'].ids[user]] = -row[positives].mean().item()
+    got = interp.worst_users(len(want), min_rows=1)
+    assert dict(zip(got.user, got.loss)) == pytest.approx(want, rel=1e-4)
+    assert got.loss.is_monotonic_decreasing
+
+
+def test_streamed_rows_are_those_of_the_file(trained):
+    learn = trained['stream']
+    worst = RecInterpretation.from_learner(learn).plot_top_losses(5, show=False)
+    for row in worst.itertuples():
+        assert row.prediction == pytest.approx(learn.predict(row.user, row.item), abs=1e-4)
+        assert row.loss == pytest.approx((row.prediction - row.rating) ** 2, rel=1e-3, abs=1e-5)
+
+
+def test_more_losses_than_rows_and_too_many_rows_asked_for(trained):
+    interp = RecInterpretation.from_learner(trained['rating'])
+    n = len(interp.dl.dataset)
+    assert len(interp.plot_top_losses(10 * n, show=False)) == n
+    with pytest.raises(ValueError, match=r'min_rows=999 rows here, the most have (\d+): worst_users\(10, \1\)') as e:
+        interp.worst_users(min_rows=999)
+    most = int(re.search(r'have (\d+)', str(e.value))[1])
+    assert len(interp.worst_users(10, most))
+
+
+def test_no_rows_are_held_out(small):
+    learn = collab_learner(RecDataLoaders.from_df(small, valid_pct=0), n_factors=4)
+    with pytest.raises(ValueError, match='ds_idx=0'):
+        RecInterpretation.from_learner(learn).worst_users()
+    assert len(RecInterpretation.from_learner(learn, ds_idx=0).worst_users(3)) == 3
+
+
+def test_rows_of_a_test_dl(trained, small):
+    learn = trained['rating']
+    labelled = learn.dls.test_dl(small[:20], with_labels=True)
+    worst = RecInterpretation.from_learner(learn, dl=labelled).plot_top_losses(20, show=False)
+    assert sorted(worst.rating) == sorted(small.rating[:20])
+    with pytest.raises(ValueError, match='with_labels=True'):
+        RecInterpretation.from_learner(learn, dl=learn.dls.test_dl(small[:20])).worst_users()
+
+
+def test_in_batch_losses_do_not_compare(small):
+    dls = RecDataLoaders.from_df(small[['user', 'item']], target='implicit', seed=1)
+    interp = RecInterpretation.from_learner(two_tower_learner(dls, n_factors=4, layers=()))
+    for call in (interp.worst_users, interp.plot_top_losses, interp.top_losses):
+        with pytest.raises(TypeError, match=r'evaluate_users\(learn'):
+            call()
+    interp.plot_pca(5)
+
+
+def test_ratings_of_clicks_are_counted(small):
+    clicks = small[['user', 'item']]
+    dls = RecDataLoaders.from_df(clicks, target='implicit', seed=1)
+    learn = collab_learner(dls, n_factors=4)
+    first, _, matrix = RecInterpretation.from_learner(learn).plot_ratings(6, 6)
+    assert first.get_xlabel() == 'rows of the user'
+    assert sum(bar.get_height() for bar in first.patches) == (learn.catalog.counts['user'] > 0).sum()
+    assert matrix.images[0].colorbar is None  # all have the one value
+    plays = small.rename(columns=dict(rating='plays'))[['user', 'item', 'plays']]
+    dls = RecDataLoaders.from_df(plays, rating_name='plays', target='implicit', weighted=True, seed=1)
+    _, _, matrix = RecInterpretation.from_learner(collab_learner(dls, n_factors=4)).plot_ratings(6, 6)
+    assert matrix.images[0].colorbar.ax.get_ylabel() == 'weight'
+
+
+def test_scorers_without_loaders(trained, small, tmp_path):
+    save_recommender(trained['rating'], tmp_path / 'saved')
+    loaded = load_recommender(tmp_path / 'saved')
+    user, item = loaded.vocab['user'].ids[0], loaded.vocab['item'].ids[0]
+    ours, theirs = RecInterpretation.from_learner(trained['rating']), RecInterpretation.from_learner(loaded)
+    assert theirs.top_bias(5).equals(ours.top_bias(5))
+    assert theirs.explain(user, item).equals(ours.explain(user, item))
+    dls = RecDataLoaders.from_df(small[['user', 'item']], target='implicit', seed=1)
+    scorers = [loaded, EASE().fit(dls), Popularity().fit(dls)]
+    for scorer in scorers:
+        interp = RecInterpretation.from_learner(scorer)
+        for call in (interp.worst_users, interp.plot_top_losses):
+            with pytest.raises(TypeError, match=r'evaluate_users\(scorer, dls\)'):
+                call()
+        for name, call in CALLS.items():
+            try:
+                call(interp, user, item)
+            except (TypeError, ValueError) as e:
+                assert re.search(NAMES_A_CALL, str(e)) or 'take a learner' in str(e), (name, e)
+
+
+def test_numbers_that_are_none_are_not_drawn(small):
+    learn = collab_learner(RecDataLoaders.from_df(small, seed=1), n_factors=4)
+    with torch.no_grad():
+        learn.model.item_factors.weight[2, 1] = torch.nan
+        learn.model.item_biases.weight[2] = torch.inf
+    interp = RecInterpretation.from_learner(learn)
+    calls = [interp.top_bias, interp.pca, interp.worst_users, interp.plot_top_losses]
+    for call in calls:
+        with pytest.raises(ValueError, match='not numbers: did training diverge'):
+            call()
+
+
+def test_context_is_read_where_rows_are_shown(small):
+    learn = svdpp_learner(RecDataLoaders.from_df(small, context=['device'], seed=1), n_factors=4)
+    interp = RecInterpretation.from_learner(learn)
+    preds, target = learn.get_preds()
+    worst = interp.plot_top_losses(3, show=False)
+    order = (preds - target).square().argsort(descending=True)[:3]
+    assert worst.prediction.tolist() == pytest.approx(preds[order].tolist(), abs=1e-5)

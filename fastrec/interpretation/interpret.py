@@ -16,10 +16,16 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
 from ..data.catalog import Catalog
-from ..models.base import to_range
+from ..models.base import as_rec_model, to_range
 from ..models.gated import GatedHybrid
+from ..models.losses import SoftmaxLoss
 from ..scorers.baselines import training_rows
-from ..training.batches import decode, show_table
+from ..scorers.model_scorer import ModelScorer
+from ..scorers.recommend import require_numbers
+from ..scorers.scorer import Scorer
+from ..training.batches import InBatchDL, InteractionDataset, InteractionDL, NegativesDL, UserDL, decode, show_table
+from ..training.learner import RecLearner
+from ..training.stream_batches import StreamDL
 
 __all__ = ['RecInterpretation']
 
@@ -31,12 +37,44 @@ ROW_BINS = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**14, 2**2
 
 
 class RecInterpretation(Interpretation):
-    """Interpretation of a `RecLearner`.
+    """Interpretation of a `RecLearner`, and of other scorers as far as they go without loaders.
 
     Biases, maps of the vectors, similar items, single predictions, errors, and the ratings themselves. Tables hold the
     user's own ids and titles; plots return the matplotlib axes (an array of them where there are several), new ones
     unless they are given. Only users and items with training rows are shown: nothing was learned about the others.
+    What a scorer or its loaders have not is a `TypeError` or `ValueError` that says what to call instead.
     """
+
+    def __init__(
+        self,
+        learn: Scorer,  # a learner, a loaded recommender, a baseline, ...
+        dl: Any = None,  # loader of the rows whose losses are looked at, in a fixed order; None: there is none
+        losses: torch.Tensor | None = None,  # of those rows; None: worked out when they are first asked for
+        act: Any = None,  # as in fastai
+    ) -> None:
+        super().__init__(learn, dl, losses, act)
+
+    @classmethod
+    def from_learner(
+        cls,
+        learn: Scorer,  # a learner; of another scorer there are no losses
+        ds_idx: int = 1,  # whose part of the rows losses are looked at: 0 train, 1 valid
+        dl: Any = None,  # a loader in its place, such as `dls.test_dl(table, with_labels=True)`
+        act: Any = None,  # as in fastai
+    ) -> RecInterpretation:
+        """The interpretation of a learner, or of another `Scorer`; losses are worked out when they are asked for."""
+        if not isinstance(learn, Scorer):
+            raise TypeError(f'expected a learner or another Scorer, got {type(learn).__name__}: collab_learner(dls)')
+        if dl is None and isinstance(learn, RecLearner):
+            dl = learn.dls[ds_idx]
+        if isinstance(dl, InteractionDL):
+            dl = dl.new(shuffle=False, drop_last=False)
+        return cls(learn, dl, None, act)
+
+    @property
+    def _name(self) -> str:
+        """What is interpreted, in a word."""
+        return type(self.learn if self.learn.model is None else self.learn.model).__name__
 
     @property
     def catalog(self) -> Catalog:
@@ -61,7 +99,9 @@ class RecInterpretation(Interpretation):
     @property
     def _before(self) -> str:
         """What is said of numbers that a sigmoid comes after."""
-        return ' (before the sigmoid)' if self.learn.rec_model.y_range else ''
+        model = self.learn.model
+        has_range = model is not None and as_rec_model(model).y_range is not None
+        return ' (before the sigmoid)' if has_range or self.learn.scale == 'logit' else ''
 
     def _known(self, side: str, k: int | None = None) -> np.ndarray:
         """Codes with training rows, most rows first (the first `k`)."""
@@ -71,12 +111,21 @@ class RecInterpretation(Interpretation):
 
     def _vectors(self, codes: np.ndarray, side: str) -> np.ndarray:
         """What the model has learned of `codes`: (n, d)."""
-        return self.learn.vectors(side)[torch.from_numpy(codes)].cpu().numpy()
+        vectors = self.learn.vectors(side)[torch.from_numpy(codes)].cpu()
+        require_numbers(vectors, 'vectors')
+        return vectors.numpy()
 
     # --- biases
 
     def _bias(self, k: int, side: str, largest: bool, min_rows: int) -> pd.DataFrame:
-        bias = self.learn.biases(side).cpu().numpy()
+        learned = self.learn.biases(side)
+        if learned is None:
+            raise TypeError(
+                f'{self._name} has no {side} biases: plot_pca(side={side!r}) maps its vectors, where it has any, and '
+                'recommend(user) shows what it ranks first'
+            )
+        require_numbers(learned, 'biases')
+        bias = learned.cpu().numpy()
         codes = np.flatnonzero(self.catalog.counts[side] >= max(1, min_rows))
         order = np.argsort(-bias[codes] if largest else bias[codes], kind='stable')
         codes = codes[order[:k]]
@@ -241,9 +290,11 @@ class RecInterpretation(Interpretation):
         """What a prediction is made of: mean, biases and the `k` factors that count most, the rest summed.
 
         A factor is the product of user's and item's. Column `value`, in units of the score before the sigmoid; it adds
-        up to `.attrs['score']`, and `.attrs['prediction']` is that after the sigmoid. `TypeError` for models that
-        cannot explain.
+        up to `.attrs['score']`, and `.attrs['prediction']` is that after the sigmoid: what `predict` says.
+        `TypeError` for models that cannot explain.
         """
+        if not isinstance(self.learn, ModelScorer):
+            raise TypeError(f'{self._name} has no model to explain a score by: predict(user, item) tells the score')
         user_code = int(self.catalog.vocab['user'].encode([user])[0])
         item_code = self.catalog.find(item)
         with self.learn.inference():
@@ -261,9 +312,11 @@ class RecInterpretation(Interpretation):
             values[f'{len(rest)} other factors'] = factors[rest].sum().item()
         df = pd.DataFrame(dict(value=values))
         df.index.name = 'part'
-        score = float(df.value.sum())
-        df.attrs['score'] = score
-        df.attrs['prediction'] = to_range(torch.tensor(score), self.learn.rec_model.y_range).item()
+        score = torch.tensor(df['value'].sum(), dtype=torch.float64)
+        require_numbers(score)
+        prediction = score.sigmoid() if self.learn.scale == 'logit' else to_range(score, self.learn.rec_model.y_range)
+        df.attrs['score'] = score.item()
+        df.attrs['prediction'] = prediction.item()
         return df
 
     def plot_explain(self, user: Any, item: Any, k: int = 5, ax: Axes | None = None) -> Axes:
@@ -297,7 +350,7 @@ class RecInterpretation(Interpretation):
         """
         model = self.learn.model
         if not isinstance(model, GatedHybrid):
-            raise TypeError(f'{type(model).__name__} has no gate: train a gated_learner')
+            raise TypeError(f'{self._name} has no gate: train a gated_learner(dls, item_features)')
         codes = np.arange(self.catalog.n_items) if items is None else self.catalog.find_all(items)
         if users is None:
             known = np.flatnonzero(self.catalog.known('user'))
@@ -340,46 +393,165 @@ class RecInterpretation(Interpretation):
 
     # --- errors
 
+    @property
+    def losses(self) -> torch.Tensor:
+        """Loss of each row of the part interpreted, (n,), of a whole catalogue of each user.
+
+        The loss's own values. Only of `SoftmaxLoss`, which weighs users within a batch, it is the mean over a user's
+        items of -log of their share: values of one batch would not compare with those of another.
+        """
+        if self._losses is None:
+            self._require_losses()
+            own = self.learn.loss_func
+            if type(own) is SoftmaxLoss:
+                self.learn.loss_func = SoftmaxLoss(power=0.0)
+            try:
+                *_, losses = self.learn.get_preds(
+                    dl=self.dl, with_loss=True, with_preds=False, with_targs=False, act=self.act
+                )
+            finally:
+                self.learn.loss_func = own
+            require_numbers(losses, 'losses')
+            self._losses = losses
+        return self._losses
+
+    @losses.setter
+    def losses(self, values: torch.Tensor | None) -> None:
+        self._losses = values
+
+    def _require_losses(self) -> None:
+        """`TypeError` or `ValueError` where rows have no losses that compare, with what to call instead."""
+        if self.dl is None:
+            raise TypeError(
+                f'{type(self.learn).__name__} has no loaders, whose rows would have losses: '
+                'evaluate_users(scorer, dls) tells what each user gets, evaluate(scorer, dls) the means'
+            )
+        if isinstance(self.dl, InBatchDL):
+            raise TypeError(
+                'with the negatives of the batch the loss of a row depends on the rows beside it, so that losses do '
+                'not compare: evaluate_users(learn, metrics=[ndcg(10)]) tells who is served badly'
+            )
+        dataset = self.dl.dataset
+        if not len(dataset):
+            raise ValueError(
+                'there are no rows (valid_pct=0 holds none out): look at those of training, '
+                'RecInterpretation.from_learner(learn, ds_idx=0)'
+            )
+        if type(self.dl) is InteractionDL and len(dataset.columns) <= dataset.n_inp:
+            raise ValueError(
+                'the rows have no targets to compare with: dls.test_dl(table, with_labels=True) has them, and '
+                'learn.get_preds(dl=dl) predicts without'
+            )
+
+    def top_losses(
+        self,
+        k: int | None = None,  # how many; None, or more than there are: all
+        largest: bool = True,  # or those with the smallest
+        items: bool = False,  # return the rows, too, as a table
+    ) -> tuple:
+        """The `k` largest losses and the positions of their rows, (k,) each."""
+        n = len(self.losses) if k is None else min(k, len(self.losses))
+        losses, idx = super().top_losses(n, largest)
+        return (losses, idx, self._shown(idx)) if items else (losses, idx)
+
+    def __getitem__(self, idxs: Any) -> tuple:
+        """Inputs, predictions, targets, decoded predictions and losses of rows `idxs`, as fastai's.
+
+        `TypeError` where rows are not pairs.
+        """
+        losses = self.losses
+        if isinstance(self.dl, (NegativesDL, UserDL)):
+            raise TypeError(
+                'the rows of these loaders are not pairs with a target: plot_top_losses(k) shows those with the '
+                'largest losses, learn.show_results() a batch with its scores'
+            )
+        idx = torch.as_tensor(idxs).reshape(-1)
+        n_inp = self.dl.dataset.n_inp
+        dataset = InteractionDataset(list(self._columns(idx)[: n_inp + 1]), None, self.catalog, n_inp)
+        dl = InteractionDL(dataset, bs=len(idx), device=self.learn.dls.device)
+        columns = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
+        return (*columns, losses[idx])
+
     def plot_top_losses(
         self,
         k: int = 9,  # how many
         largest: bool = True,  # or those with the smallest
         show: bool = True,  # show the table; False: return it
     ) -> pd.DataFrame | None:
-        """The `k` pairs with the largest loss: ids, title, rating, prediction, loss."""
+        """The `k` rows with the largest loss.
+
+        Ids, title, rating (or liked, or, of positives with their negatives, nothing), prediction (as `predict` has it),
+        loss; of a whole catalogue user, number of positives, loss.
+        """
         losses, idx = self.top_losses(k, largest)
-        df = self._predicted(idx)
+        df = self._shown(idx)
         df['loss'] = losses.cpu().numpy()
         if not show:
             return df
         show_table(df)
         return None
 
-    def _predicted(self, idx: torch.Tensor | None = None) -> pd.DataFrame:
-        """Rows `idx` of the part interpreted (by default all): ids, title, rating, prediction."""
+    def _columns(self, idx: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Columns of the rows `idx` on the CPU: users, items[, context][, target[, weight]]."""
+        if isinstance(self.dl, StreamDL):  # rows of files come one after the other
+            return tuple(torch.cat(parts)[idx] for parts in zip(*([o.cpu() for o in batch] for batch in self.dl)))
         dataset = self.dl.dataset
-        idx = torch.arange(len(dataset)) if idx is None else idx.cpu()
-        columns = [o.cpu() for o in dataset[idx.to(dataset.device)]]
-        users, items, *context, target = columns[: dataset.n_inp + 1]
-        return decode(self.catalog, users, items, target, prediction=self.learn.score(users, items, *context))
+        return tuple(o.cpu() for o in dataset[idx.to(dataset.device)])
+
+    def _shown(self, idx: torch.Tensor | None = None) -> pd.DataFrame:
+        """Rows `idx` of the part interpreted (by default all) as `plot_top_losses` has them, without losses."""
+        idx = torch.arange(len(self.dl.dataset)) if idx is None else idx.cpu()
+        users, *columns = self._columns(idx)
+        if isinstance(self.dl, UserDL):
+            positives = self.dl.dataset.positives[users.numpy()]
+            ids = self.catalog.vocab['user'].decode(users.numpy())
+            return pd.DataFrame(dict(user=ids, positives=np.diff(positives.indptr)))
+        n_inp = self.dl.dataset.n_inp
+        items, *context = columns[: n_inp - 1]
+        scores = self.learn.score(users, items, *context).cpu()
+        require_numbers(scores)
+        prediction = scores.sigmoid() if self.learn.scale == 'logit' else scores
+        if isinstance(self.dl, NegativesDL):
+            return decode(self.catalog, users, items, prediction=prediction)
+        return decode(self.catalog, users, items, columns[n_inp - 1], self._target_name, prediction=prediction)
+
+    @property
+    def _target_name(self) -> str:
+        """What targets of pairs are called: 'rating' or 'liked'."""
+        return 'rating' if self.catalog.thresholds is None else 'liked'
 
     def worst_users(
         self,
         k: int = 10,  # how many
         min_rows: int = 5,  # only of those with so many rows in the part interpreted
     ) -> pd.DataFrame:
-        """The `k` users with the largest error: user, rows, rmse, bias (mean of prediction - rating), mean_rating."""
-        df = self._predicted()
-        error = df['prediction'] - df['rating']
-        by_user = df.assign(error=error, square=error**2).groupby('user')
-        per_user = by_user.agg(
-            rows=('error', 'size'),
-            rmse=('square', 'mean'),
-            bias=('error', 'mean'),
-            mean_rating=('rating', 'mean'),
-        )
-        per_user['rmse'] **= 0.5
-        return per_user[per_user['rows'] >= min_rows].nlargest(k, 'rmse').reset_index()
+        """The `k` users with the largest error, or loss.
+
+        Of ratings: user, rows, rmse, bias (mean of prediction - rating), mean_rating. Of what is liked: user, rows,
+        loss (mean of the loss's own values), bias (mean of probability - liked), liked (share of the rows). Of implicit
+        feedback: user, rows, loss.
+        """
+        losses = self.losses.cpu().double().numpy()  # also says where there are none
+        df = self._shown().assign(loss=losses)
+        if isinstance(self.dl, UserDL):
+            per_user = df.set_index('user').rename(columns=dict(positives='rows'))
+            by = 'loss'
+        elif isinstance(self.dl, NegativesDL):
+            per_user = df.groupby('user').agg(rows=('loss', 'size'), loss=('loss', 'mean'))
+            by = 'loss'
+        elif self.catalog.thresholds is not None:
+            per_user = _losses_of_users(df)
+            by = 'loss'
+        else:
+            per_user = _errors_of_users(df)
+            by = 'rmse'
+        enough = per_user[per_user['rows'] >= min_rows]
+        if not len(enough):
+            most = per_user['rows'].max()
+            raise ValueError(
+                f'no user has min_rows={min_rows} rows here, the most have {most}: worst_users({k}, {most})'
+            )
+        return enough.nlargest(k, by).reset_index()
 
     # --- the ratings themselves
 
@@ -391,18 +563,46 @@ class RecInterpretation(Interpretation):
     ) -> np.ndarray:
         """Three views of the training rows.
 
-        How ratings are distributed, how few items have most of them, and who rated what (most active users, most rated
-        items).
+        How ratings are distributed (counts that differ, of implicit feedback; without either, how many rows users
+        have), how few items have most of them, and who has what (most active users, most rated items).
         """
         inter, rows = training_rows(self.catalog)
+        values = inter.weights if inter.ratings is None else inter.ratings
         if axes is None:
             _, axes = plt.subplots(1, 3, figsize=(16, 4.6), layout='constrained')
-        _draw_distribution(axes[0], inter.ratings[rows])
+        if values is None or (inter.ratings is None and np.ptp(values[rows]) == 0):
+            _draw_activity(axes[0], self.catalog.counts['user'])
+        else:
+            _draw_distribution(axes[0], values[rows], 'rating' if inter.ratings is not None else 'weight')
         _draw_long_tail(axes[1], np.sort(self.catalog.counts['item'])[::-1])
         seen = self.catalog.require_history().seen
         grid = _with_gaps(seen[self._known('user', n_users)][:, self._known('item', n_items)])
-        _draw_matrix(axes[2], grid, seen.nnz / np.prod(seen.shape))
+        name = 'rating' if inter.weights is None else 'weight'
+        _draw_matrix(axes[2], grid, seen.nnz / np.prod(seen.shape), name)
         return axes
+
+
+def _errors_of_users(df: pd.DataFrame) -> pd.DataFrame:
+    """Rows, rmse, bias and mean_rating by user, of a table of ratings and predictions."""
+    error = df['prediction'] - df['rating']
+    res = (
+        df.assign(error=error, square=error**2)
+        .groupby('user')
+        .agg(
+            rows=('error', 'size'),
+            rmse=('square', 'mean'),
+            bias=('error', 'mean'),
+            mean_rating=('rating', 'mean'),
+        )
+    )
+    res['rmse'] **= 0.5
+    return res
+
+
+def _losses_of_users(df: pd.DataFrame) -> pd.DataFrame:
+    """Rows, loss, bias and the share that is liked by user, of a table of labels, probabilities and losses."""
+    res = df.assign(bias=df['prediction'] - df['liked']).groupby('user')
+    return res.agg(rows=('loss', 'size'), loss=('loss', 'mean'), bias=('bias', 'mean'), liked=('liked', 'mean'))
 
 
 # --- drawing
@@ -497,8 +697,17 @@ def _draw_stacks(ax: Axes, df: pd.DataFrame, names: list[str]) -> None:
     ax.margins(x=0.01)
 
 
-def _draw_distribution(ax: Axes, ratings: np.ndarray) -> None:
-    """How often each rating occurs: a bar for each value, where there are few."""
+def _draw_activity(ax: Axes, counts: np.ndarray) -> None:
+    """How many users have how many training rows."""
+    counts = counts[counts > 0]
+    ax.hist(counts, bins=np.geomspace(counts.min(), counts.max() + 1, 25), color=BLUE)
+    ax.axvline(counts.mean(), color=ORANGE, lw=1.5, label=f'mean {counts.mean():.1f}')
+    ax.legend(framealpha=1, edgecolor='none')
+    ax.set(xlabel='rows of the user', ylabel='users', title='Who has how much', xscale='log')
+
+
+def _draw_distribution(ax: Axes, ratings: np.ndarray, name: str) -> None:
+    """How often each rating (or what else `name` is) occurs: a bar for each value, where there are few."""
     mean = ratings.mean(dtype=np.float64)
     values, counts = np.unique(ratings, return_counts=True)
     if len(values) <= 20:
@@ -508,7 +717,7 @@ def _draw_distribution(ax: Axes, ratings: np.ndarray) -> None:
         ax.hist(ratings, bins=30, color=BLUE)
     ax.axvline(mean, color=ORANGE, lw=1.5, label=f'mean {mean:.2f}')
     ax.legend(framealpha=1, edgecolor='none', loc='upper left')
-    ax.set(xlabel='rating', ylabel='rows', title='Distribution of ratings')
+    ax.set(xlabel=name, ylabel='rows', title=f'Distribution of {name}s')
 
 
 def _draw_long_tail(ax: Axes, counts: np.ndarray) -> None:
@@ -531,10 +740,12 @@ def _with_gaps(matrix: Any) -> np.ndarray:
     return grid
 
 
-def _draw_matrix(ax: Axes, grid: np.ndarray, filled: float) -> None:
-    """Ratings (users, items) as colors; `filled` is the share of the whole matrix that is known."""
+def _draw_matrix(ax: Axes, grid: np.ndarray, filled: float, name: str) -> None:
+    """Ratings (or what else `name` is) as colors (users, items); `filled` is the share of all of it that is known."""
     image = ax.imshow(grid, aspect='auto', cmap='viridis', interpolation='nearest')
-    ax.figure.colorbar(image, ax=ax, label='rating')
+    there = grid[np.isfinite(grid)]
+    if len(there) and np.ptp(there):  # of one value there is nothing to read off
+        ax.figure.colorbar(image, ax=ax, label=name)
     n_users, n_items = grid.shape
     ax.set(
         xlabel=f'{n_items} most rated items',

@@ -112,7 +112,15 @@ class InteractionDataset:
         """The rows as a table of ids; fastai's `Interpretation` asks for it."""
         columns = self[torch.arange(len(self), device=self.device)]
         target = columns[self.n_inp] if len(columns) > self.n_inp else None
-        return decode(self.catalog, columns[0], columns[1], target)
+        return decode(self.catalog, columns[0], columns[1], target, self.target_name)
+
+    @property
+    def target_name(self) -> str:
+        """What comes after the inputs of the model: 'rating', 'liked', or of positives 'weight'."""
+        inter = self.catalog.interactions
+        if inter is not None and inter.weights is not None:
+            return 'weight'
+        return 'rating' if self.catalog.thresholds is None else 'liked'
 
 
 # --- batches to look at

@@ -378,7 +378,7 @@ class RecLearner(FastLearner, ModelScorer):
         negatives (`n_neg=0`) those of the positives.
         """
         rows = self.dls[ds_idx] if dl is None else dl
-        if isinstance(rows, UserDL):
+        if isinstance(rows, UserDL) and (kwargs.get('with_preds', True) or kwargs.get('with_targs', True)):
             self._check_preds_fit(len(rows.dataset))
         if isinstance(rows, InBatchDL):
             rows = dl = rows.pairs()
