@@ -134,7 +134,7 @@ class Popularity(Baseline):
         return self.scores.repeat(len(users), 1)
 
 
-class _ItemWeights(Baseline):
+class ItemWeights(Baseline):
     """Scores of what a user has, times a matrix of item-item weights: s_u = x_u W, x_u 1 at training positives.
 
     Every positive counts once: counts of plays or repeated clicks have long tails, in which a few rows would drown the
@@ -161,16 +161,51 @@ class _ItemWeights(Baseline):
 
         `ValueError` for 'user'.
         """
-        if side != 'item':
-            raise ValueError(f'{type(self).__name__} has no vectors of users')
+        self._require_items(side)
         return _dense(self.weights)
 
+    def _require_items(self, side: str) -> None:
+        if side != 'item':
+            raise ValueError(f'{type(self).__name__} has no vectors of users')
 
-class ItemKNN(_ItemWeights):
+    def neighbors(self, codes: np.ndarray, k: int, side: str = 'item') -> tuple[np.ndarray, np.ndarray]:
+        """What speaks most for each item of codes (B,), that is who has them: weights above 0, and codes, (B, k).
+
+        These are the numbers that scores are made of, W[:, i]; -inf where there are fewer. `ValueError` for 'user'.
+        """
+        self._require_items(side)
+        k = min(k, self.require_fitted().n_items)
+        scores: np.ndarray = np.full((len(codes), k), -np.inf, np.float32)
+        found: np.ndarray = np.zeros((len(codes), k), np.int64)
+        step = max(1, COMMON // self.catalog.n_items)
+        for start in range(0, len(codes), step):
+            some = slice(start, start + step)
+            self._fill_nearest(codes[some], scores[some], found[some])
+        return scores, found
+
+    def _fill_nearest(self, codes: np.ndarray, scores: np.ndarray, found: np.ndarray) -> None:
+        """Write weights above 0 and codes of the nearest into (B, k), in place."""
+        weights, nearest = torch.from_numpy(self.weights[:, codes].T).topk(scores.shape[1], dim=1)
+        scores[:] = weights.where(weights > 0, -torch.inf).numpy()
+        found[:] = nearest.numpy()
+
+    def basket_scores(self, codes: np.ndarray) -> torch.Tensor:
+        """What a user who has just the items of codes (n,) is scored: (n_items,); -inf where nothing speaks for it."""
+        n_items = self.require_fitted().n_items
+        ones: np.ndarray = np.ones(len(codes), np.float32)
+        x = csr_matrix((ones, (np.zeros_like(codes), codes)), shape=(1, n_items))
+        scores = _dense(x @ self.weights)[0]
+        return scores.where(scores != 0, -torch.inf)
+
+
+class ItemKNN(ItemWeights):
     """Item-based nearest neighbors: cosine of the items' columns, shrunken, each item keeping its `k` nearest.
 
-    Deshpande and Karypis 2004; shrinkage as in Dacrema et al. 2019.
+    Deshpande and Karypis 2004; shrinkage as in Dacrema et al. 2019. `similar_items` shows these neighbors with these
+    cosines: at most `k` rows, and none of an item that shares no user with another.
     """
+
+    weights: csr_matrix  # [j, i] is the cosine of j among the nearest of i
 
     def __init__(
         self,
@@ -201,6 +236,17 @@ class ItemKNN(_ItemWeights):
         self.weights = vstack(nearest).T.tocsr()
         return self
 
+    def _fill_nearest(self, codes: np.ndarray, scores: np.ndarray, found: np.ndarray) -> None:
+        of_each = self.weights[:, codes].T.tocsr()
+        of_each.sort_indices()
+        rows = _row_numbers(of_each)
+        order = np.lexsort((-of_each.data, rows))  # of equal ones the first
+        place = np.arange(len(order)) - of_each.indptr[rows]
+        kept = place < scores.shape[1]
+        rows, place, order = rows[kept], place[kept], order[kept]
+        scores[rows, place] = of_each.data[order]
+        found[rows, place] = of_each.indices[order]
+
     def _cosines(self, common: csr_matrix, start: int, norms: np.ndarray) -> csr_matrix:
         """Shrunken cosines in place of counts of common users, rows from item `start` on; none with itself."""
         rows: np.ndarray = start + _row_numbers(common)
@@ -210,7 +256,7 @@ class ItemKNN(_ItemWeights):
         return common
 
 
-class EASE(_ItemWeights):
+class EASE(ItemWeights):
     """Embarrassingly shallow autoencoder (Steck 2019): the matrix regressed on itself, in closed form.
 
     A ridge regression with a zero diagonal: W = I - P diag(1 / diag P), P = (X'X + l2 I)^-1, in float32 above 8,192

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..data.columns import column_of, first_few
+from ..data.columns import as_frame, column_of, first_few, is_table
 from ..data.interactions import Interactions
+from .baselines import ItemWeights
+from .recommend import require_numbers
 from .scorer import Scorer
 
 __all__ = ['Blend', 'Ensemble']
@@ -320,11 +322,12 @@ class Ensemble(Scorer):
         Pairs are scored in the context that the table has columns of.
         """
         catalog = self.require_fitted()
-        df = pairs if isinstance(pairs, pd.DataFrame) else pd.DataFrame(list(pairs), columns=['user', 'item'])
+        df = as_frame(pairs) if is_table(pairs) else pd.DataFrame(list(pairs), columns=['user', 'item'])
         ids = {side: df[column_of(df, side, catalog.names)].to_numpy() for side in ('user', 'item')}
         users, items = (torch.from_numpy(self.vocab[side].encode(o)) for side, o in ids.items())
         context = None if catalog.context_of is None else torch.from_numpy(catalog.context_of.encode(df))
         scores = self.member_scores(users, items, context)
+        require_numbers(scores)
         res = pd.DataFrame(ids)
         if catalog.title_name is not None:
             res['title'] = catalog.titles(items.numpy())
@@ -338,6 +341,33 @@ class Ensemble(Scorer):
         Their dot product is the mean of the members'.
         """
         return torch.cat([m.vectors(side).float().cpu() for m in self.members], 1) / len(self) ** 0.5
+
+    def neighbors(self, codes: np.ndarray, k: int, side: str = 'item') -> tuple[np.ndarray, np.ndarray]:
+        """As in `Scorer`; of members that have worked out weights of items (`EASE`, `ItemKNN`) by the mean of these."""
+        if side != 'item' or not all(isinstance(m, ItemWeights) for m in self.members):
+            return super().neighbors(codes, k, side)
+        n_items = self.catalog.n_items
+        shape = len(codes), min(k, n_items)
+        scores: np.ndarray = np.full(shape, -np.inf, np.float32)
+        found: np.ndarray = np.zeros(shape, np.int64)
+        for row, code in enumerate(codes):
+            mean: np.ndarray = np.zeros(n_items, np.float32)
+            for member in self.members:
+                weights, near = (o[0] for o in member.neighbors(np.array([code]), n_items))
+                there = np.isfinite(weights)
+                mean[near[there]] += weights[there] / len(self)
+            best = np.argsort(-mean, kind='stable')[: scores.shape[1]]
+            scores[row] = np.where(mean[best] > 0, mean[best], -np.inf)
+            found[row] = best
+        return scores, found
+
+    def basket_scores(self, codes: np.ndarray) -> torch.Tensor:
+        """As in `Scorer`; of members that have worked out weights of items the mean of theirs."""
+        if not all(isinstance(m, ItemWeights) for m in self.members):
+            return super().basket_scores(codes)
+        scores = torch.stack([m.basket_scores(codes) for m in self.members])
+        mean = scores.masked_fill(~scores.isfinite(), 0.0).mean(0)
+        return mean.where(mean != 0, -torch.inf)
 
     def biases(self, side: str = 'item') -> torch.Tensor | None:
         """Mean biases, (n,), of 'user' or 'item'; a member without any counts as 0. None if none has some."""

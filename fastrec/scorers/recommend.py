@@ -407,15 +407,15 @@ def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = No
     """The `k` items that are nearest to the items of an anonymous `basket`: item, title, score, rank.
 
     score = mean cosine between the item's vector and the vectors of the basket, as in item-based collaborative
-    filtering (Sarwar et al. 2001), with learned vectors in the place of rating columns; in [-1, 1].
+    filtering (Sarwar et al. 2001), with learned vectors in the place of rating columns; in [-1, 1]. Of scorers that
+    read histories (`EASE`, `ItemKNN`) what a user with these items would be told.
     """
     catalog = scorer.catalog
-    codes = torch.from_numpy(np.unique(catalog.find_all(basket)))
+    codes = np.unique(catalog.find_all(basket))
     if not len(codes):
         raise ValueError('the basket is empty')
-    vectors = torch.nn.functional.normalize(scorer.vectors('item').float().cpu(), dim=1)
-    scores = (vectors @ vectors[codes].mean(0))[None]
-    scores[:, codes] = -torch.inf
+    scores = scorer.basket_scores(codes)[None]
+    scores[:, torch.from_numpy(codes)] = -torch.inf
     scores[:, torch.from_numpy(~scorer.knows('item'))] = -torch.inf  # a cold item's vector says nothing about it
     check_k(k, 'item')
     forbidden = _forbidden(catalog, catalog.candidates(candidates))
@@ -424,6 +424,12 @@ def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = No
     require_numbers(scores, masked=True)
     best, items = scores.topk(min(k, catalog.n_items), dim=1)
     return _tidy(catalog, best, items)[0]
+
+
+def basket_cosines(scorer: Any, codes: np.ndarray) -> torch.Tensor:
+    """Mean cosine of each item's vector with those of codes (n,): (n_items,)."""
+    vectors = torch.nn.functional.normalize(scorer.vectors('item').float().cpu(), dim=1)
+    return vectors @ vectors[torch.from_numpy(codes)].mean(0)
 
 
 def recommend_users(

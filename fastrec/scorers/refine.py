@@ -23,7 +23,7 @@ from ..data.catalog import Catalog, check_leakage
 from ..data.columns import first_few, normal_name, plain_values
 from ..data.features import Features
 from ..data.interactions import Vocab
-from .baselines import HasCatalog, training_rows
+from .baselines import HasCatalog, ItemWeights, training_rows
 from .recommend import MEMORY_BUDGET
 from .retrieval import Inner
 from .scorer import Scorer
@@ -208,11 +208,23 @@ def _of_vectors(ids, vectors: Any, k: int | None) -> ItemGraph:
 
 
 def _of_scorer(scorer: Scorer, k: int | None) -> ItemGraph:
-    """Nearest by what a scorer has learned of items."""
+    """Nearest by what a scorer has learned of items; of one that has worked out neighbors, these."""
+    if isinstance(scorer, ItemWeights):
+        return _of_neighbors(scorer, k)
     vectors = scorer.vectors('item').float().cpu().numpy().copy()
     vectors[~scorer.knows('item')] = 0  # the vector of a cold item says nothing about it
     name = type(scorer if scorer.model is None else scorer.model).__name__
     return ItemGraph(scorer.vocab['item'].ids, _nearest(vectors, k), f'nearest vectors of {name}', scorer.catalog)
+
+
+def _of_neighbors(scorer: ItemWeights, k: int | None) -> ItemGraph:
+    """Each item's `k` neighbors of `EASE` or `ItemKNN`, with their weights."""
+    ids = scorer.vocab['item'].ids
+    n = len(ids)
+    scores, found = scorer.neighbors(np.arange(n), n if k is None else k)
+    rows, place = np.nonzero(np.isfinite(scores))
+    weights = csr_matrix((scores[rows, place], (rows, found[rows, place])), shape=(n, n))
+    return ItemGraph(ids, weights, f'neighbours of {type(scorer).__name__}', scorer.catalog)
 
 
 def _of_training_rows(catalog: Catalog, k: int | None) -> ItemGraph:

@@ -396,10 +396,10 @@ def similar(
     k: int = 10,
     side: str = 'item',  # or 'user'
 ) -> pd.DataFrame:
-    """The `k` nearest users or items of `query` by cosine of their vectors.
+    """The `k` nearest users or items of `query`, by `scorer.neighbors`: by default by cosine of their vectors.
 
-    The query's own id, the id, title (items), score in [-1, 1], rank. Rows without training data are neither asked
-    (`KeyError`) nor answered: their vector says nothing about them.
+    The query's own id, the id, title (items), score, rank. Rows without training data are neither asked (`KeyError`)
+    nor answered: their vector says nothing about them.
     """
     catalog = scorer.catalog
     check_k(k, side)
@@ -410,8 +410,7 @@ def similar(
         raise KeyError(
             f'{side} {first_few(ids)} has no training row, so the model has learned nothing about what is similar to it'
         )
-    vectors = F.normalize(scorer.vectors(side).float(), dim=1)
-    scores, found = _nearest(scorer, vectors, codes, is_known, k, side)
+    scores, found = scorer.neighbors(codes, k, side)
     require_numbers(torch.from_numpy(scores), masked=True)
     at, place = np.nonzero(np.isfinite(scores))
     decode = catalog.vocab[side].decode
@@ -427,10 +426,10 @@ def similar(
     return df
 
 
-def _nearest(
-    scorer: Any, vectors: torch.Tensor, codes: np.ndarray, is_known: np.ndarray, k: int, side: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and codes (B, k) of what is nearest to codes (B,), from unit vectors (n, d), by index or exactly."""
+def nearest(scorer: Any, codes: np.ndarray, k: int, side: str = 'item') -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and codes (B, k) of what is nearest to codes (B,) by the scorer's vectors, by index or exactly."""
+    is_known = scorer.knows(side)
+    vectors = F.normalize(scorer.vectors(side).float(), dim=1)
     at = torch.from_numpy(codes).to(vectors.device)
     index = scorer.item_index() if side == 'item' else None
     if index is not None:
@@ -438,11 +437,22 @@ def _nearest(
         if found is not None:
             others = vectors[torch.from_numpy(found).to(vectors.device)]
             return torch.einsum('bd,bkd->bk', vectors[at], others).cpu().numpy(), found
+    unknown = torch.from_numpy(~is_known).to(vectors.device)
+    best = [_nearest_of(some, vectors, unknown, k) for some in at.split(max(1, SEARCH_BYTES // (4 * len(is_known))))]
+    if not best:
+        return np.zeros((0, k), np.float32), np.zeros((0, k), np.int64)
+    scores, found_codes = (torch.cat(parts).cpu().numpy() for parts in zip(*best))
+    return scores, found_codes
+
+
+def _nearest_of(
+    at: torch.Tensor, vectors: torch.Tensor, unknown: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of codes (B,) on the device of the unit vectors (n, d), but those that are `unknown`, bool (n,)."""
     scores = vectors[at] @ vectors.T
-    scores[:, torch.from_numpy(~is_known).to(vectors.device)] = -torch.inf
+    scores[:, unknown] = -torch.inf
     scores[torch.arange(len(at)), at] = -torch.inf
-    top, found = scores.topk(min(k, len(is_known)), dim=1)
-    return top.cpu().numpy(), found.cpu().numpy()
+    return scores.topk(min(k, len(unknown)), dim=1)
 
 
 def _by_index(

@@ -19,8 +19,8 @@ from ..data.interactions import Interactions, Vocab
 from ..models.base import as_rec_model
 from ..notices import warn_user
 from .coldstart import new_users
-from .recommend import recommend, recommend_basket, recommend_users, require_numbers
-from .retrieval import ItemIndex, similar
+from .recommend import basket_cosines, recommend, recommend_basket, recommend_users, require_numbers
+from .retrieval import ItemIndex, nearest, similar
 
 __all__ = ['Scorer']
 
@@ -87,6 +87,26 @@ class Scorer:
     def biases(self, side: str = 'item') -> torch.Tensor | None:
         """Biases (n,) of 'user' or 'item'; None: there are none."""
         return None
+
+    def neighbors(
+        self,
+        codes: np.ndarray,  # int (B,): of whom the neighbors are asked
+        k: int,  # how many at most
+        side: str = 'item',  # or 'user'
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `similar_items` and `similar_users` show: scores and codes (B, k) of the nearest, best first.
+
+        -inf where there are fewer. By default cosines of `vectors`; what has worked out similarities answers with them.
+        """
+        return nearest(self, codes, k, side)
+
+    def basket_scores(self, codes: np.ndarray) -> torch.Tensor:
+        """Scores (n_items,) for somebody unknown with the items of codes (n,): what a basket is answered by.
+
+        -inf where nothing says anything. By default the mean cosine with the vectors of the basket, see
+        `recommend_basket`; those who score histories take the basket for one.
+        """
+        return basket_cosines(self, codes)
 
     def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
         """What vectors of items are multiplied with for codes of users: (B,) -> (B, d)."""
@@ -225,7 +245,7 @@ class Scorer:
         return self.require_fitted().history_of(user)
 
     def similar_items(self, item: Any, k: int = 10) -> pd.DataFrame:
-        """The `k` nearest items by cosine of their vectors.
+        """The `k` nearest items: by cosine of their vectors, of `ItemKNN` and `EASE` by the weights they worked out.
 
         `item` is an id, a title, or a part of a title that matches one, or a list of those.
         """
