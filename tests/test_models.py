@@ -8,9 +8,13 @@ import torch
 from scipy.sparse import csr_matrix
 
 from fastrec.data.block import Block
+from fastrec.data.datasets import synthetic_ratings
+from fastrec.data.features import ItemFeatures
 from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_l2, set_l2
 from fastrec.models.base import from_range, to_range
 from fastrec.models.svdpp import residuals_of
+from fastrec.training.builders import collab_learner, content_learner, gated_learner, mlp_learner, svdpp_learner
+from fastrec.training.dataloaders import RecDataLoaders
 
 N_USERS = 7
 N_ITEMS = 11
@@ -588,3 +592,41 @@ def test_sums_are_over_the_length_of_the_history_to_the_norm(norm):
         atol=1e-5,
     )
     assert model.config()['norm'] == norm
+
+
+# --- what a learner says of users it never saw
+
+
+def items_features(items):
+    return ItemFeatures.from_df(items, multilabel='genres')
+
+
+LEARNERS = {
+    'svdpp': lambda dls, items: svdpp_learner(dls, n_factors=8),
+    'svdpp with features': lambda dls, items: svdpp_learner(dls, n_factors=8, item_features=items_features(items)),
+    'collab': lambda dls, items: collab_learner(dls, n_factors=8, y_range=(0.5, 5.5)),
+    'mlp': lambda dls, items: mlp_learner(dls, y_range=(0.5, 5.5)),
+    'content': lambda dls, items: content_learner(dls, items_features(items), y_range=(0.5, 5.5)),
+    'gated': lambda dls, items: gated_learner(dls, items_features(items), y_range=(0.5, 5.5)),
+    'sum': lambda dls, items: gated_learner(dls, items_features(items), fusion='sum', y_range=(0.5, 5.5)),
+    'concat': lambda dls, items: gated_learner(dls, items_features(items), fusion='concat', y_range=(0.5, 5.5)),
+}
+
+
+@pytest.mark.parametrize('name', LEARNERS)
+def test_cold_users_give_items_about_the_scores_that_the_others_give(name):
+    ratings, items, _ = synthetic_ratings(n_users=200, n_items=100, n_factors=3, density=0.3, noise=0.3, seed=4)
+    cold = ratings['user'].isin(ratings['user'].unique()[::8]).to_numpy()
+    split = np.flatnonzero(~cold), np.flatnonzero(cold)
+    dls = RecDataLoaders.from_df(ratings, item_df=items, splitter=split, bs=128)
+    torch.manual_seed(0)
+    learn = LEARNERS[name](dls, items)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(6, 1e-2)
+    known = torch.from_numpy(dls.catalog.known('user'))
+    best_known = torch.from_numpy(np.argsort(-dls.catalog.counts['item'])[:30].copy())
+    scores = learn.score_items(torch.arange(dls.n_users))[:, best_known]
+    apart = scores[~known].mean(0) - scores[known].mean(0)
+    spread = scores[known].mean(0).std()  # of items
+    assert apart.mean().abs() < 0.1
+    assert apart.std() < 0.3 * spread, 'and tell items apart as they do'
