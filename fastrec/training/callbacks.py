@@ -140,6 +140,20 @@ class RankingCallback(Callback):
         self.n_users = n_users
         self.relevant = relevant
         self.ranking_values = self._nothing()
+        self._added: list[ValueMetric] = []  # columns of this fit
+
+    def before_fit(self) -> None:
+        """Add the columns that the learner does not have: it came with `fit(cbs=...)` or `add_cb`."""
+        there = {metric.name for metric in self.learn.metrics}
+        self._added = [metric for metric in self.value_metrics() if metric.name not in there]
+        if self._added:
+            self.learn.metrics = [*self.learn.metrics, *self._added]
+
+    def after_fit(self) -> None:
+        """Leave the learner's columns as they were."""
+        if self._added:
+            self.learn.metrics = [metric for metric in self.learn.metrics if metric not in self._added]
+            self._added = []
 
     def _nothing(self) -> dict[str, float]:
         """The columns of an epoch in which nothing is ranked."""

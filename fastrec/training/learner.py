@@ -15,7 +15,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
-from fastai.learner import Learner, Recorder, SkipToEpoch
+from fastai.learner import Learner, Metric, Recorder, SkipToEpoch
 from fastai.torch_core import num_distrib
 from fastcore.foundation import L
 from fastcore.meta import delegates
@@ -502,8 +502,9 @@ def _metric_columns(dls: RecDataLoaders, model: nn.Module, metrics: list, cbs: L
     if ranking:
         dls.catalog.require_history()
         added = [RankingCallback(ranking)]
-    for cb in added or [cb for cb in cbs if isinstance(cb, RankingCallback)][:1]:
-        columns += cb.value_metrics()
+    for cb in added + [cb for cb in cbs if isinstance(cb, RankingCallback)]:
+        there = {column.name for column in columns if isinstance(column, Metric)}
+        columns += [column for column in cb.value_metrics() if column.name not in there]
     return columns, added
 
 
