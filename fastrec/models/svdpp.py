@@ -389,9 +389,10 @@ class SVDpp(DotBias):
         """`_all_sums`, and of cold rows the mean of the sums there are; in a step of training 0."""
         sums = self._all_sums(side)
         known = self._own(side).known
+        if self.training and torch.is_grad_enabled():
+            return sums * known[:, None]
         has_sum = known & (self.counts(side) > 0)
-        is_step = self.training and torch.is_grad_enabled()
-        if is_step or not has_sum.any():
+        if not has_sum.any():
             return sums * known[:, None]
         return torch.where(known[:, None], sums, sums[has_sum].mean(0))
 
