@@ -91,7 +91,7 @@ def _side_by_side(
     against: str | None,
 ) -> Iterator[dict]:
     """Rows of `compare_models` for one metric."""
-    means = {name: np.nanmean(own) for name, own in values.items()}
+    means = {name: float(np.nanmean(own)) for name, own in values.items()}
     reference = against or _best_of(metric, means)
     p = {name: _wilcoxon(own, values[reference]) for name, own in values.items() if name != reference}
     corrected = _holm(p)

@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 from fastai.interpret import Interpretation
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..data.catalog import Catalog
 from ..models.base import as_rec_model, to_range
@@ -44,6 +46,8 @@ class RecInterpretation(Interpretation):
     unless they are given. Only users and items with training rows are shown: nothing was learned about the others.
     What a scorer or its loaders have not is a `TypeError` or `ValueError` that says what to call instead.
     """
+
+    _losses: torch.Tensor | None
 
     def __init__(
         self,
@@ -704,6 +708,9 @@ def _draw_activity(ax: Axes, counts: np.ndarray) -> None:
     ax.axvline(counts.mean(), color=ORANGE, lw=1.5, label=f'mean {counts.mean():.1f}')
     ax.legend(framealpha=1, edgecolor='none')
     ax.set(xlabel='rows of the user', ylabel='users', title='Who has how much', xscale='log')
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter('{x:,.0f}')
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_distribution(ax: Axes, ratings: np.ndarray, name: str) -> None:
@@ -742,9 +749,11 @@ def _with_gaps(matrix: Any) -> np.ndarray:
 
 def _draw_matrix(ax: Axes, grid: np.ndarray, filled: float, name: str) -> None:
     """Ratings (or what else `name` is) as colors (users, items); `filled` is the share of all of it that is known."""
-    image = ax.imshow(grid, aspect='auto', cmap='viridis', interpolation='nearest')
     there = grid[np.isfinite(grid)]
-    if len(there) and np.ptp(there):  # of one value there is nothing to read off
+    differ = len(there) > 0 and np.ptp(there) > 0  # of one value there is nothing to read off
+    colors = 'viridis' if differ else ListedColormap([BLUE])
+    image = ax.imshow(grid, aspect='auto', cmap=colors, interpolation='nearest')
+    if differ:
         ax.figure.colorbar(image, ax=ax, label=name)
     n_users, n_items = grid.shape
     ax.set(
@@ -780,7 +789,7 @@ def place_labels(
 
     There is room where it covers no earlier label and no other labelled point and stays inside the axes.
     """
-    figure = ax.figure
+    figure: Any = ax.figure
     figure.draw_without_rendering()  # fixes the transforms, which the boxes below are measured in
     renderer = figure.canvas.get_renderer()
     frame = ax.get_window_extent()

@@ -389,7 +389,7 @@ def cross_validate(
         if n_epoch is not None:
             _train(scorer, n_epoch, lr)
         _check_trained(scorer)
-        options = {} if relevant is None else dict(relevant=relevant)
+        options: dict[str, Any] = {} if relevant is None else dict(relevant=relevant)
         results.append(evaluate(scorer, dls, metrics, **options).loc['all'])
     table = pd.DataFrame(results, index=pd.Index(range(len(results)), name='fold'))
     table = table.drop(columns=['rows', 'users', 'one_class'], errors='ignore')
