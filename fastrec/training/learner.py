@@ -361,7 +361,11 @@ class RecLearner(FastLearner, ModelScorer):
 
     @delegates(Learner.export)
     def export(self, fname: str = 'export.pkl', **kwargs) -> None:
-        """Write the learner without training rows; a model that reads histories, with the user vectors computed."""
+        """Write the learner without training rows; a model that reads histories, with the user vectors computed.
+
+        The file is a pickle, and `load_learner` runs what code is in it: load only files you trust. What
+        `save_recommender` writes is none, and runs none.
+        """
         model, opt = self.model, self.opt
         portable = self.without_history()
         if portable is not model:
