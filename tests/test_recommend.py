@@ -132,6 +132,8 @@ def test_candidates(scorer):
         scorer.recommend('u05', candidates=np.ones(20, bool))
     with pytest.raises(ValueError, match=r"cannot read the condition.*'title', 'genre'"):
         scorer.recommend('u05', candidates='colour == 3')
+    with pytest.raises(ValueError, match='`@`, a variable of Python, is not allowed'):
+        scorer.recommend('u05', candidates='@pd.io.common.os.getpid() > 0')
     with pytest.raises(KeyError, match='unknown item id: 999'):
         scorer.recommend('u05', candidates=[100, 999])
     with pytest.raises(ValueError, match='no item is left'):
