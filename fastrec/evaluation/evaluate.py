@@ -16,9 +16,10 @@ from ..data.columns import first_few
 from ..data.interactions import Interactions
 from ..data.sampling import NegativeSampler
 from ..data.splits import Split
+from ..memory import require_memory
 from ..notices import warn_user
 from ..progress import Progress
-from ..scorers.baselines import HasCatalog
+from ..scorers.baselines import HasCatalog, gram
 from ..scorers.recommend import mask_seen, ranker_for, require_numbers, seen_matrix, top_k, users_at_a_time
 from ..scorers.scorer import Scorer
 from .metrics import (
@@ -43,7 +44,7 @@ from .metrics import (
 
 __all__ = ['evaluate', 'evaluate_users', 'label_held_out', 'rank_held_out']
 
-GRAM_LIMIT = 2**14  # items up to which how alike they are is worked out from who has them
+BYTES_PER_PAIR_OF_LIST = 40  # of how alike two items of a list are, on the way to a metric
 
 
 # --- means
@@ -229,6 +230,7 @@ def evaluate_users(
     # them in training
     vectors: torch.Tensor | np.ndarray | None = None,
     seed: int = 0,
+    budget: int | None = None,  # bytes that how alike items are may take; None: half of the memory that is available
 ) -> pd.DataFrame:
     """Metrics per user, of ranking or of labels, indexed by user id; the first arguments are those of `evaluate`.
 
@@ -246,13 +248,13 @@ def evaluate_users(
     others = [m for m in metrics if not isinstance(m, LabelMetric)]
     if not of_labels:
         return _rank_users(
-            scorer, dls, others, k, split, relevant, n_candidates, candidates, users, vectors=vectors, seed=seed
+            scorer, dls, others, k, split, relevant, n_candidates, candidates, users, vectors, seed, budget
         )
     res = _label_users(scorer, dls, of_labels, split, users, seed)
     if not others:
         return res
     ranked = _rank_users(
-        scorer, dls, others, k, split, relevant, n_candidates, candidates, users, vectors=vectors, seed=seed
+        scorer, dls, others, k, split, relevant, n_candidates, candidates, users, vectors, seed, budget
     )
     both = pd.concat([res, ranked], axis=1).sort_index()
     both.index.name = 'user'
@@ -275,6 +277,7 @@ def _rank_users(
     users: Any,
     vectors: torch.Tensor | np.ndarray | None,
     seed: int,
+    budget: int | None,
 ) -> pd.DataFrame:
     """`evaluate_users` of ranking metrics."""
     if errors := [m for m in metrics if not isinstance(m, RankingMetric)]:
@@ -307,7 +310,7 @@ def _rank_users(
     res.attrs['overall'] = {}
     for metric in of_lists:
         assert top is not None
-        values = metric(_lists(catalog, codes, top[:, : metric.k], split, relevant, vectors))
+        values = metric(_lists(catalog, codes, top[:, : metric.k], split, relevant, vectors, budget))
         if metric.overall:
             res.attrs['overall'][metric.name] = values.item()
         else:
@@ -652,8 +655,20 @@ def _lists(
     split: str,
     relevant: float | None,
     vectors: torch.Tensor | np.ndarray | None,
+    budget: int | None,
 ) -> TopK:
-    """What `ListMetric`s look at."""
+    """What `ListMetric`s look at; `MemoryError` where that is beyond the budget."""
+    n_users, k = items.shape
+    table = 4 * catalog.n_items**2 if vectors is None else 0
+    require_memory(
+        table + BYTES_PER_PAIR_OF_LIST * n_users * k * k,
+        f'how alike {catalog.n_items:,} items are, and those of {n_users:,} lists of {k},',
+        'give vectors=, such as learn.vectors(), in place of who has both'
+        if table
+        else 'take shorter lists, or users=1000',
+        budget,
+        'evaluate(..., {})',
+    )
     owned = catalog.require_history().positives
     who_has_what = csr_matrix((np.ones(owned.nnz, np.float32), owned.indices, owned.indptr), shape=owned.shape)
     owned_by_users = who_has_what[codes]
@@ -695,19 +710,15 @@ def _alike_by_users(
     And the sum of each item's cosines with what the user has (`owned`), (n_users, k). By the Gram matrix of the columns
     of `who_has_what`, since the columns themselves are as long as there are users.
     """
-    if catalog.n_items > GRAM_LIMIT:
-        raise ValueError(
-            f'diversity and serendipity of {catalog.n_items:,} items need vectors= to say how alike items are '
-            '(such as learn.vectors()): the table of who has both would not fit'
-        )
-    norms = np.sqrt(np.maximum(catalog.counts['item'], 1))
-    gram = (who_has_what.T @ who_has_what).toarray() / np.outer(norms, norms)
-    gram = gram.astype(np.float32)
+    norms = np.sqrt(np.maximum(catalog.counts['item'], 1)).astype(np.float32)
+    alike = gram(who_has_what, np.float32)
+    alike /= norms
+    alike /= norms[:, None]
     near = []
     for owned_by_user, shown in zip(owned, items):
-        sums = np.asarray(owned_by_user @ gram).ravel()
+        sums = np.asarray(owned_by_user @ alike).ravel()
         near.append(torch.from_numpy(sums)[shown])
-    cosines = torch.from_numpy(gram)[items[:, :, None], items[:, None]]
+    cosines = torch.from_numpy(alike)[items[:, :, None], items[:, None]]
     return cosines, torch.stack(near)
 
 

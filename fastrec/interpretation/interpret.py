@@ -18,6 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..data.catalog import Catalog
+from ..memory import require_memory
 from ..models.base import as_rec_model, to_range
 from ..models.gated import GatedHybrid
 from ..models.losses import SoftmaxLoss
@@ -34,6 +35,7 @@ __all__ = ['RecInterpretation']
 GREY, BLUE, ORANGE = '#8a8f98', '#2a6fb0', '#d9772b'
 PALE = '#c9ced6'  # of dots that are only there for comparison
 N_COLORS = 8  # values of a column that get a color of their own
+BYTES_PER_NEIGHBOR = 64  # of a dot, for t-SNE
 GATES_AT_A_TIME = 2**24  # weights of pathways: users x items x pathways
 ROW_BINS = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**14, 2**20, 2**62])  # first of each bin
 
@@ -228,6 +230,7 @@ class RecInterpretation(Interpretation):
         seed: int = 0,  # of the descent
         n_labels: int = 15,  # how many of those with most rows are labelled, where labels find room
         ax: Axes | None = None,
+        budget: int | None = None,  # bytes that the neighbors may take; None: half of the memory that is available
     ) -> Axes:
         """t-SNE map (van der Maaten and Hinton 2008) of the vectors of the `k` with most rows, colored by metadata.
 
@@ -235,7 +238,7 @@ class RecInterpretation(Interpretation):
         own, numbers a scale. `ValueError` for a column that is not there.
         """
         color = self._color_column(color, side)
-        df = self._tsne(color, k, side, perplexity, seed)
+        df = self._tsne(color, k, side, perplexity, seed, budget)
         ax = ax or _new_axes(11, 9)
         if color is None:
             ax.scatter(df['x'], df['y'], s=18, color=BLUE)
@@ -262,12 +265,23 @@ class RecInterpretation(Interpretation):
             raise ValueError(f'no column {color!r} in {side}_df to colour by: {there}')
         return color
 
-    def _tsne(self, color: str | None, k: int, side: str, perplexity: float, seed: int) -> pd.DataFrame:
+    def _tsne(
+        self, color: str | None, k: int, side: str, perplexity: float, seed: int, budget: int | None
+    ) -> pd.DataFrame:
         """Places on the map: id, title, x, y, color (values of that column), rows."""
         from sklearn.manifold import TSNE
 
         codes = self._known(side, k)
-        tsne = TSNE(perplexity=min(perplexity, (len(codes) - 1) / 3), init='pca', random_state=seed)
+        n = len(codes)
+        n_near = min(n - 1, 3 * perplexity + 1)
+        require_memory(
+            BYTES_PER_NEIGHBOR * n * n_near,
+            f't-SNE of {n:,} dots at perplexity={perplexity:g}',
+            'take fewer dots (k=) or a smaller perplexity',
+            budget,
+            'plot_tsne(..., {})',
+        )
+        tsne = TSNE(perplexity=min(perplexity, (n - 1) / 3), init='pca', random_state=seed)
         x, y = tsne.fit_transform(self._vectors(codes, side)).T
         columns = dict(x=x, y=y)
         metadata = self._metadata(side)

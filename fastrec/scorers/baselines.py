@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from scipy.linalg import get_lapack_funcs
 from scipy.sparse import csr_matrix, issparse, vstack
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions
+from ..memory import require_memory
 from ..progress import Progress
+from .recommend import MEMORY_BUDGET
 from .scorer import Scorer
 
 __all__ = ['EASE', 'IALS', 'Baseline', 'BiasOnly', 'GlobalMean', 'ItemKNN', 'Popularity']
 
 LONG = 4096  # items from which on an inverse takes seconds
 COMMON = 2**24  # counts of common users that are held at a time, at most
+BYTES_PER_COUNT = 16  # of them, sparse and dense
+MIRRORED = 1024  # rows of a symmetric matrix that are completed at a time
 DOUBLE_UP_TO = 8192  # items up to which EASE inverts in float64
 
 
@@ -154,7 +159,14 @@ class ItemWeights(Baseline):
     def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
         distinct, of_pair = np.unique(np.asarray(users), return_inverse=True)
-        return self.score_items(distinct)[torch.from_numpy(of_pair), torch.as_tensor(items)]
+        pair_items = np.asarray(items)
+        res = torch.zeros(len(pair_items))
+        step = max(1, MEMORY_BUDGET // (16 * self.require_fitted().n_items))
+        for start in range(0, len(distinct), step):
+            scores = self.score_items(torch.from_numpy(distinct[start : start + step]))
+            pairs = np.flatnonzero((of_pair >= start) & (of_pair < start + step))
+            res[pairs] = scores[of_pair[pairs] - start, pair_items[pairs]]
+        return res
 
     def vectors(self, side: str = 'item') -> torch.Tensor:
         """Rows of the item-item weights, (n_items, n_items): items are similar if they speak for the same others.
@@ -162,6 +174,15 @@ class ItemWeights(Baseline):
         `ValueError` for 'user'.
         """
         self._require_items(side)
+        n = self.require_fitted().n_items
+        if issparse(self.weights):
+            name = type(self).__name__
+            require_memory(
+                4 * n * n,
+                f'a dense table of the weights of {name}, {n:,} x {n:,},',
+                f"take {name}'s own verbs (similar_items, baskets, item_graph), which read the neighbors alone",
+                call=None,
+            )
         return _dense(self.weights)
 
     def _require_items(self, side: str) -> None:
@@ -260,33 +281,53 @@ class EASE(ItemWeights):
     """Embarrassingly shallow autoencoder (Steck 2019): the matrix regressed on itself, in closed form.
 
     A ridge regression with a zero diagonal: W = I - P diag(1 / diag P), P = (X'X + l2 I)^-1, in float32 above 8,192
-    items (as float64 for less); memory is that of two (n_items, n_items) matrices.
+    items (as float64 for less). The matrix is made, inverted and scaled in one place: memory is that of one
+    (n_items, n_items) matrix of 4 bytes a value (of 12 up to 8,192 items) and some 300 MiB, 17 GB for 64,000 items.
     """
+
+    weights: np.ndarray
+    budget: int | None = None  # of the machine, no setting of what is learned
+    not_saved: ClassVar[tuple] = (*ItemWeights.not_saved, 'budget')
 
     def __init__(
         self,
         l2: float = 500.0,  # ridge penalty, in users: what is added to the count of each item
+        budget: int | None = None,  # bytes that fitting may take; None: half of the memory that is available
     ) -> None:
         self.l2 = l2
+        self.budget = budget
 
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return dict(l2=self.l2)
 
     def fit(self, dls: HasCatalog) -> EASE:
-        """Learn from the training positives of `dls`; returns self."""
+        """Learn from the training positives of `dls`; returns self. `MemoryError`, at once, beyond the budget."""
+        n = dls.catalog.n_items
+        dtype: type = np.float64 if n <= DOUBLE_UP_TO else np.float32
+        self._require_memory(n, dtype)
         self.catalog = dls.catalog
-        x = _once(_positives(dls.catalog))
-        n = x.shape[1]
+        matrix = gram(_once(_positives(dls.catalog)), dtype)
         diagonal = np.arange(n)
-        gram = (x.T @ x).toarray().astype(np.float64 if n <= DOUBLE_UP_TO else np.float32)
-        gram[diagonal, diagonal] += self.l2
+        matrix[diagonal, diagonal] += self.l2
         with Progress(None, f'EASE: inverse of {n:,} x {n:,}', at_once=n > LONG):
-            inverse = torch.linalg.inv(torch.from_numpy(gram)).numpy()
-        weights = inverse / -np.diag(inverse)
-        weights[diagonal, diagonal] = 0
-        self.weights = weights.astype(np.float32)
+            if not _invert(matrix):
+                raise ValueError(f'l2={self.l2}: the matrix has no inverse. Take a larger ridge, such as l2=500')
+        matrix /= -np.diag(matrix).copy()
+        matrix[diagonal, diagonal] = 0
+        self.weights = matrix.astype(np.float32, copy=False)
         return self
+
+    def _require_memory(self, n: int, dtype: type) -> None:
+        """`MemoryError` if fitting `n` items takes more than the budget."""
+        per_value = 4 if dtype is np.float32 else 12  # float64, and a copy in float32
+        require_memory(
+            per_value * n * n + BYTES_PER_COUNT * min(COMMON, n * n),
+            f'EASE over {n:,} items',
+            'take ItemKNN, whose neighbors are sparse, or fewer items',
+            self.budget,
+            f'EASE(l2={self.l2}, {{}})',
+        )
 
 
 class IALS(Baseline):
@@ -380,6 +421,38 @@ def _positives(catalog: Catalog) -> csr_matrix:
     positives = catalog.require_history().positives
     inter, _ = training_rows(catalog)
     return _once(positives) if inter.weights is None else positives
+
+
+def gram(x: csr_matrix, dtype: type) -> np.ndarray:
+    """X'X of a sparse matrix (m, n), dense (n, n), made of some rows at a time."""
+    n = x.shape[1]
+    res: np.ndarray = np.empty((n, n), dtype)
+    of_columns = x.T.tocsr()
+    step = max(1, COMMON // n)
+    for start in range(0, n, step):
+        res[start : start + step] = (of_columns[start : start + step] @ x).toarray()
+    return res
+
+
+def _invert(matrix: np.ndarray) -> bool:
+    """Put the inverse of a symmetric, positive definite matrix (n, n) into its place; False: it is not definite.
+
+    By Cholesky's factors, which LAPACK writes over what it reads: over the lower half of the transpose, which lies in
+    memory as it wants it.
+    """
+    factorize, invert = get_lapack_funcs(('potrf', 'potri'), (matrix,))
+    factor, failed = factorize(matrix.T, lower=True, clean=False, overwrite_a=True)
+    if not failed:
+        factor, failed = invert(factor, lower=True, overwrite_c=True)
+    if failed:
+        return False
+    assert np.shares_memory(factor, matrix)
+    for start in range(0, len(matrix), MIRRORED):
+        end = start + MIRRORED
+        matrix[start:end, :start] = matrix[:start, start:end].T
+        block = matrix[start:end, start:end]
+        block[:] = np.triu(block) + np.triu(block, 1).T
+    return True
 
 
 def _once(x: csr_matrix) -> csr_matrix:

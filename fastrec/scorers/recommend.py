@@ -31,6 +31,7 @@ USERS_PER_TABLE = 2**14  # users whose rows are put into one table, or written, 
 USERS_PER_SEARCH = 4096  # users at a time that an index is asked for
 RANKER_FROM_USERS = 16  # users from which on it pays to prepare a ranker
 RANKER_UP_TO_ITEMS = 2**15  # items up to which preparing one costs next to nothing
+PAIRS_PER_ITEM = 2**16  # users whose scores for one item are made at a time
 ITEMS_PER_CANDIDATE = 20  # candidates are scored as pairs if they are at most one in so many items
 
 
@@ -453,7 +454,7 @@ def recommend_users(
         raise KeyError(f'item {cold_items} has no training row, and the model does not know what to make of that')
     codes = _users_to_ask(scorer, users)
     # (items, n_users): who has each of the items already
-    matrix = seen_matrix(catalog, seen).tocsc()[:, asked].T.tocsr() if exclude_seen else None
+    matrix = seen_matrix(catalog, seen)[:, asked].T.tocsr() if exclude_seen else None
     scores, found = _best_users(scorer, asked, codes, k, matrix)
     at, place = np.nonzero(np.isfinite(scores))
     df = pd.DataFrame(
@@ -489,8 +490,8 @@ def _best_users(
     """Scores and codes (n, k) of the best of `users` for codes of `items` (n,), but those in `seen` (n, n_users)."""
     at = torch.from_numpy(items)
     whole = scorer.reads_history  # scores of a pair cost as much as those of the whole catalogue
-    scores_per_user = scorer.catalog.n_items if whole else max(len(items), 64)
-    step = max(1, MEMORY_BUDGET // (16 * scores_per_user))
+    scores_per_user = scorer.catalog.n_items if whole else len(items)
+    step = max(1, min(MEMORY_BUDGET // (16 * scores_per_user), PAIRS_PER_ITEM))
     best = torch.zeros(len(items), 0)
     found = torch.zeros(len(items), 0, dtype=torch.int64)
     with scorer.inference(), Progress(len(users), 'asking', 'users', scorer.shows_progress) as progress:
@@ -499,13 +500,16 @@ def _best_users(
             if whole:
                 scores = scorer.score_items(rows)[:, at].T
             else:
-                scores = torch.stack([scorer.score(rows, torch.full_like(rows, int(i))) for i in items])
+                scores = torch.empty(len(items), len(rows))
+                for place, item in enumerate(items):
+                    scores[place] = scorer.score(rows, torch.full_like(rows, int(item)))
             scores = scores.float().cpu()
             require_numbers(scores)
             if seen is not None:
                 mask_seen(scores, seen[:, chunk])
+            scores, top = scores.topk(min(k, scores.shape[1]), dim=1)
             best = torch.cat([best, scores], 1)
-            found = torch.cat([found, rows.expand(len(items), -1)], 1)
+            found = torch.cat([found, rows[top]], 1)
             best, top = best.topk(min(k, best.shape[1]), dim=1)
             found = found.gather(1, top)
             progress.update(len(chunk))

@@ -23,6 +23,7 @@ from ..data.catalog import Catalog, check_leakage
 from ..data.columns import first_few, normal_name, plain_values
 from ..data.features import Features
 from ..data.interactions import Vocab
+from ..memory import require_memory
 from .baselines import HasCatalog, ItemWeights, training_rows
 from .recommend import MEMORY_BUDGET
 from .retrieval import Inner
@@ -33,6 +34,7 @@ __all__ = ['ItemGraph', 'LabelPropagation', 'Refined', 'correct_and_smooth', 'it
 INDEX_FROM = 20_000  # items from which neighbors are searched with an index
 INDEX_DIM = 128  # dimensions to which sparse features are brought for it
 INDEX_RECALL = 0.95  # share of the nearest that it is to find
+BYTES_PER_EDGE = 48  # on the way to a graph: where it leads, its weight, and sorted copies
 PRODUCT_BUDGET = 2**26  # entries of a sparse product held at a time
 CPU_USERS = 32  # whose scores go through a sparse product together on a CPU: they fit its cache, with all steps
 SHRINK = 100.0  # of the cosine of co-occurrence, as in `ItemKNN`
@@ -149,6 +151,7 @@ def item_graph(
     source: Any,
     k: int | None = 20,  # neighbors that each item looks for (None: all; of given edges all are kept)
     link: str = 'nearest',  # features: 'nearest' by cosine of all blocks, or 'shared' labels (people) of sparse blocks
+    budget: int | None = None,  # bytes that the edges may take; None: half of the memory that is available
 ) -> ItemGraph:
     """A graph of the items, each joined to its `k` nearest; an edge that one side finds counts for both.
 
@@ -169,34 +172,34 @@ def item_graph(
     if link == 'shared' and not isinstance(source, Features):
         raise ValueError("link='shared' is for ItemFeatures: it asks which labels two items share")
     if isinstance(source, Features):
-        return _of_features(source, k, link)
+        return _of_features(source, k, link, budget)
     if isinstance(source, pd.DataFrame):
         return _of_edges(source)
     if isinstance(source, dict):
         vectors = np.stack([np.asarray(o, dtype=np.float32) for o in source.values()])
-        return _of_vectors(list(source), vectors, k)
+        return _of_vectors(list(source), vectors, k, budget)
     if isinstance(source, tuple) and len(source) == 2:
-        return _of_vectors(*source, k)
+        return _of_vectors(*source, k, budget)
     if isinstance(source, Scorer):
-        return _of_scorer(source, k)
+        return _of_scorer(source, k, budget)
     if isinstance(source, HasCatalog) and not isinstance(source, ItemGraph):
-        return _of_training_rows(source.catalog, k)
+        return _of_training_rows(source.catalog, k, budget)
     raise TypeError(
         'an item graph is made of ItemFeatures, a fitted scorer, (ids, vectors), loaders or a table of edges, '
         f'got {type(source).__name__}'
     )
 
 
-def _of_features(features: Features, k: int | None, link: str) -> ItemGraph:
+def _of_features(features: Features, k: int | None, link: str, budget: int | None) -> ItemGraph:
     """Nearest by all the blocks, or by the labels they share."""
     if link == 'shared':
-        weights = _largest_products(*_shared_labels(features), k)
+        weights = _largest_products(*_shared_labels(features), k, budget=budget)
     else:
-        weights = _nearest(features.matrix(), k)
+        weights = _nearest(features.matrix(), k, budget)
     return ItemGraph(features.ids, weights, f'{link} {", ".join(features.names)}')
 
 
-def _of_vectors(ids, vectors: Any, k: int | None) -> ItemGraph:
+def _of_vectors(ids, vectors: Any, k: int | None, budget: int | None) -> ItemGraph:
     """Nearest by rows of `vectors` (n, d): an array, a tensor, or sparse."""
     if isinstance(vectors, torch.Tensor):
         vectors = vectors.detach().cpu()
@@ -204,30 +207,33 @@ def _of_vectors(ids, vectors: Any, k: int | None) -> ItemGraph:
         vectors = np.asarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[0] != len(ids):
         raise ValueError(f'vectors of shape {tuple(vectors.shape)} for {len(ids):,} ids: expected a row each')
-    return ItemGraph(ids, _nearest(vectors, k), 'nearest vectors')
+    return ItemGraph(ids, _nearest(vectors, k, budget), 'nearest vectors')
 
 
-def _of_scorer(scorer: Scorer, k: int | None) -> ItemGraph:
+def _of_scorer(scorer: Scorer, k: int | None, budget: int | None) -> ItemGraph:
     """Nearest by what a scorer has learned of items; of one that has worked out neighbors, these."""
     if isinstance(scorer, ItemWeights):
-        return _of_neighbors(scorer, k)
+        return _of_neighbors(scorer, k, budget)
     vectors = scorer.vectors('item').float().cpu().numpy().copy()
     vectors[~scorer.knows('item')] = 0  # the vector of a cold item says nothing about it
     name = type(scorer if scorer.model is None else scorer.model).__name__
-    return ItemGraph(scorer.vocab['item'].ids, _nearest(vectors, k), f'nearest vectors of {name}', scorer.catalog)
+    return ItemGraph(
+        scorer.vocab['item'].ids, _nearest(vectors, k, budget), f'nearest vectors of {name}', scorer.catalog
+    )
 
 
-def _of_neighbors(scorer: ItemWeights, k: int | None) -> ItemGraph:
+def _of_neighbors(scorer: ItemWeights, k: int | None, budget: int | None) -> ItemGraph:
     """Each item's `k` neighbors of `EASE` or `ItemKNN`, with their weights."""
     ids = scorer.vocab['item'].ids
     n = len(ids)
+    _require_memory(n * min(n, n if k is None else k), n, budget)
     scores, found = scorer.neighbors(np.arange(n), n if k is None else k)
     rows, place = np.nonzero(np.isfinite(scores))
     weights = csr_matrix((scores[rows, place], (rows, found[rows, place])), shape=(n, n))
     return ItemGraph(ids, weights, f'neighbours of {type(scorer).__name__}', scorer.catalog)
 
 
-def _of_training_rows(catalog: Catalog, k: int | None) -> ItemGraph:
+def _of_training_rows(catalog: Catalog, k: int | None, budget: int | None) -> ItemGraph:
     """Nearest by the users who have both."""
     seen = catalog.require_history().seen
     had = csr_matrix((np.ones(seen.nnz, np.float32), seen.indices, seen.indptr), shape=seen.shape)
@@ -238,7 +244,7 @@ def _of_training_rows(catalog: Catalog, k: int | None) -> ItemGraph:
         of_row: np.ndarray = np.repeat(norms[rows], np.diff(common.indptr))
         return common.data / (of_row * norms[common.indices] + SHRINK)
 
-    weights = _largest_products(of_items, of_items.T.tocsr(), k, shrunken_cosines)
+    weights = _largest_products(of_items, of_items.T.tocsr(), k, shrunken_cosines, budget)
     return ItemGraph(catalog.vocab['item'].ids, weights, 'had together', catalog)
 
 
@@ -288,11 +294,23 @@ def _shared_labels(features: Features) -> tuple[csr_matrix, csr_matrix]:
 # --- nearest neighbors
 
 
+def _require_memory(n_edges: int, n: int, budget: int | None) -> None:
+    """`MemoryError` if up to `n_edges` edges of `n` items are beyond the budget."""
+    require_memory(
+        BYTES_PER_EDGE * n_edges,
+        f'a graph of {n:,} items with up to {n_edges:,} edges',
+        'keep fewer neighbors of each item, such as k=20',
+        budget,
+        'item_graph(..., {})',
+    )
+
+
 def _largest_products(
     x: csr_matrix,  # (n, m)
     y: csr_matrix,  # (m, n)
     k: int | None,  # of each row; None: all
     weigh: Callable[[np.ndarray, csr_matrix], np.ndarray] | None = None,  # values of some rows in place of the products
+    budget: int | None = None,  # bytes that what is kept may take
 ) -> csr_matrix:
     """CSR (n, n): the `k` largest entries of each row of the sparse product x y but the diagonal.
 
@@ -301,6 +319,8 @@ def _largest_products(
     n = x.shape[0]
     ones = csr_matrix((np.ones_like(x.data), x.indices, x.indptr), shape=x.shape)
     at_most = np.asarray(ones @ np.diff(y.indptr)).ravel()  # entries of each row of the product
+    kept_of_row = np.minimum(at_most, n if k is None else min(n, k))
+    _require_memory(int(kept_of_row.sum()), n, budget)
     chunk_of = (np.cumsum(np.minimum(at_most, n)) // PRODUCT_BUDGET).astype(int)
     rows_of: list[np.ndarray] = []
     columns: list[np.ndarray] = []
@@ -342,7 +362,7 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate([above, equal])
 
 
-def _nearest(x: Any, k: int | None) -> csr_matrix:
+def _nearest(x: Any, k: int | None, budget: int | None = None) -> csr_matrix:
     """CSR (n, n): cosines above 0 with the `k` nearest rows of `x` (n, d), an array or CSR; zeros have no neighbors."""
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import normalize
@@ -355,6 +375,7 @@ def _nearest(x: Any, k: int | None) -> csr_matrix:
     n_nearest = min(n_known - 1, n if k is None else k)
     if n_nearest < 1:
         return csr_matrix((n, n), dtype=np.float32)
+    _require_memory(n_known * n_nearest, n, budget)
     if n_known < INDEX_FROM:
         search = NearestNeighbors(n_neighbors=n_nearest, algorithm='brute', metric='cosine').fit(x)
         distances, found = search.kneighbors()  # without the items themselves

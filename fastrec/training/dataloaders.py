@@ -31,6 +31,7 @@ from ..data.splits import (
     split_summary,
 )
 from ..data.stream import PARTS, ParquetStream, StreamHistory
+from ..memory import default_budget, require_memory
 from ..notices import warn_user
 from .batches import (
     SCORING_BATCH,
@@ -47,6 +48,7 @@ from .stream_batches import BUFFER_ROWS, StreamDataset, StreamDL
 
 __all__ = ['RecDataLoaders', 'StreamDataLoaders']
 
+BYTES_PER_SCORE = 20  # of a step over the whole catalogue: scores, their logarithms, targets, two gradients
 FEW_STEPS = 20  # steps an epoch from which on a model learns much
 
 
@@ -598,12 +600,26 @@ def _user_loaders(catalog: Catalog, bs: int | None) -> list[UserDL]:
     history = catalog.require_history()
     if bs is None:
         bs = user_batch_size(catalog.n_users, catalog.n_items)
+    _require_memory_of_step(bs, catalog.n_items)
     loaders = []
     for part, rows in enumerate(_parts(split)):
         positives = history.matrix(inter.positive(rows))
         masked = None if part == 0 else history.matrix(_rows_until(split, part - 1))
         loaders.append(UserDL(UserDataset(positives, masked, catalog), bs=bs, shuffle=part == 0))
     return loaders
+
+
+def _require_memory_of_step(bs: int, n_items: int) -> None:
+    """`MemoryError` if scores, targets and gradients of `bs` users and the whole catalogue are beyond the budget."""
+    per_user = BYTES_PER_SCORE * n_items
+    fits = int(default_budget() // per_user)
+    way = f'take bs={fits} or less' if fits else 'take n_neg=4, which scores pairs'
+    require_memory(
+        bs * per_user,
+        f'a step over the whole catalogue (n_neg=None) at bs={bs:,} and {n_items:,} items',
+        way,
+        call=None,
+    )
 
 
 def _parts(split: Split) -> list[np.ndarray]:
