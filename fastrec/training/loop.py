@@ -12,6 +12,7 @@ Nothing of fastai is patched, and `tests/test_training_loop.py` holds each part 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -148,9 +149,17 @@ class StepRecorder(Recorder):
             self.drain()
 
     def after_train(self) -> None:
-        """Read what waits."""
+        """Read what waits. Columns of a part that was cancelled are nan: fastai leaves them out, and others move up."""
         self.drain()
         super().after_train()
+        if self.cancel_train:
+            self.log += [math.nan] * (1 + self.train_metrics * len(self.metrics))
+
+    def after_validate(self) -> None:
+        """Log the errors, as of training."""
+        super().after_validate()
+        if self.cancel_valid and self.valid_metrics:
+            self.log += [math.nan] * (1 + len(self.metrics))
 
     def after_epoch(self) -> None:
         """Keep and log the values; say if they show that training has diverged."""
@@ -216,6 +225,7 @@ def has_event(cb: Callback, event_name: str) -> bool:
 class FastLearner(Learner):
     """fastai's `Learner` with a loop that costs less a step; it does the same."""
 
+    opt: Any  # fastai's optimizer; None until it is needed
     decay: WeightDecay | None = None  # of the fit that is going on
     first_epoch: int = 0  # from which epoch on to train; a callback may move it in `before_fit`
     _listeners_of: dict | None = None  # event -> (callback, handler) pairs, as long as callbacks stay what they are

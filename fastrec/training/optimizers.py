@@ -380,8 +380,10 @@ class TorchOptimizer(OptimWrapper):
 
     @property
     def hypers(self) -> list[Hypers]:
-        """The hyper-parameters of each parameter group, to read and to write."""
-        return [Hypers(group, self.bwd_map) for group in self.opt.param_groups]
+        """The hyper-parameters of each parameter group, to read and to write; settings that are None are left out."""
+        first = self.opt.param_groups[0]
+        names = {name: key for name, key in self.bwd_map.items() if first.get(key, 0) is not None}
+        return [Hypers(group, names) for group in self.opt.param_groups]
 
 
 def with_hypers(optimizer: Optimizer | OptimWrapper) -> Optimizer | OptimWrapper:
