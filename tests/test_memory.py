@@ -11,7 +11,18 @@ import pytest
 import torch
 
 from fastrec import memory
-from fastrec.all import EASE, ItemKNN, Popularity, RecDataLoaders, diversity, evaluate, item_graph
+from fastrec.all import (
+    EASE,
+    ItemKNN,
+    Popularity,
+    RecDataLoaders,
+    RecInterpretation,
+    collab_learner,
+    diversity,
+    evaluate,
+    item_graph,
+    synthetic_ratings,
+)
 
 
 def loaders(n_items=60, **options):
@@ -108,8 +119,8 @@ def test_the_inverse_is_made_in_place(dtype, monkeypatch):
 
 
 def test_ease_without_a_ridge_says_so():
-    df = pd.DataFrame(dict(user=[0, 0, 1, 1, 2, 2], item=[0, 1, 0, 1, 0, 1]))
-    dls = RecDataLoaders.from_df(df, target='implicit', valid_pct=0)
+    df = pd.DataFrame(dict(user=[0, 0, 1, 1, 2, 3], item=[0, 1, 0, 1, 2, 2]))
+    dls = RecDataLoaders.from_df(df, target='implicit', valid_pct=0, n_neg=1)
     with pytest.raises(ValueError, match='larger ridge'):
         EASE(l2=0.0).fit(dls)
 
@@ -193,3 +204,12 @@ def test_whom_to_tell_about_many_items_stays_within_the_budget():
     """)
     assert ok == 1
     assert after - before < 150 * 2**20
+
+
+def test_maps_of_many_dots():
+    ratings, _, _ = synthetic_ratings(n_users=40, n_items=30, density=0.4, seed=1)
+    interp = RecInterpretation.from_learner(collab_learner(RecDataLoaders.from_df(ratings, seed=1), n_factors=4))
+    with pytest.raises(MemoryError, match='fewer dots') as error:
+        interp.plot_tsne(k=20, budget=1000)
+    assert needed(error) > 20 * 19 * 16
+    assert interp.plot_tsne(k=20, budget=needed(error)).collections

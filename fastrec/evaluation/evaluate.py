@@ -660,12 +660,13 @@ def _lists(
     """What `ListMetric`s look at; `MemoryError` where that is beyond the budget."""
     n_users, k = items.shape
     table = 4 * catalog.n_items**2 if vectors is None else 0
+    way_out = 'take shorter lists, or users=1000'
+    if table:
+        way_out = 'give vectors=, such as learn.vectors(), in place of who has both'
     require_memory(
         table + BYTES_PER_PAIR_OF_LIST * n_users * k * k,
         f'how alike {catalog.n_items:,} items are, and those of {n_users:,} lists of {k},',
-        'give vectors=, such as learn.vectors(), in place of who has both'
-        if table
-        else 'take shorter lists, or users=1000',
+        way_out,
         budget,
         'evaluate(..., {})',
     )
