@@ -39,6 +39,7 @@ from fastrec.all import (
     rmse,
     roc_auc_score,
     svdpp_learner,
+    tune_learner,
 )
 
 
@@ -303,6 +304,19 @@ def test_a_loss_that_is_no_number_is_said_once(explicit):
     (again,) = divergence(learn, 1, 1e-2)  # of each fit
     assert 'learning rate of 0.01' in again
     learn.validate()  # no fit
+
+
+def test_a_search_goes_on_after_a_trial_that_diverged(implicit):
+    pytest.importorskip('optuna')
+    learn = quiet(collab_learner(implicit, n_factors=4, metrics=[ndcg(10)]))
+    assert len(divergence(learn, 2, 1e30)) == 1
+    assert np.isnan(learn.recorder.values[-1][2])
+    options = dict(n_trials=3, n_epoch=1, monitor='ndcg@10', metrics=[ndcg(10)], n_factors=4, start=dict(lr=1e30))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        table = tune_learner(implicit, collab_learner, dict(lr=[1e30, 1e-2]), **options).table()
+    assert set(table.state[table.lr == 1e30]) == {'pruned'}
+    assert set(table.state[table.lr == 1e-2]) == {'complete'}
 
 
 def test_only_the_validation_loss_is_no_number(explicit):

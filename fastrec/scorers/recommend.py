@@ -38,8 +38,12 @@ ITEMS_PER_CANDIDATE = 20  # candidates are scored as pairs if they are at most o
 # --- what is no score
 
 
+class NotNumbersError(ValueError):
+    """Scores, vectors or weights that are not numbers."""
+
+
 def require_numbers(scores: torch.Tensor, what: str = 'scores', masked: bool = False) -> None:
-    """`ValueError` if any of `scores` (any shape) is NaN or infinite; `masked`: -inf says that an item is left out.
+    """`NotNumbersError` if any of `scores` (any shape) is NaN or infinite; `masked`: -inf marks items left out.
 
     NaN and +inf come out on top of a list: of a list it is enough to look at its best.
     """
@@ -48,7 +52,7 @@ def require_numbers(scores: torch.Tensor, what: str = 'scores', masked: bool = F
     highest, lowest = scores.amax(), scores.amin()  # both are NaN where any is
     if highest < torch.inf and (masked or lowest > -torch.inf):
         return
-    raise ValueError(
+    raise NotNumbersError(
         f'some {what} are not numbers: did training diverge? '
         'Train a new learner with a smaller learning rate (learn.lr_find() shows which)'
     )

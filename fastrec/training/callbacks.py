@@ -16,6 +16,7 @@ from ..data.catalog import cold_groups
 from ..evaluation.evaluate import evaluate_users, labelled
 from ..evaluation.metrics import LabelMetric, as_metrics, rmse
 from ..progress import show_progress
+from ..scorers.recommend import NotNumbersError
 from .batches import auto_batch_size
 
 __all__ = ['GateCallback', 'LabelColumn', 'NewRowsFirst', 'RankingCallback', 'RatingMetric']
@@ -177,8 +178,12 @@ class RankingCallback(Callback):
         if not (is_due or is_last):
             self.ranking_values = self._nothing()
             return
-        with show_progress(False):  # training has a bar
-            per_user = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)
+        try:
+            with show_progress(False):  # training has a bar
+                per_user = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)
+        except NotNumbersError:  # which the losses tell, too: the recorder warns
+            self.ranking_values = self._nothing()
+            return
         means = {name: float(per_user[name].mean()) for name in per_user.columns}
         self.ranking_values = {**means, **per_user.attrs['overall']}
 
