@@ -424,3 +424,11 @@ def test_conditions_may_use_the_id_and_a_string_id_is_an_id():
 def test_minus_one_is_not_the_last_id():
     with pytest.raises(IndexError, match='1 of 2 codes are negative'):
         Vocab(['a', 'b']).decode([0, -1])
+
+
+def test_items_without_titles_are_shown_by_their_ids_also_bytes():
+    ids = [b'\x80', b'a', b'\xc3\xa9']
+    inter = Interactions.from_df(pd.DataFrame(dict(user=[1, 1, 2], item=ids, rating=[1.0, 2.0, 3.0])))
+    catalog = Catalog(History(inter, make_split(inter, ([0, 1], [2]))))
+    shown = catalog.titles(inter.vocab['item'].encode(ids))
+    assert shown.tolist() == ['\\x80', 'a', 'é']

@@ -669,3 +669,12 @@ def test_ids_come_before_names_and_roles_by_position_in_order():
         dict(buyer=[1, 1, 2], sku=[1, 2, 1], stars=[1.0, 2.0, 3.0], moment=[1, 2, 3], comment=list('abc'))
     )
     assert Interactions.from_df(table).names == dict(user='buyer', item='sku', rating='stars', time='moment')
+
+
+@pytest.mark.parametrize('ids', [[-5, -1, 0, 7], [0, 7, 2**63, 2**64 - 1]])
+def test_numbers_that_no_column_can_hold_together_are_looked_up_each(ids):
+    vocab = Vocab(ids, 'item')
+    asked = [-5, 7, 2**64 - 1, -1, 2**63, 0, 2**64, -(2**63) - 1]
+    want = [ids.index(o) if o in ids else -1 for o in asked]
+    for form in (asked, asked[:6], pd.Series(asked), np.array(asked, dtype=object), pd.Index(asked[:6])):
+        assert vocab.encode(form, unknown='mark').tolist() == want[: len(form)]

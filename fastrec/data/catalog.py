@@ -65,6 +65,11 @@ def _how_to_make_alike(given: pd.Index, known: pd.Index) -> str:
     return '. Read both alike, e.g. as texts: dtype={column: str}, of pd.read_csv as of from_csv'
 
 
+def _as_text(id_: Any) -> str:
+    """An id as it is shown in the place of a title."""
+    return id_.decode('utf-8', 'backslashreplace') if isinstance(id_, bytes) else str(id_)
+
+
 class Catalog:
     """Users and items on record.
 
@@ -225,10 +230,11 @@ class Catalog:
             return self.titles(np.arange(self.n_items))[np.asarray(codes)]
         ids = self.vocab['item'].decode(codes)
         if self.title_name is None or self.item_df is None:
-            return ids.astype(str)
+            return ids.astype(str) if ids.dtype != object else np.array([_as_text(o) for o in ids], dtype=object)
         titles = self.item_df[self.title_name].to_numpy(dtype=object)[np.asarray(codes)]
         missing = pd.isna(titles)
-        return np.array([str(i) if m else str(t) for i, t, m in zip(ids, titles, missing, strict=True)], dtype=object)
+        shown = [_as_text(i) if m else str(t) for i, t, m in zip(ids, titles, missing, strict=True)]
+        return np.array(shown, dtype=object)
 
     def find(self, query: Any, side: str = 'item') -> int:
         """Code of the user or item that `query` names: an id, a title, or a part of a title that only one item has.

@@ -170,11 +170,7 @@ def codes_in(
     if values.dtype == ids.dtype:
         return ids.get_indexer(values.to_numpy())
     codes: np.ndarray = np.full(len(values), -1, np.int64)
-    whole, at = _whole_numbers(values)
-    if isinstance(ids.dtype, np.dtype) and whole.dtype != ids.dtype:
-        fits = (whole >= 0) if ids.dtype.kind == 'u' else (whole < 2**63)
-        at = at[np.asarray(fits, dtype=bool)]
-        whole = whole[np.asarray(fits, dtype=bool)].astype(ids.dtype)
+    whole, at = _whole_numbers(values, ids.dtype)
     codes[at] = ids.get_indexer(whole)
     return codes
 
@@ -185,24 +181,22 @@ def wide_index(ids: pd.Index) -> pd.Index:
     return pd.Index(plain_values(ids)) if is_narrow else ids
 
 
-def _whole_numbers(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Those of `values` that are whole numbers, as int64 or uint64, and where they stand."""
+def _whole_numbers(values: pd.Series, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Those of `values` that are whole numbers and fit into `dtype`, int64 or uint64, and where they stand."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind in 'iu':
-        return values.to_numpy(), np.arange(len(values))
+        whole = values.to_numpy()
+        at = np.flatnonzero(whole >= 0 if dtype.kind == 'u' else whole < 2**63)
+        return whole[at].astype(dtype), at
     is_there = values.notna().to_numpy(copy=True)
     if pd.api.types.is_float_dtype(values.dtype):
         is_there &= ((values == values.round()) & (values.abs() < EXACT_FLOATS)).fillna(False).to_numpy(dtype=bool)
     elif not pd.api.types.is_integer_dtype(values.dtype):
         is_there &= np.array([_is_whole(o) for o in values], dtype=bool)
+    limits = np.iinfo(dtype)
     at = np.flatnonzero(is_there)
     there = [int(o) for o in values.iloc[at]]
-    fits = np.array([-(2**63) <= o < 2**64 for o in there], dtype=bool)
-    at = at[fits]
-    there = [o for o, is_in in zip(there, fits) if is_in]
-    if any(o >= 2**63 for o in there):
-        keep = np.array([o >= 0 for o in there], dtype=bool)
-        return np.array([o for o in there if o >= 0], dtype=np.uint64), at[keep]
-    return np.array(there, dtype=np.int64), at
+    fits = np.array([limits.min <= o <= limits.max for o in there], dtype=bool)
+    return np.array([o for o, is_in in zip(there, fits) if is_in], dtype=dtype), at[fits]
 
 
 def _is_whole(value: Any) -> bool:
