@@ -442,6 +442,8 @@ def _invert(matrix: np.ndarray) -> bool:
     """
     factorize, invert = get_lapack_funcs(('potrf', 'potri'), (matrix,))
     factor, failed = factorize(matrix.T, lower=True, clean=False, overwrite_a=True)
+    pivots = np.diag(factor) ** 2
+    failed = failed or pivots.min() <= 4 * np.finfo(matrix.dtype).eps * pivots.max()  # nothing but rounding is left
     if not failed:
         factor, failed = invert(factor, lower=True, overwrite_c=True)
     if failed:
