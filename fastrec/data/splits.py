@@ -208,9 +208,9 @@ def make_split(
     elif callable(splitter) and df is not None and _is_col_splitter(splitter):
         given = _from_arrays(inter, splitter(df), df)
     elif callable(splitter):
-        given = splitter(inter)
+        given = _positions(splitter(inter), len(inter))
     elif isinstance(splitter, Split) and df is None:
-        given = splitter  # of these very rows, repeated pairs merged
+        given = _positions(splitter, len(inter))  # of these very rows, repeated pairs merged
     else:
         given = _from_arrays(inter, splitter, df)
     kind = np.int64 if len(inter) < LARGE else np.int32
@@ -252,28 +252,51 @@ def _from_column(inter: Interactions, name: str, df: pd.DataFrame | None) -> Spl
 
 def _from_arrays(inter: Interactions, arrays: Iterable, df: pd.DataFrame | None) -> list:
     """Positions in `inter` of index arrays or masks of the table."""
-    parts = [_positions(o) for o in arrays]
     if inter.rows is None:
-        return parts
+        return _positions(arrays, len(inter))
     # repeated pairs were merged: the arrays speak of the table as it was given
     n_table = int(inter.rows.max()) + 1 if df is None else len(df)
+    parts = _positions(arrays, None if df is None else n_table)
     merged_to = np.full(n_table, -1)
     merged_to[inter.rows] = np.arange(len(inter))
     for i, part in enumerate(parts):
         if part is None:
             continue
         part = np.asarray(part, dtype=np.int64)
-        _check_within((*PARTS, 'fourth')[min(i, 3)], part, n_table)
+        _check_within(_name_of_part(i), part, n_table)
         at = merged_to[part]
         parts[i] = at[at >= 0]
     return parts
 
 
-def _positions(part):
-    """Positions of one part, given as such or as a mask."""
-    if part is None or np.asarray(part).dtype != bool:
-        return part
-    return np.flatnonzero(part)
+def _name_of_part(i: int) -> str:
+    """The name of the part at place `i`; a split with more than three is refused later."""
+    return (*PARTS, 'fourth')[min(i, 3)]
+
+
+def _positions(
+    parts: Iterable,
+    n: int | None,  # rows of the table; None: not known, since rows were left out of it
+) -> list:
+    """Positions of each part, given as such or as masks; `ValueError` for a mask of another length than the table."""
+    res = []
+    for i, part in enumerate(parts):
+        mask = None if part is None else _mask(part)
+        if mask is not None and n is not None and len(mask) != n:
+            raise ValueError(
+                f'the {_name_of_part(i)} part of the split is a mask of {len(mask):,} rows, and the table has {n:,}: '
+                'a mask says True or False of each row. Make it of the very table that is given'
+            )
+        res.append(part if mask is None else np.flatnonzero(mask))
+    return res
+
+
+def _mask(part: Any) -> np.ndarray | None:
+    """A part that is given as a mask, bool (rows,); None where it is positions."""
+    values = np.asarray(part)
+    if values.dtype == object:  # as masks of pandas' own booleans
+        values = pd.Series(values.ravel()).infer_objects().to_numpy()
+    return values if values.dtype == bool else None
 
 
 def _check_within(name: str, part: np.ndarray, n: int) -> None:

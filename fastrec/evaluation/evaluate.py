@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from scipy.sparse import csr_matrix
 
-from ..data.catalog import Catalog, check_leakage, cold_groups
+from ..data.catalog import Catalog, check_leakage, cold_groups, stored_ones
 from ..data.columns import first_few
 from ..data.interactions import Interactions
 from ..data.sampling import NegativeSampler
@@ -82,7 +82,8 @@ def evaluate(
         per_user = evaluate_users(scorer, dls, metrics, k, split, **kwargs)
         if by is None:
             return _means_over_users(per_user, scorer, catalog)
-        return _means_by_quarter(per_user, catalog, by, split)
+        ranks = any(isinstance(m, RankingMetric) for m in metrics)
+        return _means_by_quarter(per_user, catalog, by, split, kwargs.get('relevant'), ranks)
     if by is not None:
         raise ValueError(
             'by= groups users, which ranking metrics are means over; errors are told apart as warm and cold'
@@ -166,8 +167,18 @@ def _means_over_users(per_user: pd.DataFrame, scorer: Scorer, catalog: Catalog) 
     return res
 
 
-def _means_by_quarter(per_user: pd.DataFrame, catalog: Catalog, by: str, split: str) -> pd.DataFrame:
-    """Means of quarters of the users: by their training rows ('history'), or by those of their held-out items."""
+def _means_by_quarter(
+    per_user: pd.DataFrame,
+    catalog: Catalog,
+    by: str,
+    split: str,
+    relevant: float | None,
+    ranks: bool,  # is any metric one of ranking, which look at the relevant ones of the held-out items alone?
+) -> pd.DataFrame:
+    """Means of quarters of the users: by their training rows ('history'), or by those of their held-out items.
+
+    Quarters between which no value lies are one group, and where all users have the same value there is one for all.
+    """
     codes = catalog.vocab['user'].encode(per_user.index)
     inter, rows = _held_out(catalog, split)
     if by == 'history':
@@ -175,19 +186,29 @@ def _means_by_quarter(per_user: pd.DataFrame, catalog: Catalog, by: str, split: 
         values = catalog.counts['user'][codes]
     elif by == 'popularity':
         name = 'training rows of the held-out items'
+        if ranks:
+            rows = _relevant(catalog, rows, relevant)
         totals = np.bincount(inter.users[rows], catalog.counts['item'][inter.items[rows]], catalog.n_users)
         n_held_out = np.maximum(inter.counts('user', rows), 1)
         values = (totals / n_held_out)[codes]
     else:
         raise ValueError(f"by={by!r}: 'history' or 'popularity'")
-    quarter = np.asarray(pd.qcut(values, 4, duplicates='drop', precision=0))
-    grouped = per_user.groupby(quarter, observed=True)
+    grouped = per_user.groupby(_quarters(values), observed=True)
     res = grouped.mean()
     res.insert(0, 'users', grouped.size())
     res.index.name = name
     if 'one_class' in per_user.attrs:
         res.attrs['one_class'] = per_user.attrs['one_class']
     return res
+
+
+def _quarters(values: np.ndarray) -> np.ndarray:
+    """The interval of its quarter for each of the values (n,), as objects (n,)."""
+    if values.min() == values.max():
+        res: np.ndarray = np.empty(len(values), dtype=object)
+        res[:] = pd.Interval(values[0], values[0], closed='both')
+        return res
+    return np.asarray(pd.qcut(values, 4, duplicates='drop', precision=0))
 
 
 def _errors(scorer: Scorer, catalog: Catalog, metrics: list, split: str) -> pd.DataFrame:
@@ -327,7 +348,7 @@ def _at_cut_offs(metrics: list, k: int | Sequence[int]) -> list:
 def _protocol(n_candidates: int | None, candidates: Any) -> str:
     """What the names of metrics say of the candidates: nothing for the whole catalogue."""
     if n_candidates is not None:
-        return f' (1+{n_candidates} sampled)'
+        return f' (1+{int(n_candidates)} sampled)'
     return '' if candidates is None else ' (given candidates)'
 
 
@@ -362,6 +383,7 @@ def _label_users(
 def _relevant(catalog: Catalog, rows: np.ndarray, relevant: float | None) -> np.ndarray:
     """Those of the held-out `rows` that are to be ranked: liked, positive, or rated from `relevant` on."""
     inter, _ = _rows_of(catalog)
+    relevant = None if relevant is None else float(relevant)  # a float64 of numpy would be compared in float64
     if relevant is None and catalog.thresholds is not None:
         res = rows[catalog.liked(rows)]
     elif inter.weights is not None:
@@ -394,14 +416,23 @@ def _chosen(catalog: Catalog, rows: np.ndarray, users: Any, seed: int) -> np.nda
         return with_items
     is_number = np.isscalar(users) and not isinstance(users, str)
     if is_number:
+        _check_count('users', users, 'user')
         n = min(int(users), len(with_items))
         return np.sort(np.random.default_rng(seed).choice(with_items, n, replace=False))
     codes = np.unique(catalog.vocab['user'].encode(users))
+    if not len(codes):
+        raise ValueError('users= names nobody: leave it out for all users with a held-out item')
     without = np.setdiff1d(codes, with_items)
     if len(without):
         named = first_few(catalog.vocab['user'].decode(without))
         raise ValueError(f'{len(without):,} of the users have no held-out item to rank: {named}')
     return codes
+
+
+def _check_count(argument: str, n: Any, what: str) -> None:
+    """`ValueError` unless the argument is a whole number from 1 on; `what` is what it counts."""
+    if not 1 <= n < np.inf or int(n) != n:
+        raise ValueError(f'{argument}={n}: a whole number, of at least one {what}; leave it out for all')
 
 
 # --- labels of held-out rows
@@ -625,7 +656,9 @@ def _candidates(
     if n_candidates is not None and candidates is not None:
         raise ValueError('give n_candidates or candidates, not both')
     if candidates is not None:
-        return _Given(seen_matrix(catalog, candidates, unknown='raise'))
+        given = stored_ones(seen_matrix(catalog, candidates, unknown='raise').tocsr())
+        _check_given(catalog, given[users], stored_ones(held_out)[users], users)
+        return _Given(given)
     history = catalog.require_history()
     _, parts = _rows_of(catalog)
     if split == 'valid':
@@ -634,7 +667,10 @@ def _candidates(
         seen = history.matrix(np.concatenate([parts.train, parts.valid]))
     if n_candidates is None:
         return _Unseen(seen)
-    sampler = NegativeSampler(seen + held_out)  # what is seen or held out is not a negative
+    _check_count('n_candidates', n_candidates, 'item')
+    n_candidates = int(n_candidates)
+    # What is seen or held out is not a negative; entries may be 0, and a sum of matrices leaves those out.
+    sampler = NegativeSampler(stored_ones(seen) + stored_ones(held_out))
     left = sampler.left()[users]
     if left.min() < n_candidates:
         n_short = int((left < n_candidates).sum())
@@ -643,6 +679,22 @@ def _candidates(
             'Take less, or the whole catalogue'
         )
     return _Sampled(sampler, n_candidates, seed)
+
+
+def _check_given(catalog: Catalog, given: csr_matrix, held_out: csr_matrix, users: np.ndarray) -> None:
+    """`ValueError` if any of `users`, codes (B,), has no candidate beside the held-out items; matrices (B, n_items).
+
+    Whatever the scores, those items would have the first ranks.
+    """
+    n_others = np.diff(given.indptr) - np.asarray(given.multiply(held_out).sum(1)).ravel()
+    without = users[n_others == 0]
+    if len(without):
+        named = first_few(catalog.vocab['user'].decode(without))
+        raise ValueError(
+            f'candidates=: {len(without):,} of {len(users):,} users have no item there beside what is held out, and '
+            f'would be ranked perfectly, whatever the scores: {named}. Give them candidates, or leave them out: '
+            'users=[ids of the others]'
+        )
 
 
 # --- what metrics of lists look at

@@ -250,7 +250,7 @@ class RankingMetric:
             raise ValueError(f'{label}({k}): the cut-off is a whole number of at least 1')
         self.func = func
         self.label = label
-        self.k = k
+        self.k = None if k is None else int(k)
 
     @property
     def name(self) -> str:
@@ -453,13 +453,14 @@ def novelty(k: int = 10) -> ListMetric:
 
 
 def _popularity_lift(top: TopK) -> torch.Tensor:
-    return top.mean(top.counts[top.items].double()) / top.seen
+    lift = top.mean(top.counts[top.items].double()) / top.seen
+    return torch.where(top.seen > 0, lift, torch.nan)
 
 
 def popularity_lift(k: int = 10) -> ListMetric:
     """Mean training rows of the recommended items over that of the user's own items.
 
-    Above 1 the model pushes to what is popular (Abdollahpouri et al. 2019).
+    Above 1 the model pushes to what is popular (Abdollahpouri et al. 2019). nan for users without training rows.
     """
     return ListMetric(_popularity_lift, 'popularity_lift', k)
 

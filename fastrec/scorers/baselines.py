@@ -70,6 +70,8 @@ class BiasOnly(Baseline):
         self,
         damping: tuple[float, float] = (5.0, 10.0),  # rows of (users, items) that count for: all are average
     ) -> None:
+        if not all(0 <= rows < np.inf for rows in damping):
+            raise ValueError(f'damping={damping}: numbers of rows, 0 for no shrinkage')
         self.damping = damping
 
     def config(self) -> dict[str, Any]:
@@ -233,7 +235,11 @@ class ItemKNN(ItemWeights):
         k: int = 100,  # neighbors kept per item
         shrink: float = 100.0,  # added to the denominator of the cosine: few common users count less
     ) -> None:
-        self.k = k
+        if not 1 <= k < np.inf or int(k) != k:
+            raise ValueError(f'k={k}: a whole number of neighbors, of at least one')
+        if not 0 <= shrink < np.inf:
+            raise ValueError(f'shrink={shrink}: what a denominator grows by, 0 for no shrinkage')
+        self.k = int(k)
         self.shrink = shrink
 
     def config(self) -> dict[str, Any]:
@@ -483,5 +489,6 @@ def _top_per_row(matrix: csr_matrix, k: int) -> csr_matrix:
 
 
 def _damped_means(codes: np.ndarray, values: np.ndarray, damping: float, n: int) -> np.ndarray:
-    """Mean of `values` by code, (n,), as if each code had `damping` more rows of value 0."""
-    return np.bincount(codes, values, n) / (np.bincount(codes, minlength=n) + damping)
+    """Mean of `values` by code, (n,), as if each code had `damping` more rows of value 0; 0 for a code without rows."""
+    counts = np.bincount(codes, minlength=n)
+    return np.bincount(codes, values, n) / np.where(counts > 0, counts + damping, 1)

@@ -79,13 +79,25 @@ def seen_matrix(
         )
         return history.seen
     if issparse(seen):
-        return seen
+        return _checked_matrix(catalog, seen)
     if is_table(seen):
         seen = as_frame(seen)
         return _matrix_of_table(catalog, seen, unknown)
     raise TypeError(
         f'seen= (and candidates= of evaluate) takes a table with a user and an item column, got {type(seen).__name__}'
     )
+
+
+def _checked_matrix(catalog: Catalog, seen: Any) -> csr_matrix:
+    """A sparse matrix of any format as CSR; `ValueError` unless it has a row per user and a column per item."""
+    expected = catalog.n_users, catalog.n_items
+    if seen.shape != expected:
+        raise ValueError(
+            f'seen= is a matrix of shape {seen.shape}, and there are {catalog.n_users:,} users and '
+            f'{catalog.n_items:,} items: give a row per user and a column per item, {expected}, in the order of '
+            'vocab, or a table of user and item'
+        )
+    return csr_matrix(seen)
 
 
 def _matrix_of_table(catalog: Catalog, table: pd.DataFrame, unknown: str) -> csr_matrix:
@@ -112,10 +124,11 @@ def mask_seen(scores: torch.Tensor, seen: csr_matrix) -> None:
     scores[rows.to(scores.device), items.to(scores.device)] = -torch.inf
 
 
-def check_k(k: int, what: str) -> None:
-    """`ValueError` unless `k` is a whole number from 1 on; `what` is what it counts."""
-    if int(k) != k or k < 1:
-        raise ValueError(f'k={k}: ask for at least one {what}')
+def checked_k(k: float, what: str) -> int:
+    """`k` as an int; `ValueError` unless it is a whole number from 1 on; `what` is what it counts."""
+    if not 1 <= k < math.inf or int(k) != k:
+        raise ValueError(f'k={k}: ask for at least one {what}, in whole numbers')
+    return int(k)
 
 
 def _forbidden(catalog: Catalog, candidates: np.ndarray | None) -> torch.Tensor | None:
@@ -375,7 +388,7 @@ def recommend(
     catalog = scorer.catalog
     if cold not in COLD_POLICIES:
         raise ValueError(f'cold={cold!r}: choose one of {first_few(COLD_POLICIES)}')
-    codes = catalog.vocab['user'].encode(users)
+    codes = pd.unique(catalog.vocab['user'].encode(users))  # a list each, however often a user is named
     ids = catalog.vocab['user'].decode(codes)
     is_cold = ~scorer.knows('user')[codes]
     if cold == 'raise' and is_cold.any():
@@ -383,7 +396,7 @@ def recommend(
             f'{is_cold.sum()} users have no training row: {first_few(ids[is_cold])}. '
             "cold='popular' gives them what is popular, cold='mean' what the average user would get"
         )
-    check_k(k, 'item')
+    k = checked_k(k, 'item')
     allowed = catalog.candidates(candidates)
     forbidden = _forbidden(catalog, allowed)
     if not scorer.knows_cold:  # an untrained vector is never used
@@ -422,7 +435,7 @@ def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = No
     scores = scorer.basket_scores(codes)[None]
     scores[:, torch.from_numpy(codes)] = -torch.inf
     scores[:, torch.from_numpy(~scorer.knows('item'))] = -torch.inf  # a cold item's vector says nothing about it
-    check_k(k, 'item')
+    k = checked_k(k, 'item')
     forbidden = _forbidden(catalog, catalog.candidates(candidates))
     if forbidden is not None:
         scores += forbidden
@@ -450,7 +463,7 @@ def recommend_users(
     Users go through in chunks of a fixed memory budget.
     """
     catalog = scorer.catalog
-    check_k(k, 'user')
+    k = checked_k(k, 'user')
     asked = catalog.find_all(items)
     is_known = scorer.knows('item')[asked]
     if not is_known.all() and not scorer.knows_cold:

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from ..data.columns import first_few
 from ..notices import warn_user
-from .recommend import check_k, require_numbers
+from .recommend import checked_k, require_numbers
 
 __all__ = ['ItemIndex', 'similar']
 
@@ -402,7 +402,7 @@ def similar(
     nor answered: their vector says nothing about them.
     """
     catalog = scorer.catalog
-    check_k(k, side)
+    k = checked_k(k, side)
     codes = catalog.find_all(query, side)
     is_known = scorer.knows(side)
     if not is_known[codes].all():
