@@ -4,8 +4,9 @@ Everything that turns scores into something a person reads (recommending, evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,17 @@ class Catalog:
 
     `vocab` {'user': Vocab, 'item': Vocab}; `names` the column of each role in the table; `item_df`, `user_df` metadata
     in the order of the codes, or None; `counts` training rows per user and item (of implicit feedback: positives);
-    `mean_rating` of the training rows, or None; `context_of` what the columns of context mean, or None.
+    `mean_rating` and `rating_range` (least, largest) of the training rows, or None; `rating_options` what ratings stand
+    for (`History.rating_options`); `context_of` what the columns of context mean, or None.
 
     With `liked`, `thresholds` (n_users,) say from which rating on a user likes an item: the mean of the user's
     training rows (of users without any: of all training rows).
 
     `history` is who has what (`History`), None once it has been left behind (`without_history`).
     """
+
+    rating_range: tuple[float, float] | None = None  # this and the next: of those saved before there were any
+    rating_options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -104,6 +109,8 @@ class Catalog:
         self.title_name = self._title_column(item_df, title_name)
         self.counts = {side: history.train_counts(side) for side in ('user', 'item')}
         self.mean_rating = history.mean_rating()
+        self.rating_range = history.rating_range()
+        self.rating_options = history.rating_options()
         self.thresholds = history.user_means() if liked else None
 
     @staticmethod

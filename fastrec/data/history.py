@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,21 @@ class History:
             return None
         parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
         return float(sum(ratings[part].sum(dtype=np.float64) for part in parts) / len(rows))
+
+    def rating_range(self) -> tuple[float, float] | None:
+        """Least and largest training rating; None without ratings, or where the rows stay in their files."""
+        if self.interactions is None or self.interactions.ratings is None or not len(self.split.train):
+            return None
+        ratings, rows = self.interactions.ratings, self.split.train
+        parts = np.array_split(rows, -(-len(rows) // CHUNK_ROWS))
+        return float(min(ratings[part].min() for part in parts)), float(max(ratings[part].max() for part in parts))
+
+    def rating_options(self) -> dict[str, Any]:
+        """What ratings of the table stand for: `missing_rating`, of implicit feedback `threshold` and `weighted`."""
+        inter = self.interactions
+        if inter is None:
+            return {}
+        return {**(inter.options or {}), 'missing_rating': inter.missing_rating}
 
     def user_means(self) -> np.ndarray:
         """Mean training rating of each user, float64 (n_users,); of users without any, that of all rows."""

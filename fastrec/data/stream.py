@@ -445,6 +445,10 @@ class StreamHistory(History):
         """Mean of the training ratings."""
         return self.stream.mean
 
+    def rating_options(self) -> dict[str, Any]:
+        """As of rows in memory."""
+        return dict(missing_rating=self.stream.missing_rating)
+
     def in_words(self) -> str:
         """What there is, for a `repr`."""
         n = len(self.stream.files)

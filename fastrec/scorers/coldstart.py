@@ -5,7 +5,7 @@ What is solved, and why so, stands with `fold_in` (model_scorer). `scorer` is he
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import copy, deepcopy
 from typing import Any, Protocol
 
@@ -30,6 +30,8 @@ __all__: list[str] = []
 
 NEW_USER = 'new user'  # the id of a user whose ratings come without one
 NOISE_ROWS = 2**12  # training rows, or pairs, that tell how far ratings are from their scores
+IMPLICIT = ('threshold', 'weighted', 'missing_rating')  # options of implicit feedback that read ratings
+MASKED = -1e9  # score of what is no candidate of a softmax
 DAMPING = 5.0  # rows that the average threshold counts for, in that of a new user
 
 
@@ -42,20 +44,39 @@ def new_users(
 ) -> Catalog:
     """The catalog with the new users in the place of the known ones, their ratings as training rows."""
     old = scorer.catalog
+    options = old.rating_options
     asks_ratings = scorer.scale == 'rating' or old.thresholds is not None
-    users, items, ratings = _columns(ratings, old, asks_ratings)
+    users, items, ratings = _columns(ratings, old)
+    if pd.isna(np.asarray(users, dtype=object)).any():
+        raise ValueError('rows of the table have no user')
     if not len(items):
         raise ValueError('no ratings: of a user without any nothing is known. `recommend` has popular items for such')
+    if asks_ratings and ratings is None:
+        example = f'{{{first_few(items[:1])}: {old.mean_rating:.0f}}}'
+        raise ValueError(
+            f'the model learned from ratings, and here are none: give a dict item -> rating, such as {example}, '
+            'or a table with a rating column'
+        )
+    if ratings is not None and 'threshold' not in options:  # of implicit feedback such rows are seen
+        users, items, ratings = _rated(users, items, ratings, options.get('missing_rating'))
     item_codes = old.find_all(items)
     user_vocab, user_codes = Vocab.factorize(plain_values(users), 'user')
     repeated = pd.Series(user_codes.astype(np.int64) * old.n_items + item_codes).duplicated().to_numpy()
     if repeated.any():
         raise ValueError(f'a user has {first_few([items[repeated.argmax()]])} twice: give each item once')
-    values = None if ratings is None else _checked(ratings, scorer)
+    reads_ratings = asks_ratings or any(options.get(o) not in (None, False) for o in IMPLICIT)
+    values = _checked(ratings, scorer) if ratings is not None and reads_ratings else None
     vocab = dict(user=user_vocab, item=old.vocab['item'])
-    weights: np.ndarray | None = None if asks_ratings else np.ones(len(item_codes), np.float32)
+    weights = None if asks_ratings else _weights(values, len(item_codes), options)
     interactions = Interactions(
-        user_codes, item_codes.astype(np.int32), values, None, vocab, old.names, weights=weights
+        user_codes,
+        item_codes.astype(np.int32),
+        values,
+        None,
+        vocab,
+        old.names,
+        weights=weights,
+        options=dict(options) if 'threshold' in options else None,
     )
     everything = Split(np.arange(len(item_codes)), np.zeros(0, np.int64))
     res = old.with_users(History(interactions, everything))
@@ -66,12 +87,44 @@ def new_users(
     return res
 
 
-def _columns(ratings: Any, catalog: Catalog, asks_ratings: bool) -> tuple[list, list, list | None]:
-    """Users, items and ratings (None unless asked for) of whatever `fold_in` takes."""
-    if isinstance(ratings, pd.Series):
-        ratings = ratings.to_dict()
+def _weights(
+    values: np.ndarray | None,  # float32 (n,): ratings; None: there are none, what is listed was chosen
+    n: int,
+    options: Mapping[str, Any],  # `Catalog.rating_options`
+) -> np.ndarray:
+    """float32 (n,): how much each row is a positive, as `Interactions.implicit` has it; 0: seen, but none.
+
+    `ValueError` where none is a positive.
+    """
+    if values is None:
+        return np.ones(n, np.float32)
+    weights = values if options.get('weighted') else np.ones(n, np.float32)
+    if options.get('missing_rating') is not None:
+        weights = np.where(is_missing(values, options['missing_rating']), np.float32(0), weights)
+    if (weights < 0).any():
+        raise ValueError(
+            f'{int((weights < 0).sum()):,} of {n:,} ratings are negative, and the loaders count them as weights '
+            '(weighted=True): leave those rows out'
+        )
+    threshold = options.get('threshold')
+    if threshold is not None:
+        weights = np.where(values >= float(threshold), weights, 0).astype(np.float32)
+    if not weights.any():
+        asked = f'reaches threshold={float(threshold):g}' if threshold is not None else 'says that something was chosen'
+        raise ValueError(
+            f'none of the {n:,} ratings {asked}: what the user wants is not in them. '
+            '`recommend` has popular items for such'
+        )
+    return weights
+
+
+def _columns(ratings: Any, catalog: Catalog) -> tuple[list, list, list | None]:
+    """Users, items and ratings (None where there are none) of whatever `fold_in` takes."""
     values: list | None
-    if isinstance(ratings, dict):
+    if isinstance(ratings, pd.Series):
+        items, values = _columns_of_series(ratings, catalog)
+        users = [NEW_USER] * len(items)
+    elif isinstance(ratings, dict):
         users, items, values = [NEW_USER] * len(ratings), list(ratings), list(ratings.values())
     elif is_table(ratings):
         users, items, values = _columns_of_table(as_frame(ratings), catalog)
@@ -82,45 +135,100 @@ def _columns(ratings: Any, catalog: Catalog, asks_ratings: bool) -> tuple[list, 
         raise TypeError(
             f'ratings come as a dict item -> rating, a table or a list of items, got {type(ratings).__name__}'
         )
-    if pd.isna(np.asarray(users, dtype=object)).any():
-        raise ValueError('rows of the table have no user')
-    if not asks_ratings:
-        return users, items, None
-    if values is None:
-        example = f'{{{first_few(items[:1])}: {catalog.mean_rating:.0f}}}'
-        raise ValueError(
-            f'the model learned from ratings, and here are none: give a dict item -> rating, such as {example}, '
-            'or a table with a rating column'
-        )
-    return _rated(users, items, values, catalog)
+    return users, items, values
 
 
-def _rated(users: list, items: list, values: list, catalog: Catalog) -> tuple[list, list, list]:
+def _columns_of_series(ratings: pd.Series, catalog: Catalog) -> tuple[list, list | None]:
+    """Items and ratings of a Series item -> rating, or items alone of one whose values are items.
+
+    Where ratings are asked for, labels are the items unless the name says otherwise. `ValueError` where both labels and
+    values may be items.
+    """
+    labels, values = list(ratings.index), list(ratings)
+    item_name = catalog.names.get('item')
+    if item_name is not None and ratings.name == item_name:
+        return values, None
+    if ratings.index.name is not None and ratings.index.name == item_name:
+        return labels, values
+    vocab = catalog.vocab['item']
+    of_labels, of_values = (bool((_codes_or_none(vocab, o) >= 0).all()) for o in (labels, values))
+    if of_values and 'threshold' in catalog.rating_options:
+        if of_labels:
+            raise ValueError(
+                'a Series whose labels and whose values may both be items: give `series.tolist()` where the values are '
+                'what was chosen, `series.to_dict()` where they are ratings of the labels'
+            )
+        return values, None
+    return labels, values
+
+
+def _codes_or_none(vocab: Vocab, ids: list) -> np.ndarray:
+    """int64 (n,): codes, -1 for what is not known; also where ids are of a kind that the vocabulary cannot hold."""
+    try:
+        return vocab.encode(ids, unknown='mark')
+    except (KeyError, TypeError, ValueError):
+        return np.full(max(len(ids), 1), -1)
+
+
+def _rated(users: list, items: list, values: list, missing_rating: Any) -> tuple[list, list, list]:
     """Without the rows whose rating is one that said 'no rating' in the training table (`missing_rating`)."""
-    inter = catalog.interactions
-    if inter is None or inter.missing_rating is None:
+    if missing_rating is None:
         return users, items, values
-    rated = np.flatnonzero(~is_missing(np.asarray(values, dtype=np.float32), inter.missing_rating))
+    numbers = pd.to_numeric(pd.Series(values), errors='coerce').to_numpy(dtype=np.float32)
+    rated = np.flatnonzero(~is_missing(numbers, missing_rating))
     if not len(rated):
-        raise ValueError(f'every rating is missing_rating={inter.missing_rating}: none is left to learn from')
+        raise ValueError(f'every rating is missing_rating={missing_rating}: none is left to learn from')
     return [users[i] for i in rated], [items[i] for i in rated], [values[i] for i in rated]
 
 
 def _columns_of_table(table: pd.DataFrame, catalog: Catalog) -> tuple[list, list, list | None]:
-    """Users (one new one if there is no column of them), items, and ratings or None."""
+    """Users (one new one if there is no column that could be theirs), items, and ratings or None.
 
-    def column(role: str) -> list | None:
-        try:
-            return list(table[column_of(table, role, catalog.names)])
-        except ValueError:
-            return None
-
-    users, items, values = column('user'), column('item'), column('rating')
-    if items is None:
+    `ValueError` where a column that is asked for may be there under another name.
+    """
+    names = {role: _name_of(table, role, catalog) for role in ('user', 'item', 'rating', 'time')}
+    if names['item'] is None:
         raise ValueError(f'which column holds the items? The table has {first_few(table.columns, 20)}')
-    if users is None:
-        users = [NEW_USER] * len(items)
-    return users, items, values
+    others = _unexplained(table, names, catalog)
+    if names['user'] is None and others:
+        raise ValueError(
+            f'which column holds the users? The table has {first_few(table.columns, 20)}: '
+            f'rename it to {_name_for("user", catalog)}, or leave out {first_few(others)} '
+            'where all rows are of one user'
+        )
+    asks_ratings = any(catalog.rating_options.get(o) not in (None, False) for o in ('threshold', 'weighted'))
+    if names['rating'] is None and asks_ratings and others:
+        raise ValueError(
+            f'which column holds the ratings? The loaders read them, and the table has '
+            f'{first_few(table.columns, 20)}: rename it to {_name_for("rating", catalog)}, or leave out '
+            f'{first_few(others)} where all rows are choices'
+        )
+    items = list(table[names['item']])
+    users = [NEW_USER] * len(items) if names['user'] is None else list(table[names['user']])
+    return users, items, None if names['rating'] is None else list(table[names['rating']])
+
+
+def _name_of(table: pd.DataFrame, role: str, catalog: Catalog) -> Any:
+    """The column that plays a role, or None."""
+    try:
+        return column_of(table, role, catalog.names)
+    except ValueError:
+        return None
+
+
+def _name_for(role: str, catalog: Catalog) -> str:
+    """What a column of that role is called, for a message."""
+    return repr(catalog.names.get(role) or role)
+
+
+def _unexplained(table: pd.DataFrame, names: dict[str, Any], catalog: Catalog) -> list:
+    """Columns that play no role and belong to no item, no loss and no context: each may be what is missed."""
+    known = {*names.values(), catalog.names.get('weight'), catalog.title_name}
+    if catalog.item_df is not None:
+        known |= set(catalog.item_df.columns)
+    if catalog.context_of is not None:
+        known |= set(catalog.context_of.names)
+    return [column for column in table.columns if column not in known]
 
 
 def _checked(ratings: list, scorer: Any) -> np.ndarray:
@@ -134,6 +242,8 @@ def _checked(ratings: list, scorer: Any) -> np.ndarray:
             f'ratings run from {values.min():g} to {values.max():g}, and no rating is larger than {LARGEST_RATING:g} '
             'either way: leave out what marks something else'
         )
+    if not scorer.catalog.rating_options.get('weighted'):  # of counts one may be far larger than all before
+        _check_range(values, scorer.catalog.rating_range)
     y_range = None if scorer.model is None else as_rec_model(scorer.model).y_range
     if scorer.scale == 'rating' and y_range is not None:
         low, high = y_range
@@ -143,6 +253,24 @@ def _checked(ratings: list, scorer: Any) -> np.ndarray:
                 '(y_range): is this another scale?'
             )
     return values
+
+
+def _check_range(values: np.ndarray, seen: tuple[float, float] | None) -> None:
+    """`ValueError` for ratings farther from those of training than these span, a warning for others outside."""
+    if seen is None:
+        return
+    low, high = seen
+    n_outside = int(((values < low) | (values > high)).sum())
+    if not n_outside:
+        return
+    text = (
+        f'{n_outside:,} of {len(values):,} ratings lie outside those of training: they run from {values.min():g} to '
+        f'{values.max():g}, those of training from {low:g} to {high:g}'
+    )
+    span = high - low
+    if span and (values.min() < low - span or values.max() > high + span):
+        raise ValueError(f'{text}. This is another scale: bring the ratings to that of training')
+    warn_user(f'{text}. Is this another scale?')
 
 
 # --- what is minimised
@@ -198,18 +326,32 @@ class Objective:
         rows = np.flatnonzero(inter.users == user)
         items = torch.from_numpy(inter.items[rows].astype(np.int64))
         if self.is_whole:
-            targets = torch.zeros(catalog.n_items)
-            targets[items] = 1.0
-            # all items that are not chosen count together as much as the sampled negatives do
-            weight = self.n_negatives * len(items) / max(catalog.n_items - len(items), 1)
-            return None, targets, torch.where(targets > 0, 1.0, weight)
+            return self._whole_rows(items, torch.from_numpy(inter.weights[rows]), catalog.n_items)
         targets = torch.from_numpy(catalog.liked(rows).astype(np.float32) if self.is_liked else inter.ratings[rows])
         return items, targets, torch.ones(len(items))
+
+    def _whole_rows(
+        self,
+        items: torch.Tensor,  # codes (m,)
+        weights: torch.Tensor,  # float32 (m,): what they count as positives; 0: seen, neither chosen nor left
+        n_items: int,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """As `rows`, of the whole catalogue."""
+        chosen = torch.zeros(n_items)
+        chosen[items] = weights
+        if self.scale == 'rank':
+            w = torch.ones(n_items)
+            w[items[weights == 0]] = 0.0
+            return None, chosen, w
+        # all items that are not chosen count together as much as the sampled negatives do
+        w = torch.full((n_items,), self.n_negatives * float(weights.sum()) / max(n_items - len(items), 1))
+        w[items] = weights
+        return None, (chosen > 0).float(), w
 
     def value(self, s: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar."""
         if self.scale == 'rank':
-            return -(s.log_softmax(0) * y).sum() / self.noise
+            return -(s.where(w > 0, MASKED).log_softmax(0) * y).sum() / self.noise
         if self.scale == 'logit':
             return (w * F.binary_cross_entropy_with_logits(s, y, reduction='none')).sum() / self.noise
         return (w * (s - y).square()).sum() / (2 * self.noise)
@@ -227,7 +369,7 @@ class Objective:
         The Hessian is that of Gauss and Newton for squares behind `y_range`.
         """
         if self.scale == 'rank':
-            p, n_chosen = t.softmax(0), y.sum()
+            p, n_chosen = t.where(w > 0, MASKED).softmax(0), y.sum()
             mean_z = z.T @ p
             gradient = (n_chosen * mean_z - z.T @ y) / self.noise
             return gradient, n_chosen * ((z.T * p) @ z - torch.outer(mean_z, mean_z)) / self.noise

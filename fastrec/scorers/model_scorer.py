@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,7 +224,15 @@ class ModelScorer(Scorer):
             return list(self.model.parameters())
 
     def fold_in(self, ratings: Any, noise: float | None = None) -> FoldedIn:
-        """A scorer for users who came after training, from what they rated; see `fastrec.all.fold_in`."""
+        """A scorer for users who came after training, from what they rated; see `fastrec.all.fold_in`.
+
+        `TypeError` for a scorer in one situation: it is not known that new users rated in it.
+        """
+        if self.context is not None:
+            raise TypeError(
+                'fold_in works without context, and this scorer is in one situation (in_context): it is not known that '
+                'the ratings were given in it. Take the fold_in of the learner or recommender itself'
+            )
         catalog = new_users(self, ratings)
         if noise is not None and not noise > 0:
             raise ValueError(f'noise={noise}: a variance above 0')
@@ -281,27 +288,14 @@ class FoldedIn(ModelScorer):
     the model does not reach it.
     """
 
-    def recommend(
-        self,
-        users: Any = None,
-        k: int = 10,
-        exclude_seen: bool = True,
-        candidates: Any = None,
-        cold: str = 'popular',
-        seen: pd.DataFrame | None = None,
-        basket: Any = None,
-        to: str | Path | None = None,
-    ) -> pd.DataFrame | Path:
-        """The `k` best items of each of `users`, by default of all new users; arguments as in `Scorer.recommend`."""
-        if users is None and basket is None:
-            users = list(self.vocab['user'].ids)
-        return super().recommend(users, k, exclude_seen, candidates, cold, seen, basket, to)
+    is_folded_in = True
 
-    def predict(self, user: Any, item: Any = None, cold: str = 'mean') -> float:
-        """Predicted score of one pair; `predict(item)` where there is a single new user."""
-        if item is None and not isinstance(user, (tuple, list)) and self.catalog.n_users == 1:
-            user, item = self.vocab['user'].ids[0], user
-        return super().predict(user, item, cold)
+    def in_context(self, values: dict) -> ModelScorer:
+        """`TypeError`: what new users rated says nothing of situations."""
+        raise TypeError(
+            'what fold_in makes reads no context: it knows nothing of the situations that new users rated in. '
+            'After `learn.extend(ratings)` and training, `learn.in_context(...)` scores them in one'
+        )
 
 
 def fold_in(

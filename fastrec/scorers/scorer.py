@@ -41,6 +41,7 @@ class Scorer:
     n_negatives: int = 4  # negatives that each positive was trained with
     loss_func: Any = None  # the loss it was trained with; None: it has no training loop
     opt_func: Any = None  # what made its optimizer
+    is_folded_in: bool = False  # are its users new ones alone, whom `fold_in` was told of?
     fits: Sequence[dict] = ()  # what was asked of each fit and what came out
     _item_index: ItemIndex | None = None
     not_saved: ClassVar[tuple] = ('_item_index',)  # attributes that no saved recommender holds
@@ -158,7 +159,7 @@ class Scorer:
 
     def recommend(
         self,
-        users: Any = None,  # one user id or a sequence of them (None with `basket=`)
+        users: Any = None,  # one user id or a sequence of them (None with `basket=`; after `fold_in`: all)
         k: int = 10,  # items per user
         exclude_seen: bool = True,  # leave out what the user has in the training rows
         candidates: Any = None,  # item ids, a condition (`year > 1990`) or a function of `item_df` -> mask: only these
@@ -181,6 +182,8 @@ class Scorer:
             if to is not None:
                 raise ValueError('to= is for tables of many users: a basket has one list')
             return recommend_basket(self, basket, k, candidates)
+        if users is None and self.is_folded_in:
+            users = list(self.vocab['user'].ids)
         if users is None:
             raise ValueError(
                 "recommend for whom? Give user ids (all: learn.vocab['user'].ids), "
@@ -212,11 +215,15 @@ class Scorer:
     ) -> float:
         """Prediction for one pair of ids: `predict(user, item)` or `predict((user, item))`.
 
+        After `fold_in` of a single user also `predict(item)`.
+
         A rating, or a probability where scores are logits (as in `get_preds`), else the score. With a warning where
         user or item is predicted as the average one. `ValueError` for a score that is not a number.
         """
         if cold not in ('mean', 'raise'):
             raise ValueError(f"cold={cold!r}: 'mean' or 'raise'")
+        if item is None and self.is_folded_in and self.catalog.n_users == 1 and not isinstance(user, (tuple, list)):
+            user, item = self.vocab['user'].ids[0], user
         if item is None:
             if not isinstance(user, (tuple, list)) or len(user) != 2:
                 raise TypeError(
@@ -272,6 +279,7 @@ class Scorer:
             )
         res = copy(self)
         res.catalog, res._item_index = new_users(self, ratings), None
+        res.is_folded_in = True
         return res
 
     def index(

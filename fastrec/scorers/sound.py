@@ -6,7 +6,7 @@ trusts indices and shapes. Every check raises a `ValueError`."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -222,6 +222,14 @@ def _catalog(catalog: Catalog) -> None:
         require(not n or counts.min() >= 0, f'counts of {side}s are negative')
     if catalog.mean_rating is not None:
         require_number(catalog.mean_rating, 'the mean rating')
+    if catalog.rating_range is not None:
+        is_pair = isinstance(catalog.rating_range, tuple) and len(catalog.rating_range) == 2
+        require(is_pair, 'the range of ratings has no two ends')
+        for end in catalog.rating_range:
+            require_number(end, 'an end of the range of ratings')
+    require(isinstance(catalog.rating_options, Mapping), 'options of ratings are missing')
+    if catalog.rating_options.get('threshold') is not None:
+        require_number(catalog.rating_options['threshold'], 'the threshold of positives')
     if catalog.thresholds is not None:
         require_length(catalog.thresholds, catalog.n_users, 'thresholds')
         require_finite(catalog.thresholds, 'thresholds')
