@@ -87,7 +87,7 @@ def test_the_card_of_a_ranker_and_other_parts(table):
     assert 'hr@5' in card['metrics']['rows'][0]
     assert card['metrics']['split'] == 'test'
     assert card['training'] == []
-    assert card['data']['positives'] == dict(threshold=3.0, weighted=False)
+    assert card['data']['positives'] == dict(threshold=3.0, weighted=False, missing_rating=None)
     assert card['split']['made_by'] == 'LeaveLastSplitter(n=1, n_test=1, seed=0)'
     assert 'Not trained' in str(card)
     assert {o['model'] for o in learn.card()['metrics']['rows']} == {'DotBias', 'Popularity', 'ItemKNN', 'EASE'}

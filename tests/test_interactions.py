@@ -393,13 +393,13 @@ def test_the_order_of_rows_does_not_matter_where_times_differ(data, policy, rand
     pd.testing.assert_frame_equal(a, b, rtol=1e-5, atol=1e-4)
 
 
-def test_the_mean_keeps_the_first_row_and_its_time():
+def test_the_mean_keeps_the_last_row_and_its_time():
     inter = Interactions.from_df(
         pd.DataFrame(dict(user=[1, 2, 1], item=[10, 20, 10], rating=[5, 3, 2], time=[9, 8, 7])), duplicates='mean'
     )
-    assert inter.rows.tolist() == [1, 2]
-    assert inter.ratings.tolist() == [3.0, 3.5]
-    assert inter.times.tolist() == [8, 7]
+    assert inter.rows.tolist() == [0, 1]
+    assert inter.ratings.tolist() == [3.5, 3.0]
+    assert inter.times.tolist() == [9, 8]
 
 
 def test_keep_keeps_repeated_pairs():
@@ -610,7 +610,7 @@ def test_ratings_outside_y_range():
 
 
 def test_a_y_range_that_is_none():
-    with pytest.raises(ValueError, match=r'y_range=\(5, 1\): give \(low, high\) with low < high'):
+    with pytest.raises(ValueError, match=r'y_range=\(5, 1\): give two numbers \(low, high\) with low < high'):
         from_df(dict(y_range=(5, 1)))
     with pytest.raises(ValueError, match=r'give \(low, high\)'):
         check_y_range(1, 5, (1, 2, 3))
