@@ -8,18 +8,27 @@ import torch
 from fastrec.all import (
     EASE,
     BiasOnly,
+    Blend,
+    Ensemble,
     ItemKNN,
+    LabelPropagation,
     LeaveLastSplitter,
     Popularity,
     RecDataLoaders,
+    Reranked,
     collab_learner,
+    correct_and_smooth,
     evaluate,
     evaluate_users,
     hr,
+    item_graph,
+    load_learner,
+    load_recommender,
     mrr,
     popularity_lift,
     recall,
     rmse,
+    save_recommender,
 )
 from fastrec.scorers.scorer import Scorer
 
@@ -281,3 +290,129 @@ def test_masks_of_another_table_are_refused(n_more):
     twice = pd.concat([df, df], ignore_index=True)  # of which one row a pair is left
     with pytest.raises(ValueError, match=f'a mask of {n} rows, and the table has {2 * n}'):
         RecDataLoaders.from_df(twice, duplicates='last', splitter=(np.arange(n) % 4 > 0, np.arange(n) % 4 == 0))
+
+
+# --- held-out rows that were learned
+
+
+@pytest.fixture()
+def both():
+    """(dls, whole): loaders that hold a fifth out, and loaders of the same table that hold nothing out."""
+    df = table(n_users=30)
+    return RecDataLoaders.from_df(df, seed=0), RecDataLoaders.from_df(df, valid_pct=0)
+
+
+def trained(dls, seed=0):
+    torch.manual_seed(seed)
+    learn = collab_learner(dls, n_factors=3)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2)
+    return learn
+
+
+LEAK = r'held-out rows are training rows of the scorer, which was fitted with another split'
+
+
+def test_what_a_scorer_is_made_of_is_looked_at(both):
+    dls, whole = both
+    honest, knowing = EASE().fit(dls), EASE().fit(whole)
+    n_held_out = len(dls.catalog.split.valid)
+    for blended in ([honest, knowing], [honest, Blend([honest, knowing])]):
+        scorer = Blend(blended, [0.01, 0.99])
+        for made in (scorer, Reranked(scorer, lambda recs: recs, n=5)):
+            with pytest.raises(ValueError, match=f'{n_held_out} of {n_held_out} {LEAK}'):
+                evaluate(made, dls, hr(3), relevant=1)
+    with pytest.raises(ValueError, match=LEAK):
+        evaluate(Ensemble([trained(dls), trained(whole)]), dls)
+    good = Blend([honest, Popularity().fit(dls)])
+    assert good.sources() == [dls.catalog]
+    assert (
+        evaluate(good, dls, hr(3), relevant=1).users.iloc[0]
+        == dls.catalog.interactions.to_df(dls.catalog.split.valid).user.nunique()
+    )
+
+
+def test_all_that_a_sum_of_graphs_is_made_of_is_looked_at(both):
+    dls, whole = both
+    good, bad = item_graph(dls), item_graph(EASE().fit(whole))
+    for graph in (good + bad, bad + good, good + (good + bad)):
+        with pytest.raises(ValueError, match=LEAK):
+            LabelPropagation(graph).fit(dls)
+        with pytest.raises(ValueError, match=LEAK):
+            correct_and_smooth(BiasOnly().fit(dls), graph)
+    with pytest.raises(ValueError, match=LEAK):
+        LabelPropagation(item_graph(Reranked(EASE().fit(whole), lambda recs: recs))).fit(dls)
+    LabelPropagation(good + good).fit(dls)
+
+
+def test_vectors_of_a_model_that_saw_what_is_held_out_are_refused(both, tmp_path):
+    dls, whole = both
+    knowing = trained(whole)
+    learn = collab_learner(dls, n_factors=3)
+    before = learn.model.item_factors.weight.detach().clone()
+    with pytest.raises(ValueError, match=LEAK):
+        learn.load_vectors(knowing, ['user', 'item'])
+    assert torch.equal(learn.model.item_factors.weight, before) and not learn.is_trained
+    # without held-out rows there is nothing to give away, until it is evaluated on loaders that have some
+    heir = collab_learner(whole, n_factors=3).load_vectors(trained(dls, 1))
+    assert heir.sources() == [whole.catalog, dls.catalog]
+    evaluate(trained(dls).load_vectors(trained(dls, 1)), dls)
+
+
+def test_what_was_taken_over_is_remembered(both, tmp_path):
+    _, whole = both
+    third = RecDataLoaders.from_df(table(n_users=30), seed=5)  # holds other rows out
+    none_out = collab_learner(third, n_factors=3)
+    none_out.taken_over = [whole.catalog]
+    with pytest.raises(ValueError, match=LEAK):
+        evaluate(none_out, third)
+    for history in (False, True):
+        folder = save_recommender(none_out, tmp_path / str(history), history=history)
+        loaded = load_recommender(folder)
+        with pytest.warns(UserWarning, match='were others than those of these loaders'):
+            evaluate(loaded, third)
+        assert [source.history for source in loaded.taken_over] == [None]
+    none_out.export(tmp_path / 'learner.pkl')
+    assert none_out.taken_over == [whole.catalog]
+    assert [source.history for source in load_learner(tmp_path / 'learner.pkl').taken_over] == [None]
+
+
+def test_a_loaded_model_is_known_by_its_training_rows(both, tmp_path, recwarn):
+    dls, whole = both
+    own, knowing = (load_recommender(save_recommender(trained(o), tmp_path / n)) for o, n in ((dls, 'a'), (whole, 'b')))
+    recwarn.clear()
+    expected = evaluate(trained(dls), dls)
+    pd.testing.assert_frame_equal(evaluate(own, dls), expected)
+    shuffled = table(n_users=30)
+    n = len(shuffled)
+    in_train = np.isin(np.arange(n), dls.catalog.split.train)
+    evaluate(own, RecDataLoaders.from_df(shuffled, splitter=(in_train, ~in_train)))
+    assert not [w for w in recwarn if 'training rows of the scorer' in str(w.message)]
+    n_held_out = len(dls.catalog.split.valid)
+    with pytest.warns(UserWarning, match=f'were others than those of these loaders: if any of the {n_held_out} held-'):
+        evaluate(knowing, dls)
+    with pytest.warns(UserWarning, match='were others'):
+        collab_learner(dls, n_factors=3).load_vectors(knowing)
+    knowing.catalog._trained_on = None  # as of those saved before
+    with pytest.warns(UserWarning, match='are not known'):
+        evaluate(knowing, dls)
+    # what the warning advises: the rows travel, and are compared
+    checked = load_recommender(save_recommender(trained(whole), tmp_path / 'c', history=True))
+    with pytest.raises(ValueError, match=f'{n_held_out} of {n_held_out} {LEAK}'):
+        evaluate(checked, dls)
+
+
+def test_vectors_of_other_users_are_compared_by_id(recwarn):
+    df = table(n_users=30)
+    dls = RecDataLoaders.from_df(df, seed=0)
+    larger = pd.concat([df, df.assign(user=df.user + 1000)])
+    held_out = dls.catalog.interactions.to_df(dls.catalog.split.valid)
+    learn = collab_learner(dls, n_factors=3)
+    with pytest.warns(UserWarning, match=f'{len(held_out)} of {len(held_out)} held-out rows have the ids of training'):
+        learn.load_vectors(trained(RecDataLoaders.from_df(larger, valid_pct=0)))
+    with pytest.warns(UserWarning, match='have the ids of training'):
+        evaluate(learn, dls)
+    recwarn.clear()
+    strangers = trained(RecDataLoaders.from_df(df.assign(user=df.user + 1000), valid_pct=0))
+    evaluate(collab_learner(dls, n_factors=3).load_vectors(strangers), dls)
+    assert not [w for w in recwarn if 'held-out rows' in str(w.message)]

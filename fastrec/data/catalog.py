@@ -14,7 +14,16 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from ..notices import warn_user
-from .columns import ITEM_WORDS, KNOWN_NAMES, as_frame, first_few, kind_of, normal_name, words_of
+from .columns import (
+    ITEM_WORDS,
+    as_frame,
+    first_few,
+    id_column,
+    kind_of,
+    normal_name,
+    with_id_column,
+    words_of,
+)
 from .conditions import rows_where
 from .history import History
 from .interactions import Interactions, Vocab
@@ -28,22 +37,15 @@ TITLES = ('title', 'name', *(f'{word}title' for word in ITEM_WORDS), *(f'{word}n
 
 def aligned(df: pd.DataFrame, vocab: Vocab, id_name: str, side: str) -> pd.DataFrame:
     """Rows of metadata `df` in the order of `vocab`; ids without a row get missing values and are counted."""
-    names = {normal_name(c): c for c in reversed(df.columns)}
-    columns = [id_name] if id_name in df.columns else [names[o] for o in KNOWN_NAMES[side] if o in names]
-    if columns:
-        df = df.set_index(columns[0])
-    elif df.index.name is None:
-        raise ValueError(
-            f'{side}_df has no id column: expected {id_name!r} (as in the ratings) or {side!r}, '
-            f'got {first_few(df.columns, 20)}'
-        )
+    column = id_column(df, side, id_name)
+    df = with_id_column(df, side, id_name).set_index(id_name)
     if not df.index.is_unique:
         repeated = first_few(df.index[df.index.duplicated()].unique())
-        key = columns[0] if columns else id_name
-        raise ValueError(
-            f'{side}_df has several rows for the same {side}: {repeated}. '
-            f'Keep one each: `{side}_df.drop_duplicates({key!r})`'
-        )
+        if column is None:
+            way = f'{side}_df[~{side}_df.index.duplicated()]'
+        else:
+            way = f'{side}_df.drop_duplicates({column!r})'
+        raise ValueError(f'{side}_df has several rows for the same {side}: {repeated}. Keep one each: `{way}`')
     rows = pd.Series(vocab.encode(df.index.to_numpy(), unknown='mark'))
     if (rows < 0).all() and len(df):
         raise ValueError(
@@ -87,6 +89,8 @@ class Catalog:
 
     rating_range: tuple[float, float] | None = None  # this and the next: of those saved before there were any
     rating_options: Mapping[str, Any] = MappingProxyType({})
+
+    _trained_on: str | None = None  # what `trained_on` was when the history was left behind
 
     def __init__(
         self,
@@ -153,7 +157,14 @@ class Catalog:
     def without_history(self) -> Catalog:
         """A copy that can be given away: no rows and no user metadata; ids, item metadata and counts stay."""
         res = copy(self)
+        res._trained_on = self.trained_on
         res.history = res.user_df = None
+        return res
+
+    def as_source(self) -> Catalog:
+        """A copy with which `check_leakage` can still tell what was trained on, and that holds no rows or metadata."""
+        res = self.without_history()
+        res.item_df = res.title_name = None
         return res
 
     def with_items(self, ids: Sequence | np.ndarray | pd.Index, df: pd.DataFrame | None = None) -> Catalog:
@@ -183,8 +194,8 @@ class Catalog:
 
     def with_users(self, history: History) -> Catalog:
         """A copy whose users are those of `history`, of the same items; item counts stay what training had."""
-        res = copy(self.without_history())
-        res.history, res.vocab = history, history.vocab
+        res = copy(self)
+        res.history, res.vocab, res.user_df = history, history.vocab, None
         res.counts = dict(user=history.train_counts('user'), item=self.counts['item'])
         return res
 
@@ -202,6 +213,11 @@ class Catalog:
         return self.history
 
     @property
+    def trained_on(self) -> str | None:
+        """A fingerprint of the training pairs, which travels where they do not; None where it is not known."""
+        return self._trained_on if self.history is None else self.history.trained_on
+
+    @property
     def interactions(self) -> Interactions | None:
         """The rows; None without history, or where they stay in their files."""
         return None if self.history is None else self.history.interactions
@@ -210,6 +226,12 @@ class Catalog:
     def split(self) -> Split | None:
         """Which rows are in which part; None as for `interactions`."""
         return None if self.history is None else self.history.split
+
+    def held_out(self) -> np.ndarray:
+        """Positions of all rows that are not for training, in valid and in test; none where the rows are not there."""
+        split = self.split
+        parts = [] if split is None else [rows for rows in split[1:] if rows is not None]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def liked(self, rows: np.ndarray) -> np.ndarray:
         """bool (len(rows),): do the ratings of `rows` of the interactions reach their users' thresholds?"""
@@ -294,6 +316,8 @@ class Catalog:
             return None
         if isinstance(candidates, str) and candidates in self.vocab['item']:
             candidates = [candidates]
+        elif isinstance(candidates, Iterator):  # it is looked through twice
+            candidates = list(candidates)
         if isinstance(candidates, str) or callable(candidates):
             codes = np.flatnonzero(self._mask(candidates))
         elif np.asarray(candidates).dtype == bool:
@@ -317,7 +341,7 @@ class Catalog:
                 'candidates by a condition need item_df=: metadata was not given when the DataLoaders were made'
             )
         if callable(condition):
-            mask = condition(self.item_df)
+            mask = condition(self.item_df.copy())  # which may add columns to it
         else:
             mask = rows_where(self.item_df, condition)
         if isinstance(mask, pd.Series) and mask.index.sort_values().equals(self.item_df.index):
@@ -366,33 +390,91 @@ def cold_mask(catalog: Catalog, users: np.ndarray, items: np.ndarray) -> np.ndar
     return ~(catalog.known('user')[users] & catalog.known('item')[items])
 
 
+def distinct(catalogs: Iterable[Catalog]) -> list[Catalog]:
+    """Each of the objects once, in their order."""
+    return list({id(catalog): catalog for catalog in catalogs}.values())
+
+
 def check_leakage(
     scorer: Any,  # a `Scorer`
     catalog: Catalog,
     rows: np.ndarray,  # positions in its interactions
 ) -> None:
-    """`ValueError` if the scorer was trained on held-out `rows` of `catalog`, as a model made with another split is."""
-    other = scorer.catalog
-    if other is catalog:
-        return
-    if other is None:
-        scorer.require_fitted()
-    if other.vocab != catalog.vocab:
+    """`ValueError` if held-out `rows` of `catalog` were training rows of the scorer, or of anything it is made of.
+
+    As of a model made with another split, blended or not. Warns where the training rows did not travel with a model
+    and may have been others than those of `catalog`.
+    """
+    scorer.require_fitted()
+    require_same_ids(scorer.catalog, catalog)
+    for source in scorer.sources():
+        check_source(source, catalog, rows)
+
+
+def require_same_ids(source: Catalog, catalog: Catalog) -> None:
+    """`ValueError` unless both catalogs have the same users and items."""
+    if source.vocab != catalog.vocab:
         raise ValueError(
             'the scorer was fitted to other users or items than the loaders hold: make both from one table'
         )
-    if other.interactions is None:
-        return  # a loaded learner: its training rows did not travel
-    inter = catalog.interactions
-    assert inter is not None  # there are held-out rows
-    trained = other.history.matrix(other.split.train)
-    trained.data[:] = 1  # an entry is a row, whatever its rating
-    hits = np.asarray(trained[inter.users[rows], inter.items[rows]] != 0).ravel().sum()
-    if hits:
+
+
+def check_source(
+    source: Catalog,  # whose training rows something was learned from
+    catalog: Catalog,
+    rows: np.ndarray,  # positions in its interactions: what is held out
+) -> None:
+    """As `check_leakage`, of one catalog; of other users or items a warning, since equal ids may be chance there."""
+    if source is catalog or not len(rows):
+        return
+    is_same = source.vocab == catalog.vocab
+    if source.interactions is None:  # they did not travel, or stay in files
+        if (is_same and source.trained_on == catalog.trained_on is not None) or not _shares_users(source, catalog):
+            return
+        why = 'are not known' if source.trained_on is None else 'were others than those of these loaders'
+        warn_user(
+            f'the training rows of the scorer (or of what it learned from) {why}: if any of the {len(rows):,} held-out '
+            'rows are among them, its figures are worthless. Evaluate before saving, or save with '
+            'save_recommender(..., history=True), which is checked'
+        )
+        return
+    hits = _n_trained(source, catalog, rows)
+    if not hits:
+        return
+    if is_same:
         raise ValueError(
             f'{hits:,} of {len(rows):,} held-out rows are training rows of the scorer, which was fitted with another '
-            'split: its figures would be worthless. Fit it to these loaders'
+            'split (or what it is made of was): its figures would be worthless. Fit it to these loaders'
         )
+    warn_user(
+        f'{hits:,} of {len(rows):,} held-out rows have the ids of training rows of a model that vectors were taken '
+        'from: if these are the same users and items, figures on them are worthless. Take vectors from a model that '
+        'was fitted without these rows'
+    )
+
+
+def _shares_users(source: Catalog, catalog: Catalog) -> bool:
+    """Has any user of `catalog` an id in `source`? Where none has, no row can be of both."""
+    return bool((source.vocab['user'].encode(catalog.vocab['user'].ids, unknown='mark') >= 0).any())
+
+
+def _n_trained(source: Catalog, catalog: Catalog, rows: np.ndarray) -> int:
+    """How many of `rows` of `catalog` are pairs, by their ids, that `source` has a training row of."""
+    inter = catalog.interactions
+    assert inter is not None and source.history is not None  # there are held-out rows, and rows to compare them with
+    users, items = inter.users[rows], inter.items[rows]
+    if source.vocab != catalog.vocab:
+        users, items = (
+            source.vocab[side].encode(catalog.vocab[side].ids, unknown='mark')[codes]
+            for side, codes in (('user', users), ('item', items))
+        )
+        is_there = (users >= 0) & (items >= 0)
+        users, items = users[is_there], items[is_there]
+    if not len(users):
+        return 0
+    trained = source.history.matrix(source.history.split.train)
+    trained.data[:] = 1  # an entry is a row, whatever its rating
+    return int(np.asarray(trained[users, items] != 0).sum())
 
 
 def stored_ones(matrix: csr_matrix) -> csr_matrix:

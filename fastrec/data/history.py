@@ -45,8 +45,11 @@ class History:
         return self.interactions.context_of
 
     def train_counts(self, side: str) -> np.ndarray:
-        """Training rows (of implicit feedback: positives) of each 'user' or 'item', int64 (n,)."""
-        return self.interactions.counts(side, self.interactions.positive(self.split.train))
+        """Training rows (of implicit feedback: positives) of each 'user' or 'item', int64 (n,); of weight 0 none."""
+        rows = self.interactions.positive(self.split.train)
+        if self.interactions.row_weights is not None:  # what counts nothing teaches nothing
+            rows = rows[self.interactions.row_weights[rows] > 0]
+        return self.interactions.counts(side, rows)
 
     def mean_rating(self) -> float | None:
         """Mean of the training ratings; None without ratings."""
@@ -127,6 +130,19 @@ class History:
     def seen_of(self, users: np.ndarray) -> csr_matrix:
         """What `users` (codes) have in the training rows: something to index with their codes, here `seen`."""
         return self.seen
+
+    @cached_property
+    def trained_on(self) -> str | None:
+        """16 hex digits that change with the ids and with which pairs are for training, in whatever order.
+
+        None where the rows stay in their files.
+        """
+        inter = self.interactions
+        if inter is None:
+            return None
+        rows = self.split.train
+        pairs = np.unique(inter.users[rows].astype(np.int64) * inter.n_items + inter.items[rows])
+        return digest(self.vocab['user'].ids, self.vocab['item'].ids, pairs)
 
     # --- rows
 

@@ -548,6 +548,7 @@ def _warn_of_tail(weights: np.ndarray) -> None:
 
 MANY_VALUES = 50  # a column of numbers with more values than that becomes bins
 N_BINS = 20  # of about equal numbers of rows
+LAST_SECOND = 253_402_300_799  # of the year 9999, since 1970
 TICKS = 2**30  # that fractions of time are counted in, from the first to the last of the table
 
 
@@ -611,7 +612,18 @@ class Context:
         return next((i for i, levels in enumerate(self.levels) if levels is None), None)
 
     def encode(self, df: pd.DataFrame) -> np.ndarray:
-        """int64 (n, columns); columns that `df` lacks count as not given."""
+        """int64 (n, columns); columns that `df` lacks count as not given.
+
+        `ValueError` for a column of another kind than that of the table; a warning that counts unknown levels.
+        """
+        codes = self._codes(df)
+        for name, levels, column in zip(self.names, self.levels, codes.T):
+            if name in df and isinstance(levels, pd.Index):
+                _check_levels(df[name], levels, column == 0, name)
+        return codes
+
+    def _codes(self, df: pd.DataFrame) -> np.ndarray:
+        """As `encode`; what is unknown is 0 without a word."""
         codes: np.ndarray = np.zeros((len(df), len(self.names)), np.int64)
         for i, (name, levels) in enumerate(zip(self.names, self.levels)):
             if name not in df:
@@ -619,7 +631,7 @@ class Context:
             elif levels is None:
                 codes[:, i] = self._ticks(df[name])
             elif isinstance(levels, np.ndarray):
-                codes[:, i] = _bins(df[name], levels)
+                codes[:, i] = _bins(df[name], levels, name)
             else:
                 codes[:, i] = levels.get_indexer(plain_values(df[name]).array) + 1
         return codes
@@ -629,6 +641,8 @@ class Context:
         assert self.time is not None, 'a column of times has a scale'
         missing = values.isna().to_numpy()
         times: Any = values
+        if self.time['kind'] == 'datetime' and pd.api.types.is_numeric_dtype(values.dtype):
+            return np.where(missing, self.TIME, _given_in_seconds(values))
         if self.time['kind'] == 'datetime' or not pd.api.types.is_numeric_dtype(values.dtype):
             times = _seconds(values)  # where the table has numbers, these are seconds since 1970 too
             if self.time['scale'] == 1:
@@ -640,11 +654,14 @@ class Context:
         self,
         values: dict,  # column -> value; the rest is not given
     ) -> np.ndarray:
-        """int64 (columns,) of one situation; `KeyError` for columns and values that are not known."""
+        """int64 (columns,) of one situation; `KeyError` for columns and values that are not known.
+
+        Of datetimes a number is in seconds since 1970.
+        """
         if unknown := [o for o in values if o not in self.names]:
             raise KeyError(f'no context is called {first_few(unknown)}: there are {first_few(self.names, 20)}')
         row = pd.DataFrame({name: [value] for name, value in values.items()}, index=[0])
-        codes = self.encode(row)[0]
+        codes = self._codes(row)[0]
         for name, levels, code in zip(self.names, self.levels, codes):
             if name not in values or not isinstance(levels, pd.Index):
                 continue
@@ -713,6 +730,19 @@ def _seconds(values: pd.Series) -> np.ndarray:
     return _without_zone(times).to_numpy().astype('datetime64[s]').astype(np.int64)
 
 
+def _given_in_seconds(values: pd.Series) -> np.ndarray:
+    """int64 (n,): numbers in the place of datetimes, which are seconds since 1970; 0 for missing ones."""
+    seconds = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    n_beyond = int((np.abs(seconds) > LAST_SECOND).sum())
+    if n_beyond:
+        raise ValueError(
+            f'{n_beyond:,} of {len(values):,} times lie beyond the year 9999, e.g. '
+            f'{first_few(values[np.abs(seconds) > LAST_SECOND], 1)}: numbers in the place of datetimes are seconds '
+            "since 1970. Give datetimes: `pd.to_datetime(times, unit='ms')`"
+        )
+    return np.floor(np.nan_to_num(seconds)).astype(np.int64)
+
+
 def _levels(column: pd.Series, name: Any) -> pd.Index | np.ndarray:
     """Values of a column of context, or edges of bins."""
     values = plain_values(column.dropna())
@@ -730,9 +760,47 @@ def _levels(column: pd.Series, name: Any) -> pd.Index | np.ndarray:
         ) from e
 
 
-def _bins(column: pd.Series, edges: np.ndarray) -> np.ndarray:
-    """int64 (n,): which bin each number is in, from 1 on; 0 for a missing one."""
-    x = pd.to_numeric(column, errors='coerce').to_numpy(dtype=np.float64, na_value=np.nan)
+KINDS = {  # of values as pandas infers them -> what they are
+    'integer': 'numbers',
+    'floating': 'numbers',
+    'mixed-integer-float': 'numbers',
+    'decimal': 'numbers',
+    'string': 'texts',
+}
+AS_KIND = dict(numbers='pd.to_numeric({})', texts='{}.astype(str)')  # how a column becomes one
+
+
+def _check_levels(column: pd.Series, levels: pd.Index, is_zero: np.ndarray, name: Any) -> None:
+    """`ValueError` where values that are no level are of another kind than levels, a warning where they are new."""
+    is_unknown = is_zero & column.notna().to_numpy()
+    n_unknown = int(is_unknown.sum())
+    if not n_unknown:
+        return
+    unknown = plain_values(column[is_unknown])
+    kind, wanted = (KINDS.get(kind_of(o), kind_of(o)) for o in (unknown, levels))
+    if kind != wanted:
+        raise ValueError(
+            f'column {name!r} (context=) holds {kind} such as {first_few(unknown.iloc[:1])}, in training it held {wanted} '
+            f'such as {first_few(levels[:1])}. Make it alike'
+            + (f': `df[{name!r}] = {AS_KIND[wanted].format(f"df[{name!r}]")}`' if wanted in AS_KIND else '')
+        )
+    warn_user(
+        f'{n_unknown:,} of {len(column):,} rows have a {name!r} (context=) that no row of training had, such as '
+        f'{first_few(unknown.unique(), 3)}: it counts as not given'
+    )
+
+
+def _bins(column: pd.Series, edges: np.ndarray, name: Any) -> np.ndarray:
+    """int64 (n,): which bin each number is in, from 1 on; 0 for a missing one. `ValueError` for what is no number."""
+    is_time = pd.api.types.is_datetime64_any_dtype(column.dtype)
+    numbers = column if is_time else pd.to_numeric(column, errors='coerce')
+    bad = column[column.notna() & (numbers.isna() | is_time)]
+    if len(bad):
+        raise ValueError(
+            f'{len(bad):,} of {len(column):,} values of column {name!r} (context=) are not numbers, as those of '
+            f'training are, e.g. {first_few(bad.iloc[:1])}: make them numbers, or empty where there is none'
+        )
+    x = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     return np.where(np.isnan(x), 0, np.searchsorted(edges, x, side='right') + 1)
 
 
@@ -802,7 +870,8 @@ class Interactions:
         rating_name: str | bool | None = None,
         # column of times (numbers or datetimes); by default a known name, else the fourth column; False: none
         time_name: str | bool | None = None,
-        # repeated user-item pairs: 'error', keep the 'first' or 'last' (by time, else by row), the 'mean' rating
+        # repeated user-item pairs: 'error', keep the 'first' or 'last' (by time, else by row), or the 'mean' rating (by
+        # weight, if there is one; weights add up, time and context are those of the last)
         duplicates: str = 'error',
         y_range: tuple[float, float] | None = None,  # ratings must lie in it
         user_vocab: Vocab | None = None,  # known users; by default those of the table
@@ -871,7 +940,10 @@ class Interactions:
         self,
         policy: str,  # 'error', 'first', 'last' or 'mean'; as `duplicates` of `from_df`
     ) -> Interactions:
-        """The same with one row per pair, in the order of the table; itself if no pair repeats."""
+        """The same with one row per pair, in the order of the table; itself if no pair repeats.
+
+        A 'mean' is that by the weights of the rows, which add up; time and context are those of the last.
+        """
         by_pair = self._by_pair()
         if by_pair is None:
             return self
@@ -879,11 +951,14 @@ class Interactions:
         if policy == 'error':
             raise ValueError(self._repeated_pairs(order, starts))
         ends: np.ndarray = np.append(starts[1:], len(self))
-        kept = order[ends - 1] if policy == 'last' else order[starts]
-        ratings = self.ratings
+        kept = order[starts] if policy == 'first' else order[ends - 1]
+        ratings, row_weights = self.ratings, self.row_weights
         if policy == 'mean' and ratings is not None:
             ratings = ratings.copy()
-            ratings[kept] = np.add.reduceat(self.ratings[order].astype(np.float64), starts) / (ends - starts)
+            ratings[kept] = self._mean_ratings(order, starts, ends - starts)
+        if policy == 'mean' and row_weights is not None:
+            row_weights = row_weights.copy()
+            row_weights[kept] = np.add.reduceat(self.row_weights[order].astype(np.float64), starts)
         kept = np.sort(kept)
         return Interactions(
             self.users[kept],
@@ -896,9 +971,20 @@ class Interactions:
             no_times=self.no_times,
             context=_taken(self.context, kept),
             context_of=self.context_of,
-            row_weights=_taken(self.row_weights, kept),
+            row_weights=_taken(row_weights, kept),
             missing_rating=self.missing_rating,
         )
+
+    def _mean_ratings(self, order: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Mean rating of each pair, float64 (pairs,), by the weights of its rows; by none where all of them are 0."""
+        ratings = self.ratings[order].astype(np.float64)
+        plain = np.add.reduceat(ratings, starts) / lengths
+        if self.row_weights is None:
+            return plain
+        weights = self.row_weights[order].astype(np.float64)
+        total = np.add.reduceat(weights, starts)
+        weighted = np.add.reduceat(weights * ratings, starts)
+        return np.divide(weighted, total, out=plain, where=total > 0)
 
     def _repeated_pairs(self, order: np.ndarray, starts: np.ndarray) -> str:
         """What is said of repeated pairs, with up to three of them."""
@@ -925,6 +1011,7 @@ class Interactions:
 
         `ValueError` for options that the ratings do not go with.
         """
+        threshold = None if threshold is None else float(threshold)  # a float64 of numpy would be compared in float64
         weights = self._weights(threshold, weighted, missing_rating)
         by_pair = self._by_pair()
         if by_pair is None:

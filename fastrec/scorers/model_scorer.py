@@ -16,6 +16,7 @@ from ..data.features import Features
 from ..data.interactions import Interactions
 from ..models.base import PAIRS, RecModel, as_rec_model, device_of
 from ..models.view import evaluating, in_eval
+from ..notices import warn_user
 from .coldstart import Objective, fold_dot, fold_tables, known_pairs, new_users, noise_of
 from .given import training_data_in
 from .recommend import require_numbers
@@ -64,7 +65,13 @@ class ModelScorer(Scorer):
     @property
     def reads_context(self) -> bool:  # type: ignore[override]  # a plain attribute of most scorers
         """Has the model a third input, the context of an interaction?"""
-        return bool(self.rec_model.context_sizes) and self.catalog.context_of is not None
+        sizes = self.rec_model.context_sizes
+        return (any(sizes) or self._reads_times) and self.catalog.context_of is not None
+
+    @property
+    def _reads_times(self) -> bool:
+        model = self.rec_model
+        return 0 in model.context_sizes and model.reads_times
 
     def in_context(self, values: dict) -> ModelScorer:
         """A scorer for one situation, for models that read `context=`.
@@ -72,8 +79,10 @@ class ModelScorer(Scorer):
         `learn.in_context(dict(device='phone', time=893286638)).recommend(196)`. What is not named is not given: of a
         column it is the mean of its levels, and without a time no user's bias of the time is known. So it is with the
         learner itself, but for rows of a table that has the columns (`evaluate`, `get_preds`), each of which is scored
-        in the context that it has.
+        in the context that it has. `KeyError` for columns and levels that are not known, and for a time where the model
+        has no bias of it; `TypeError` where it reads no context at all.
         """
+        self._require_times(values)
         if not self.reads_context:
             raise TypeError(
                 f'{type(self.model).__name__} reads no context. Make the loaders with context=[columns], '
@@ -81,7 +90,22 @@ class ModelScorer(Scorer):
             )
         assert self.catalog.context_of is not None
         context = torch.from_numpy(self.catalog.context_of.of(values))
-        return ModelScorer(self.model, self.catalog, self.scale, self.item_features, context)
+        res = ModelScorer(self.model, self.catalog, self.scale, self.item_features, context)
+        res.taken_over = self.taken_over
+        return res
+
+    def _require_times(self, values: dict) -> None:
+        """`KeyError` for a time that the model would leave out."""
+        context_of = self.catalog.context_of
+        if context_of is None or context_of.time_column is None or self._reads_times:
+            return
+        name = context_of.names[context_of.time_column]
+        if name in values:
+            raise KeyError(
+                f'{name}: this {type(self.model).__name__} has no biases of the time. Those of svdpp_learner are made '
+                'of the training rows and travel with save_recommender(..., history=True) alone; other models have '
+                f'none. Leave out {name!r}'
+            )
 
     def _context_of(self, n: int, device: torch.device, context: torch.Tensor | None = None) -> tuple:
         """The model's further argument for `n` pairs or users: a tuple of one, or of none."""
@@ -251,6 +275,11 @@ class ModelScorer(Scorer):
         `ValueError` where it would hold them all the same.
         """
         model = self.rec_model.without_history()
+        if self._reads_times and not as_rec_model(model).reads_times:
+            warn_user(
+                f'biases of the time, which {type(self.model).__name__} works out from the training rows, stay behind: '
+                'loaded, it scores as without a time. They travel with save_recommender(..., history=True)'
+            )
         try:
             config = as_rec_model(model).config()
         except TypeError:

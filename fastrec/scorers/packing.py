@@ -274,12 +274,22 @@ class Packer:
         return {'object': cls.__name__, 'state': self._named(_state(value), at)}
 
     def _portable(self, scorer: ModelScorer) -> ModelScorer:
-        """A scorer with the model that may be given away; of a learner, without what is for training."""
-        model = scorer.rec_model.without_history() if self.history else scorer.without_history()
+        """A scorer with the model that may be given away; of a learner, without what is for training.
+
+        With history the model itself, which may read it.
+        """
+        model = scorer.model
+        if not self.history:
+            model = scorer.without_history()
+        elif find_class(type(model).__name__) is not type(model):
+            model = scorer.rec_model.without_history()
         if find_class(type(scorer).__name__) is not type(scorer):
-            return ModelScorer(model, scorer.catalog, scorer.scale, scorer.item_features)
-        res = copy(scorer)
-        res.model = model
+            res = ModelScorer(model, scorer.catalog, scorer.scale, scorer.item_features)
+        else:
+            res = copy(scorer)
+            res.model = model
+        if scorer.taken_over:
+            res.taken_over = [source.as_source() for source in scorer.taken_over]
         return res
 
     def _model(self, model: nn.Module, at: str) -> dict:

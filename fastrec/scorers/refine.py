@@ -9,22 +9,24 @@ implicit feedback.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import csr_matrix, diags, issparse
 
-from ..data.catalog import Catalog, check_leakage
+from ..data.catalog import Catalog, check_source, distinct, require_same_ids
 from ..data.columns import first_few, normal_name, plain_values
 from ..data.features import Features
 from ..data.interactions import Vocab
 from ..memory import require_memory
+from ..notices import warn_user
 from .baselines import HasCatalog, ItemWeights, training_rows
+from .model_scorer import ModelScorer
 from .recommend import MEMORY_BUDGET
 from .retrieval import Inner
 from .scorer import Scorer
@@ -48,16 +50,18 @@ class ItemGraph:
     add up: `a + b` is the sum of their row-normalized edges, made symmetric again, so that two relations count alike.
     """
 
+    sources: Sequence[Catalog] = ()  # of graphs saved before there were any
+
     def __init__(
         self,
         ids: Iterable,  # of the items
         weights: Any,  # (n, n), sparse or an array; of an edge given in both directions the larger weight counts
         kind: str = 'edges',  # where it comes from, in words
-        catalog: Catalog | None = None,  # whose training rows it was made from, to be checked against the model's
+        sources: Iterable[Catalog] = (),  # whose training rows it was made from, to be checked against the model's
     ) -> None:
         self.ids = pd.Index(plain_values(ids))
         self.kind = kind
-        self.catalog = catalog
+        self.sources = list(sources)
         n = len(self.ids)
         if weights.shape != (n, n):
             raise ValueError(f'weights of shape {weights.shape} for {n:,} items')
@@ -97,8 +101,8 @@ class ItemGraph:
     def __add__(self, other: ItemGraph) -> ItemGraph:
         ids = self.ids.union(other.ids)
         weights = self.align(ids).matrix + other.align(ids).matrix
-        catalog = other.catalog if self.catalog is None else self.catalog
-        return ItemGraph(ids, weights, f'{self.kind} + {other.kind}', catalog)
+        sources = distinct([*self.sources, *other.sources])
+        return ItemGraph(ids, weights, f'{self.kind} + {other.kind}', sources)
 
     def align(
         self,
@@ -119,7 +123,7 @@ class ItemGraph:
                 f"the model's like {first_few(ids, 3)}"
             )
         pick = csr_matrix((np.ones(len(known), np.float32), (known, rows[known])), shape=(len(ids), len(self)))
-        return ItemGraph(ids, pick @ self.weights @ pick.T, self.kind, self.catalog)
+        return ItemGraph(ids, pick @ self.weights @ pick.T, self.kind, self.sources)
 
     def neighbours(
         self,
@@ -207,7 +211,20 @@ def _of_vectors(ids, vectors: Any, k: int | None, budget: int | None) -> ItemGra
         vectors = np.asarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[0] != len(ids):
         raise ValueError(f'vectors of shape {tuple(vectors.shape)} for {len(ids):,} ids: expected a row each')
+    _check_finite(ids, vectors)
     return ItemGraph(ids, _nearest(vectors, k, budget), 'nearest vectors')
+
+
+def _check_finite(ids: Any, vectors: Any) -> None:
+    """`ValueError` for vectors that hold NaN or infinite numbers, of which no cosine tells anything."""
+    sums = np.asarray(abs(vectors).sum(1)).ravel()
+    is_bad = ~np.isfinite(sums)
+    if is_bad.any():
+        bad = [id_ for id_, is_one in zip(ids, is_bad) if is_one]
+        raise ValueError(
+            f'{len(bad):,} of {len(is_bad):,} vectors hold values that are not finite (NaN or infinite), e.g. of items '
+            f'{first_few(bad, 3)}: leave those items out; they then have no neighbours'
+        )
 
 
 def _of_scorer(scorer: Scorer, k: int | None, budget: int | None) -> ItemGraph:
@@ -218,7 +235,7 @@ def _of_scorer(scorer: Scorer, k: int | None, budget: int | None) -> ItemGraph:
     vectors[~scorer.knows('item')] = 0  # the vector of a cold item says nothing about it
     name = type(scorer if scorer.model is None else scorer.model).__name__
     return ItemGraph(
-        scorer.vocab['item'].ids, _nearest(vectors, k, budget), f'nearest vectors of {name}', scorer.catalog
+        scorer.vocab['item'].ids, _nearest(vectors, k, budget), f'nearest vectors of {name}', scorer.sources()
     )
 
 
@@ -230,7 +247,7 @@ def _of_neighbors(scorer: ItemWeights, k: int | None, budget: int | None) -> Ite
     scores, found = scorer.neighbors(np.arange(n), n if k is None else k)
     rows, place = np.nonzero(np.isfinite(scores))
     weights = csr_matrix((scores[rows, place], (rows, found[rows, place])), shape=(n, n))
-    return ItemGraph(ids, weights, f'neighbours of {type(scorer).__name__}', scorer.catalog)
+    return ItemGraph(ids, weights, f'neighbours of {type(scorer).__name__}', scorer.sources())
 
 
 def _of_training_rows(catalog: Catalog, k: int | None, budget: int | None) -> ItemGraph:
@@ -245,7 +262,7 @@ def _of_training_rows(catalog: Catalog, k: int | None, budget: int | None) -> It
         return common.data / (of_row * norms[common.indices] + SHRINK)
 
     weights = _largest_products(of_items, of_items.T.tocsr(), k, shrunken_cosines, budget)
-    return ItemGraph(catalog.vocab['item'].ids, weights, 'had together', catalog)
+    return ItemGraph(catalog.vocab['item'].ids, weights, 'had together', [catalog])
 
 
 def _of_edges(df: pd.DataFrame) -> ItemGraph:
@@ -574,6 +591,8 @@ class Refined(_Propagated):
     is 'rating' (over a model of ratings), else 'probability'. Training rows are read when it scores.
     """
 
+    _way_to_make_again: ClassVar[str] = 'call correct_and_smooth again'
+
     def __init__(
         self,
         base: Scorer,  # a fitted one
@@ -594,6 +613,7 @@ class Refined(_Propagated):
         self.alpha_rows = alpha_rows
         self.scale = 'rating' if base.scale == 'rating' else 'probability'
         self.knows_cold = base.knows_cold
+        self._remember_parts()
 
     def __repr__(self) -> str:
         return (
@@ -622,6 +642,7 @@ class Refined(_Propagated):
 
     def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): what the base knows, and items that have neighbors."""
+        self.require_current()
         known = self.base.knows(side)
         if side == 'user':
             return known
@@ -643,6 +664,7 @@ class Refined(_Propagated):
         return {'base': self.base, 'label propagation': LabelPropagation(self.graph).fit(self.base), 'refined': self}
 
     def _start(self, users: torch.Tensor) -> torch.Tensor:
+        self.require_current()
         y = self.base.score_items(users).float()
         self._check_same_items(y.shape[1])
         if self.base.scale == 'logit':
@@ -704,9 +726,26 @@ def correct_and_smooth(
             f'{type(scorer).__name__} only ranks: its scores cannot be compared with labels. Take a model of ratings, '
             "or one that gives logits or probabilities (target='liked', or BCELoss)"
         )
+    if _loses_context(scorer):
+        warn_user(
+            f'{type(scorer).__name__} reads the context of rows ({catalog.context_of}), and its refinement does not: '
+            'it corrects and smooths whole catalogues, scored without context. For one situation refine '
+            '`scorer.in_context({...})`; of rows each in its own take the scorer itself'
+        )
     res = Refined(scorer, _checked(graph, catalog), alpha, beta, n_steps, mode, alpha_rows)
     _ = res.labels  # errors now, not at the first score
     return res
+
+
+def _loses_context(scorer: Scorer) -> bool:
+    """Does it, or a part of it, score rows in their context, which whole catalogues have not?
+
+    What is in one situation already (`in_context`) keeps that.
+    """
+    if scorer.parts():
+        return any(_loses_context(part) for part in scorer.parts())
+    is_in_one = isinstance(scorer, ModelScorer) and scorer.context is not None
+    return scorer.reads_context and not is_in_one
 
 
 def _checked(graph: ItemGraph, catalog: Catalog) -> ItemGraph:
@@ -714,14 +753,12 @@ def _checked(graph: ItemGraph, catalog: Catalog) -> ItemGraph:
     if not isinstance(graph, ItemGraph):
         raise TypeError(f'graph= takes an ItemGraph, made by item_graph(...), got {type(graph).__name__}')
     catalog.require_history()
-    if graph.catalog is not None and graph.catalog is not catalog:
-        split = catalog.split
-        assert split is not None  # there is a history
-        for rows in split[1:]:
-            if rows is not None:
-                check_leakage(graph, catalog, rows)
+    held_out = catalog.held_out()
+    for source in graph.sources:
+        require_same_ids(source, catalog)
+        check_source(source, catalog, held_out)
     aligned = graph.align(catalog.vocab['item'])
-    return ItemGraph(aligned.ids, aligned.weights, aligned.kind)  # without the catalog, which has been checked
+    return ItemGraph(aligned.ids, aligned.weights, aligned.kind)  # without the sources, which have been checked
 
 
 class LabelPropagation(_Propagated):

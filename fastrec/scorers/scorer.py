@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..data.catalog import Catalog
+from ..data.catalog import Catalog, distinct
 from ..data.interactions import Interactions, Vocab
 from ..models.base import as_rec_model
 from ..notices import warn_user
@@ -43,8 +43,11 @@ class Scorer:
     opt_func: Any = None  # what made its optimizer
     is_folded_in: bool = False  # are its users new ones alone, whom `fold_in` was told of?
     fits: Sequence[dict] = ()  # what was asked of each fit and what came out
+    taken_over: Sequence[Catalog] = ()  # catalogs of the models that it has vectors from (`load_vectors`)
     _item_index: ItemIndex | None = None
-    not_saved: ClassVar[tuple] = ('_item_index',)  # attributes that no saved recommender holds
+    _way_to_make_again: ClassVar[str] = 'make it again'
+    _made_over: tuple | None = None  # the catalogs of its parts when it was made of them; None: of one that was loaded
+    not_saved: ClassVar[tuple] = ('_item_index', '_made_over')  # attributes that no saved recommender holds
 
     # --- what a subclass gives
 
@@ -122,6 +125,12 @@ class Scorer:
         """The scorers that it is made of."""
         return []
 
+    def sources(self) -> list[Catalog]:
+        """The catalogs whose training rows it has learned from: its own, those of its parts, of what it took over."""
+        own = [] if self.catalog is None else [self.catalog]
+        of_parts = [source for part in self.parts() for source in part.sources()]
+        return distinct([*own, *of_parts, *self.taken_over])
+
     def config(self) -> dict[str, Any]:
         """Settings by name, which a model card shows: those of the model, by default none where there is no model.
 
@@ -148,7 +157,23 @@ class Scorer:
         """The catalog; `ValueError` before `fit`."""
         if self.catalog is None:
             raise ValueError(f'{type(self).__name__} is not fitted yet: call .fit(dls) first')
+        self.require_current()
         return self.catalog
+
+    def require_current(self) -> None:
+        """`ValueError` where a part has other rows or items than when this was made of it, as after `extend`."""
+        if self._made_over is None:
+            return
+        for part, before in zip(self.parts(), self._made_over):
+            if part.catalog is not before:
+                raise ValueError(
+                    f'{type(self).__name__} was made of a {type(part).__name__} that has taken in items or rows since '
+                    f'(extend, add_items), or has other loaders: {self._way_to_make_again}'
+                )
+
+    def _remember_parts(self) -> None:
+        """Keep what the parts know now, for `require_current`."""
+        self._made_over = tuple(part.catalog for part in self.parts())
 
     @property
     def vocab(self) -> dict[str, Vocab]:

@@ -241,6 +241,8 @@ def _catalog(catalog: Catalog) -> None:
     title_is_there = catalog.item_df is not None and catalog.title_name in catalog.item_df.columns
     require(catalog.title_name is None or title_is_there, 'the column of titles is missing')
     require(catalog.context_of is None or isinstance(catalog.context_of, Context), 'the context has no levels')
+    if catalog.history is None:
+        require(catalog.trained_on is None or isinstance(catalog.trained_on, str), 'the fingerprint is no text')
     if catalog.history is not None:
         require(isinstance(catalog.history, History), 'the history is none')
         for side, vocab in catalog.vocab.items():
@@ -365,6 +367,8 @@ def _scorer(scorer: Scorer) -> None:
     """The catalog, and numbers that fit it."""
     require(isinstance(scorer.catalog, Catalog), f'{type(scorer).__name__} has no catalog')
     require(isinstance(scorer.scale, str), f'scores of scale {scorer.scale!r}')
+    is_sound = isinstance(scorer.taken_over, (list, tuple)) and all(isinstance(o, Catalog) for o in scorer.taken_over)
+    require(is_sound, 'what vectors were taken over from are no catalogs')
     check_numbers(scorer)
     for cls, shapes in SHAPES.items():
         if isinstance(scorer, cls):

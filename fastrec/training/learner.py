@@ -21,9 +21,11 @@ from fastcore.foundation import L
 from fastcore.meta import delegates
 from torch import nn
 
-from ..data.catalog import Catalog
-from ..data.columns import column_of
-from ..data.interactions import Vocab
+from ..data.block import Block
+from ..data.catalog import Catalog, check_source, distinct
+from ..data.columns import as_frame, plain_values, with_id_column
+from ..data.features import Features
+from ..data.interactions import Interactions, Vocab
 from ..evaluation.card import Card, model_card
 from ..evaluation.metrics import LabelMetric, RankingMetric, as_metrics, lower_is_better, mae, rmse
 from ..models.base import as_rec_model
@@ -62,6 +64,7 @@ class RecLearner(FastLearner, ModelScorer):
     dls: RecDataLoaders
     model: nn.Module
     opt: Any  # fastai's optimiser; None until it is needed
+    user_features: Features | None = None  # `UserFeatures` without rows: they tell what `extend` reads of new users
     _start: list[torch.Tensor] | None = None  # numbers of the weights it started with, where those are random
 
     @delegates(Learner.__init__)
@@ -272,15 +275,18 @@ class RecLearner(FastLearner, ModelScorer):
         """Take in new rows, and users and items that they bring; returns the learner.
 
         To go on with: `learn.extend(new).fine_tune(3, 5e-3)`. New users and items get rows of the model that start at
-        the mean of the known ones; where the model reads item features, those of `item_df` are read, too. All that was
-        learned stays to the bit. See `extend_interactions` for pairs that were there already.
+        the mean of the known ones; where the model reads features, those of `item_df` and `user_df` are read, too. All
+        that was learned stays to the bit. See `extend_interactions` for pairs that were there already. `ValueError`,
+        before anything changes, for ratings that lie outside the model's `y_range`.
         """
         old = self.catalog
         history = old.require_history()
         inter, split = extend_interactions(history.interactions, history.split, new_ratings, valid_pct, seed)
+        self._check_y_range(inter)
         dls = self.dls.rebuilt(inter, split, item_df, user_df)
         model = self._with_features(inter.vocab['item'].ids[old.n_items :], item_df)
-        self.model, params = extend_model(model, dls.catalog)
+        user_blocks = self._user_blocks(inter.vocab['user'].ids[old.n_users :], user_df)
+        self.model, params = extend_model(model, dls.catalog, user_blocks)
         self._extend_loss(dls)
         self.dls = dls
         self.opt = None
@@ -310,12 +316,37 @@ class RecLearner(FastLearner, ModelScorer):
         if item_df is None or not len(ids) or self.item_features is None:
             return self.model
         id_name = self.catalog.names['item']
-        rows = item_df.rename(columns={column_of(item_df, 'item', self.catalog.names): id_name})
-        rows = rows.drop_duplicates(id_name, keep='last').set_index(id_name).reindex(ids)
-        rows = rows.rename_axis(id_name).reset_index()
         model = deepcopy(self.model)
+        rows = _rows_of(item_df, ids, 'item', id_name)
         as_rec_model(model).add_items(self.item_features.transform(rows, None, id_name).blocks)
         return model
+
+    def _user_blocks(self, ids: pd.Index, user_df: pd.DataFrame | None) -> dict[str, Block] | None:
+        """The features of the users `ids`, if the model reads any; users without a row have none."""
+        if user_df is None or not len(ids) or as_rec_model(self.model).has_features('user') is None:
+            return None
+        if self.user_features is None:
+            warn_user(
+                f'features of {len(ids):,} new users are not read: the learner does not know how they were made, which '
+                'the builders tell it (user_features=)'
+            )
+            return None
+        id_name = self.catalog.names['user']
+        rows = _rows_of(user_df, ids, 'user', id_name)
+        return self.user_features.transform(rows, None, id_name).blocks
+
+    def _check_y_range(self, inter: Interactions) -> None:
+        """`ValueError` for ratings that the model could never reach."""
+        y_range = as_rec_model(self.model).y_range
+        if y_range is None or inter.ratings is None or self.dls.target != 'rating':
+            return
+        low, high = float(inter.ratings.min()), float(inter.ratings.max())
+        if low < y_range[0] or high > y_range[1]:
+            raise ValueError(
+                f'with the new rows ratings run from {low:g} to {high:g}, outside y_range={tuple(y_range)} of the '
+                'model, which could never reach them: bring the new ones to the scale of the others, or make a new '
+                f'learner of all rows, y_range=({low - 0.5:g}, {high + 0.5:g})'
+            )
 
     def load_vectors(
         self,
@@ -324,17 +355,24 @@ class RecLearner(FastLearner, ModelScorer):
     ) -> RecLearner:
         """Start from what another model has learned about the same items or users; returns the learner.
 
-        Trained ids that both know are copied, others stay as they are. Warns if fewer than half are found.
+        Trained ids that both know are copied, others stay as they are. Warns if fewer than half are found. `ValueError`
+        where the other was trained on rows that are held out here, a warning where it may have been; from then on
+        `evaluate` looks at its training rows, too.
         """
-        for side in [match] if isinstance(match, str) else match:
-            if side not in ('item', 'user'):
-                raise ValueError(f"match={match!r}: 'item', 'user', or a list of both")
+        sides = [match] if isinstance(match, str) else match
+        if not set(sides) <= {'item', 'user'}:
+            raise ValueError(f"match={match!r}: 'item', 'user', or a list of both")
+        sources = other.sources()
+        for source in sources:
+            check_source(source, self.catalog, self.catalog.held_out())
+        for side in sides:
             n = copy_vectors(self.model, self.catalog, other, side)
             n_here = len(self.vocab[side])
             if 2 * n < n_here:
                 warn_user(
                     f'only {n:,} of {n_here:,} {side}s have a vector in the other model; the others start at random',
                 )
+        self.taken_over = distinct([*self.taken_over, *sources])
         self.opt = None
         return self
 
@@ -366,14 +404,15 @@ class RecLearner(FastLearner, ModelScorer):
         The file is a pickle, and `load_learner` runs what code is in it: load only files you trust. What
         `save_recommender` writes is none, and runs none.
         """
-        model, opt = self.model, self.opt
+        model, opt, taken_over = self.model, self.opt, self.taken_over
         portable = self.without_history()
+        self.taken_over = [source.as_source() for source in taken_over]
         if portable is not model:
             self.model, self.opt = portable, None
         try:
             super().export(fname, **kwargs)
         finally:
-            self.model, self.opt = model, opt
+            self.model, self.opt, self.taken_over = model, opt, taken_over
 
     def get_preds(self, ds_idx: int = 1, dl: Any = None, **kwargs) -> tuple:
         """fastai's `get_preds`: predictions, targets, and what else is asked for.
@@ -414,7 +453,7 @@ class RecLearner(FastLearner, ModelScorer):
         A model that was made outside may come with trained weights and counts as trained; one that a builder makes
         does not.
         """
-        if self.fits or self._start is None:
+        if self._start is None or any(record.get('epochs') != 0 for record in self.fits):
             return True
         now = fingerprints(self)
         if len(now) != len(self._start):
@@ -454,6 +493,14 @@ class RecLearner(FastLearner, ModelScorer):
 
 
 # --- defaults
+
+
+def _rows_of(df: Any, ids: pd.Index, side: str, id_name: str) -> pd.DataFrame:
+    """The row of metadata of each of `ids`, its last one, missing where there is none; ids in the column `id_name`."""
+    rows = with_id_column(as_frame(df, f'{side}_df as a DataFrame with a row per {side}'), side, id_name)
+    rows = rows.set_index(pd.Index(plain_values(rows[id_name]))).drop(columns=id_name)
+    rows = rows[~rows.index.duplicated(keep='last')].reindex(ids)
+    return rows.rename_axis(id_name).reset_index()
 
 
 def default_loss(dls: RecDataLoaders) -> nn.Module:
