@@ -612,7 +612,7 @@ def test_ratings_outside_y_range():
 def test_a_y_range_that_is_none():
     with pytest.raises(ValueError, match=r'y_range=\(5, 1\): give two numbers \(low, high\) with low < high'):
         from_df(dict(y_range=(5, 1)))
-    with pytest.raises(ValueError, match=r'give \(low, high\)'):
+    with pytest.raises(ValueError, match=r'give two numbers \(low, high\)'):
         check_y_range(1, 5, (1, 2, 3))
 
 

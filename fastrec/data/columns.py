@@ -362,12 +362,68 @@ def _check_names(df: pd.DataFrame, given: dict[str, Any]) -> None:
         if name is None or name is False or name in df.columns:
             continue
         raise ValueError(f'no column {name!r} ({role}_name) in the table. Its columns are: {first_few(df.columns, 20)}')
+    check_own_names(df)
+
+
+def check_own_names(df: pd.DataFrame) -> None:
+    """`ValueError` if columns of the table share a name."""
     if not df.columns.is_unique:
         repeated = first_few(df.columns[df.columns.duplicated()].unique())
         raise ValueError(
             f'several columns are called {repeated}. '
             'Give each a name of its own, e.g. `df = df.loc[:, ~df.columns.duplicated()]`'
         )
+
+
+def id_column(
+    df: pd.DataFrame,  # metadata, a row per user or item
+    side: str,  # 'user' or 'item'
+    id_name: Any = None,  # column of ids in the ratings, which comes first
+    more: tuple = (),  # further names that ids may have, after the usual ones
+) -> Any:
+    """The column of metadata that holds the ids; None: its index does, if it has a name.
+
+    Names of columns and of the index are compared alike: that of the ratings first, then the usual ones. `ValueError`
+    where the index has another name and a column a name that need not be that of ids ('stock', 'show').
+    """
+    check_own_names(df)
+    if id_name is not None and id_name in df.columns:
+        return id_name
+    index_name = df.index.name
+    if index_name is not None and index_name == id_name:
+        return None
+    names = {} if index_name is None else {normal_name(index_name): None}
+    names.update((normal_name(c), c) for c in reversed(df.columns))
+    usual = [names[o] for o in (*KNOWN_NAMES[side], *more) if o in names]
+    if not usual:
+        return None
+    column = usual[0]
+    if column is not None and index_name is not None and _may_be_no_id(column, side):
+        called = 'with id_name=' if id_name is None else f'by its name, {id_name!r}'
+        raise ValueError(
+            f'do the index {index_name!r} or the column {column!r} hold the {side} ids? Say so {called}, '
+            'or drop the index: `df.reset_index(drop=True)`'
+        )
+    return column
+
+
+def _may_be_no_id(column: Any, side: str) -> bool:
+    """Is the name of a column of ids one that other columns have, too?"""
+    name = normal_name(column)
+    return name not in (side, *WORDS_OF_IDS) and name in (*USER_WORDS, *ITEM_WORDS, 'id')
+
+
+def with_id_column(df: pd.DataFrame, side: str, id_name: Any) -> pd.DataFrame:
+    """Metadata whose ids are in a column called `id_name`, wherever they were; `ValueError` if they are nowhere."""
+    column = id_column(df, side, id_name)
+    if column is not None:
+        return df.rename(columns={column: id_name})
+    if df.index.name is None:
+        raise ValueError(
+            f'{side}_df has no id column: expected {id_name!r} (as in the ratings) or {side!r}, '
+            f'got {first_few(df.columns, 20)}'
+        )
+    return df.rename_axis(index=id_name).reset_index()
 
 
 def _check_header(df: pd.DataFrame, given: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix, hstack
 from ..notices import warn_user
 from ..progress import Progress
 from .block import Block
-from .columns import KNOWN_NAMES, as_frame, first_few, normal_name, plain_values
+from .columns import as_frame, first_few, id_column, normal_name, plain_values
 from .images import ImageEncoder
 from .interactions import Vocab
 from .transforms import (
@@ -144,13 +144,11 @@ class Features:
     @classmethod
     def _ids(cls, df: pd.DataFrame, id_name: str | None) -> pd.Index:
         """The ids of the rows, checked."""
-        if id_name is not None and id_name not in df.columns:
+        if id_name is not None and id_name not in df.columns and id_name != df.index.name:
             raise ValueError(
                 f'no column {id_name!r} (id_name=) in the table. Its columns are: {first_few(df.columns, 20)}'
             )
-        by_name = {normal_name(c): c for c in reversed(df.columns)}
-        usual = [by_name[o] for o in (*KNOWN_NAMES[cls.side], 'id') if o in by_name]
-        column = id_name or next(iter(usual), None)
+        column = id_column(df, cls.side, id_name, more=('id',))
         if column is None and df.index.name is None:
             raise ValueError(
                 f'which column holds the {cls.side} ids? Pass id_name=, one of: {first_few(df.columns, 20)}'
@@ -160,10 +158,8 @@ class Features:
             raise ValueError(f'{int(ids.isna().sum()):,} rows of the table have no {cls.side} id')
         if not ids.is_unique:
             repeated = first_few(ids[ids.duplicated()].unique())
-            raise ValueError(
-                f'the table has several rows for the same {cls.side}: {repeated}. '
-                f'Keep one each: `df.drop_duplicates({column!r})`'
-            )
+            way = 'df[~df.index.duplicated()]' if column is None else f'df.drop_duplicates({column!r})'
+            raise ValueError(f'the table has several rows for the same {cls.side}: {repeated}. Keep one each: `{way}`')
         return ids
 
     @classmethod
@@ -200,6 +196,8 @@ class Features:
             if fit:
                 transform.fit(cells)
             values, present = transform.apply(cells)
+            if isinstance(transform, _Multilabel) and not present.any() and (unlike := transform.unlike(cells)):
+                warn_user(f'block {name!r}: no label of the table is known: {unlike}')
         return Block(values, present, kind, transform.column_names())
 
     def _vectors(self, df: pd.DataFrame, ids: pd.Index, name: str, source: Any) -> tuple[np.ndarray, np.ndarray]:

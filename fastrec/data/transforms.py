@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 
 from .block import Block
-from .columns import first_few, plain_values
+from .columns import EXACT_FLOATS, first_few, plain_values
 
 __all__ = []
 # Classes that a saved recommender names. In folders that are on disk they have these names: they stay.
@@ -223,6 +223,14 @@ def _itself(labels: list[str]) -> list[str]:
     return labels
 
 
+def _label(value: Any) -> str:
+    """A label as text: a whole number alike, whether a missing cell has made floats of its column or not."""
+    is_float = isinstance(value, (float, np.floating))
+    if is_float and np.isfinite(value) and value == np.round(value) and abs(value) < EXACT_FLOATS:
+        return str(int(value))
+    return str(value)
+
+
 def _one_hot(**options):
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -259,7 +267,7 @@ class _Multilabel(_Transform):
             )
         else:
             parts = cell
-        labels = [str(part).strip() for part in parts if not is_missing(part)]
+        labels = [_label(part).strip() for part in parts if not is_missing(part)]
         return [o for o in labels if o]
 
     def fit(self, columns: Columns) -> _Multilabel:
@@ -279,9 +287,24 @@ class _Multilabel(_Transform):
 
     def apply(self, columns: Columns) -> tuple[Values, np.ndarray]:
         """Values and presence; a row without a known label is not present."""
-        labels = self._labels(columns)
+        labels = [self._as_fitted(row) for row in self._labels(columns)]
         values = _one_hot(vocabulary=self.names).transform(labels)
         return _spread(values, np.arange(len(labels)), len(labels))
+
+    def _as_fitted(self, labels: list[str]) -> list[str]:
+        """Labels of a row, as they were fitted: '1950' may be '1950.0' in what an earlier version saved."""
+        return [f'{o}.0' if o not in self._known and f'{o}.0' in self._known else o for o in labels]
+
+    @property
+    def _known(self) -> set[str]:
+        return set(self.names)
+
+    def unlike(self, columns: Columns) -> str:
+        """What is said of columns none of whose labels is known; '' if one is, or there is none."""
+        labels = [label for row in self._labels(columns) for label in self._as_fitted(row)]
+        if not labels or not self._known.isdisjoint(labels):
+            return ''
+        return f'labels look like {first_few(dict.fromkeys(labels), 3)}, those fitted like {first_few(self.names, 3)}'
 
 
 def _separator(texts: list[str]) -> str:
@@ -305,7 +328,7 @@ class _Category(_Multilabel):
         several = len(columns) > 1
         rows = zip(*map(plain_values, columns))
         return [
-            [f'{i}={cell}' if several else str(cell) for i, cell in enumerate(row) if not is_missing(cell)]
+            [f'{i}={_label(cell)}' if several else _label(cell) for i, cell in enumerate(row) if not is_missing(cell)]
             for row in rows
         ]
 

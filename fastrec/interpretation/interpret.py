@@ -281,8 +281,10 @@ class RecInterpretation(Interpretation):
             budget,
             'plot_tsne(..., {})',
         )
-        tsne = TSNE(perplexity=min(perplexity, (n - 1) / 3), init='pca', random_state=seed)
-        x, y = tsne.fit_transform(self._vectors(codes, side)).T
+        vectors = self._vectors(codes, side)
+        init = 'pca' if min(vectors.shape) > 1 else 'random'  # one factor has no second component
+        tsne = TSNE(perplexity=min(perplexity, (n - 1) / 3), init=init, random_state=seed)
+        x, y = tsne.fit_transform(vectors).T
         columns = dict(x=x, y=y)
         metadata = self._metadata(side)
         if color is not None and metadata is not None:

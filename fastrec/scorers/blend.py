@@ -32,6 +32,18 @@ def _as_list(scorers: Iterable[Scorer] | Mapping[Any, Scorer]) -> list:
     return list(scorers.values() if isinstance(scorers, Mapping) else scorers)
 
 
+def _by_name(scorers: Any, weights: Mapping[Any, float]) -> list[float]:
+    """The weights in the order of the scorers, which have the same names."""
+    if not isinstance(scorers, Mapping):
+        raise TypeError('weights by name are for scorers by name: give both as a dict, or a list of weights')
+    if set(scorers) != set(weights):
+        raise ValueError(
+            f'the scorers are called {first_few(scorers, 20)}, the weights {first_few(weights, 20)}: '
+            'give each scorer a weight by its name'
+        )
+    return [weights[name] for name in scorers]
+
+
 def _check_same_ids(scorers: Sequence[Scorer]) -> None:
     if any(s.vocab != scorers[0].vocab for s in scorers):
         raise ValueError('the scorers were fitted to different users or items: fit all of them to the same loaders')
@@ -49,8 +61,11 @@ class Blend(Scorer):
     def __init__(
         self,
         scorers: Iterable[Scorer] | Mapping[Any, Scorer],  # fitted scorers, or a dict of them by name
-        weights: Iterable[float] | None = None,  # one each; None: equal
+        # one each, of a dict of scorers also by the same names; None: equal
+        weights: Iterable[float] | Mapping[Any, float] | None = None,
     ) -> None:
+        if isinstance(weights, Mapping):
+            weights = _by_name(scorers, weights)
         self.scorers = _as_list(scorers)
         if not self.scorers:
             raise ValueError('nothing to blend')
@@ -61,6 +76,7 @@ class Blend(Scorer):
         _check_same_ids(self.scorers)
         self.catalog = self.scorers[0].catalog
         self.knows_cold = all(s.knows_cold for s in self.scorers)
+        self._remember_parts()
 
     def config(self) -> dict[str, Any]:
         """Its weights."""
@@ -89,6 +105,7 @@ class Blend(Scorer):
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Blended scores of all items: codes (B,) -> (B, n_items), on the CPU."""
+        self.require_current()
         total = torch.zeros(())
         for weight, scorer in zip(self.weights, self.scorers):
             total = total + weight * standardized(scorer.score_items(users).float().cpu())
@@ -133,6 +150,7 @@ class Ensemble(Scorer):
         self.scale = self.members[0].scale
         self.catalog = self.members[0].catalog
         self.knows_cold = all(m.knows_cold for m in self.members)
+        self._remember_parts()
 
     def __len__(self) -> int:
         return len(self.members)
@@ -225,6 +243,10 @@ class Ensemble(Scorer):
         """A member's scores of the whole catalogue (B, n_items), on a scale that members share."""
         return standardized(scores) if self.scale == 'rank' else scores
 
+    def _predicted(self, scores: torch.Tensor) -> torch.Tensor:
+        """What `predict` says of scores: of logits probabilities."""
+        return scores.sigmoid() if self.scale == 'logit' else scores
+
     def in_context(self, values: dict) -> Ensemble:
         """The ensemble in one situation: its members' `in_context`. `TypeError` if one of them reads no context."""
         for member in self.members:
@@ -239,6 +261,7 @@ class Ensemble(Scorer):
         context: torch.Tensor | None = None,  # (n, columns), for the members that read it
     ) -> torch.Tensor:
         """What each member says of pairs of codes: (members, n), on the CPU."""
+        self.require_current()
         users, items = torch.as_tensor(users), torch.as_tensor(items)
         if self.scale == 'rank':
             return self._standardized_member_scores(users, items)
@@ -281,6 +304,7 @@ class Ensemble(Scorer):
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Mean scores of all items: codes (B,) -> (B, n_items), on the CPU."""
+        self.require_current()
         scores = (self._comparable(m.score_items(users).float().cpu()) for m in self.members)
         return sum(scores, torch.zeros(())) / len(self)
 
@@ -291,7 +315,13 @@ class Ensemble(Scorer):
         with_spread: bool = False,  # return the standard deviation of the members' predictions as well, last
         **kwargs,  # of the learner's `get_preds`
     ) -> tuple:
-        """Mean predictions and targets, as a learner's `get_preds`."""
+        """Mean predictions and targets, as a learner's `get_preds`; of logits, as `predict`, the sigmoid of their mean.
+
+        With an `act=` of your own the mean of what it makes of each member's scores.
+        """
+        asks_probabilities = self.scale == 'logit' and kwargs.get('act') is None
+        if asks_probabilities:
+            kwargs['act'] = torch.nn.Identity()  # scores as they are
         results = [m.get_preds(ds_idx, dl, **kwargs) for m in self.members]
         n_items = self.require_fitted().n_items
         of_members = []
@@ -299,19 +329,11 @@ class Ensemble(Scorer):
             whole_catalogue = preds.dim() == 2 and preds.shape[1] == n_items
             of_members.append(self._comparable(preds) if whole_catalogue else preds)
         stacked = torch.stack(of_members)
-        res = (stacked.mean(0), *results[0][1:])
+        mean = stacked.mean(0)
+        if asks_probabilities:
+            mean, stacked = mean.sigmoid(), stacked.sigmoid()
+        res = (mean, *results[0][1:])
         return (*res, stacked.std(0, correction=0)) if with_spread else res
-
-    def predict(
-        self,
-        user: Any,  # id, or a pair (user, item)
-        item: Any = None,  # id
-        cold: str = 'mean',  # as in `Scorer.predict`
-    ) -> float:
-        """Predicted score of one pair, the members' mean: `predict(user, item)` or `predict((user, item))`."""
-        if self.scale == 'rank':
-            return super().predict(user, item, cold)
-        return float(np.mean([m.predict(user, item, cold=cold) for m in self.members]))
 
     def predictions(
         self,
@@ -319,7 +341,8 @@ class Ensemble(Scorer):
     ) -> pd.DataFrame:
         """A row for each pair: user, item, title (if known), score, spread.
 
-        Pairs are scored in the context that the table has columns of.
+        Scores are what `predict` says, probabilities where members give logits; the spread is that of what each member
+        predicts. Pairs are scored in the context that the table has columns of.
         """
         catalog = self.require_fitted()
         df = as_frame(pairs) if is_table(pairs) else pd.DataFrame(list(pairs), columns=['user', 'item'])
@@ -331,8 +354,8 @@ class Ensemble(Scorer):
         res = pd.DataFrame(ids)
         if catalog.title_name is not None:
             res['title'] = catalog.titles(items.numpy())
-        res['score'] = scores.mean(0).numpy()
-        res['spread'] = scores.std(0, correction=0).numpy()
+        res['score'] = self._predicted(scores.mean(0)).numpy()
+        res['spread'] = self._predicted(scores).std(0, correction=0).numpy()
         return res
 
     def vectors(self, side: str = 'item') -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix, vstack
 from torch import nn
 
 from ..data.block import Block
@@ -45,6 +46,7 @@ def extend_interactions(
         raise ValueError(f'valid_pct={valid_pct}: a share from 0 up to 1')
     df = as_frame(df)
     vocab, new = _new_rows(inter, df)
+    _check_same_times(inter, new)
     n_items = len(vocab['item'])
     old_pairs, new_pairs = _pairs(inter, n_items), _pairs(new, n_items)
     is_held_out: np.ndarray = np.zeros(len(inter), dtype=bool)
@@ -116,6 +118,25 @@ def _new_rows(inter: Interactions, df: pd.DataFrame) -> tuple[dict[str, Vocab], 
     return vocab, new
 
 
+def _check_same_times(inter: Interactions, new: Interactions) -> None:
+    """`ValueError` where times of one table are datetimes and of the other numbers."""
+    if inter.times is None or new.times is None:
+        return
+    are_dates = [o.times.dtype.kind == 'M' for o in (inter, new)]
+    if are_dates[0] == are_dates[1]:
+        return
+    name = inter.names['time']
+    if are_dates[0]:
+        way = f'`df[{name!r}] = pd.to_datetime(df[{name!r}], unit="s")`'
+    else:
+        way = f'`df[{name!r}] = df[{name!r}].astype("datetime64[s]").astype("int64")`'
+    kinds = ['datetimes' if o else 'numbers' for o in are_dates]
+    raise ValueError(
+        f'times of the new rows are {kinds[1]}, such as {new.times[0]}, those there are {kinds[0]}, such as '
+        f'{inter.times[0]}: they cannot be put in one order. Convert the new ones, if the numbers are seconds: {way}'
+    )
+
+
 def _pairs(inter: Interactions, n_items: int) -> np.ndarray:
     """A number for the pair of each row, int64 (rows,)."""
     return inter.users.astype(np.int64) * n_items + inter.items
@@ -143,16 +164,21 @@ def _joined_split(split: Split, stays: np.ndarray, n_new: int, valid_pct: float,
 # --- the model
 
 
-def extend_model(model: nn.Module, catalog: Catalog) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def extend_model(
+    model: nn.Module,
+    catalog: Catalog,  # of all users and items, old and new
+    user_blocks: dict[str, Block] | None = None,  # features of the new users, by name; None: they have none
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A model for the users and items of `catalog`, and {parameter name: bool (rows,)} of the rows that are new.
 
     The first rows and all other weights are those of `model`, to the bit. New rows, and rows that had no training data
     before and now have, start at the mean of the known ones. The new model is made from `model.config()`; a `history`
-    in it becomes the training positives of `catalog` (and `times` their times), feature blocks get rows that are
-    absent. What it knows of the data (which rows are known, how many training rows items have) is as `catalog` says.
+    in it becomes the training positives of `catalog` (and `times` their times), feature blocks get the rows of
+    `user_blocks`, others rows that are absent. What it knows of the data (which rows are known, how many training rows
+    items have) is as `catalog` says.
     """
     with torch.random.fork_rng(devices=[]):
-        res = type(model)(**_larger_config(model, catalog))
+        res = type(model)(**_larger_config(model, catalog, user_blocks))
     res.to(device_of(model))
     new_rows = {}
     old_state = model.state_dict()
@@ -165,14 +191,15 @@ def extend_model(model: nn.Module, catalog: Catalog) -> tuple[nn.Module, dict[st
     return res.train(model.training), new_rows
 
 
-def _larger_config(model: nn.Module, catalog: Catalog) -> dict[str, Any]:
+def _larger_config(model: nn.Module, catalog: Catalog, user_blocks: dict[str, Block] | None) -> dict[str, Any]:
     """Arguments of the model's constructor for the users and items of `catalog`."""
     before = as_rec_model(model).config()
     n_of = dict(user=catalog.n_users, item=catalog.n_items)
     config = {}
     for name, value in before.items():
         side = 'user' if name.startswith('user') else 'item'
-        config[name] = _padded(value, n_of[side])
+        more = user_blocks if name == 'user_blocks' and value is not None else None
+        config[name] = _padded(value, n_of[side]) if more is None else _with_rows(value, more)
     config.update(n_users=catalog.n_users, n_items=catalog.n_items)
     # What it was given of the data it is given again; training data and levels of context only if it had them.
     takes = arguments(type(model))
@@ -195,6 +222,17 @@ def _padded(value: Any, n: int) -> Any:
         absent = np.full(n - len(value), -1)
         return value.rows(np.append(np.arange(len(value)), absent))
     return value
+
+
+def _with_rows(blocks: dict[str, Block], more: dict[str, Block]) -> dict[str, Block]:
+    """Feature blocks, of rows of length 1, with the rows of `more` after theirs."""
+    res = {}
+    for name, block in blocks.items():
+        parts = [block.values, more[name].unit()]
+        values = csr_matrix(vstack(parts)) if block.sparse else np.concatenate(parts)
+        present = np.concatenate([block.present, more[name].present])
+        res[name] = Block(values.astype(np.float32), present, block.kind, block.names)
+    return res
 
 
 def _check_fits(model_name: str, name: str, old: torch.Tensor | None, new: torch.Tensor) -> None:

@@ -23,6 +23,7 @@ from ..data.columns import column_of, first_few, kind_of, plain_values
 from ..data.features import ItemFeatures
 from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
+from ..notices import warn_user
 from .recommend import recommend
 from .scorer import Scorer
 
@@ -51,7 +52,19 @@ def _lists(recs: pd.DataFrame, k: int | None = None) -> tuple[np.ndarray, int]:
     place = np.arange(len(order)) - np.repeat(starts, lengths)
     rows = np.full((len(lengths), max(lengths.max(initial=0), 1)), -1, np.int64)
     rows[users[order], place] = order
+    _check_once(recs)
     return rows, int(k or rows.shape[1])
+
+
+def _check_once(recs: pd.DataFrame) -> None:
+    """`ValueError` where a list has an item twice, as of tables of the same users below each other."""
+    pair = [c for c in ('user', 'item') if c in recs]
+    again = recs.duplicated(pair).to_numpy()
+    if again.any():
+        raise ValueError(
+            f'{int(again.sum()):,} of {len(recs):,} rows repeat an item in the list of the same user, e.g. '
+            f'({first_few(recs.loc[again, pair].iloc[0], 2)}): keep one each, `recs.drop_duplicates({pair})`'
+        )
 
 
 def _table(recs: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
@@ -544,6 +557,8 @@ def _pinned_rows(
     if 'user' in recs:
         users = recs['user'].iloc[rows[:, 0]].to_numpy()
         pairs.insert(0, 'user', np.repeat(users, n_pinned))
+    _check_alike(plain_values(recs['item']), plain_values(pd.Series(list(ids))), 'item')
+    _check_pinned(recs, ids, titles)
     wanted = np.ones(len(pairs), bool) if seen is None else ~_among(pairs, seen, 'leave seen= out')
     # a pinned item has its own row in the list, else one is added
     row_of = np.full(len(pairs), -1)
@@ -560,6 +575,23 @@ def _pinned_rows(
     return recs, np.where(wanted, row_of, -1).reshape(n_users, n_pinned)
 
 
+def _check_pinned(recs: pd.DataFrame, ids: pd.Index, titles: Any) -> None:
+    """`KeyError` for items that `titles` does not know; without them a warning of those that are in no list."""
+    unknown = ids[~ids.isin(recs['item'])]
+    if isinstance(titles, Scorer):
+        titles.vocab['item'].encode(unknown)  # says which it does not know
+        return
+    if isinstance(titles, pd.Series):
+        if len(lost := unknown[~unknown.isin(titles.index)]):
+            raise KeyError(f'titles has no row for {len(lost):,} of {len(ids):,} pinned items: {first_few(lost)}')
+        return
+    if len(unknown) and 'title' in recs:
+        warn_user(
+            f'{len(unknown):,} of {len(ids):,} pinned items are in no list, so that nothing tells whether there are '
+            f'such, nor their titles: {first_few(unknown)}. titles=learn has both'
+        )
+
+
 def quota(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     # a column of `recs`, a Series of categories indexed by item id, or a table of 0 and 1 (item id x category) where an
@@ -573,17 +605,22 @@ def quota(
 
     Items fill the lower bounds first (category after category), then what is left, from the top; an item counts for
     each of its categories. With one category per item that is the best list there is; where a bound cannot be kept with
-    what is in a list, the list has fewer.
+    what is in a list, the list has fewer. An item without a category is under no bound, of which it is warned.
     """
     rows, k = _lists(recs, k)
-    names, member = _members(recs, categories)
+    names, member, known = _members(recs, categories)
     if at_most is None and not at_least:
         raise ValueError('say what to keep to: at_most=, at_least=')
     at_least = dict(at_least or {})
-    _check_categories(names, [*(at_most if isinstance(at_most, Mapping) else ()), *at_least])
+    bounded = list(at_most) if isinstance(at_most, Mapping) else []
+    if isinstance(categories, str):  # the lists at hand may hold no item of one that there is
+        bounded = []
+    _check_categories(known, [*bounded, *at_least])
     belongs = np.pad(member, ((0, 1), (0, 0)))[rows]  # (n_users, n, n_categories); where no row is: to none
     lists = _QuotaLists(rows, belongs, _upper_bounds(names, at_most, k), k)
     for category, n in at_least.items():
+        if category not in names:
+            continue  # no list has one
         j = names.index(category)
         for column in range(rows.shape[1]):
             lists.take(column, belongs[:, column, j] & (lists.filled[:, j] < n))
@@ -592,33 +629,51 @@ def quota(
     return _table(recs, _pack(rows, lists.taken)[:, :k])
 
 
-def _members(recs: pd.DataFrame, categories: Any) -> tuple[list, np.ndarray]:
-    """Names of the categories, and which of them each row of `recs` belongs to, bool (len(recs), n_categories)."""
+def _members(recs: pd.DataFrame, categories: Any) -> tuple[list, np.ndarray, list]:
+    """Names of the categories in the lists, which of them each row of `recs` belongs to, and the names of all.
+
+    The second is bool (len(recs), n_categories).
+    """
     if isinstance(categories, str):
         if categories not in recs:
             raise ValueError(
                 f'no column {categories!r} in the table; columns: {first_few(recs.columns, 20)}. '
                 'Merge it in, or give a Series of categories indexed by item id'
             )
+        _warn_of_no_category(recs[categories].isna().to_numpy(), f'recs.fillna({{{categories!r}: "unknown"}})')
         of_rows = pd.get_dummies(recs[categories])
-        return list(of_rows.columns), of_rows.to_numpy(bool)
+        names = list(of_rows.columns)
+        return names, of_rows.to_numpy(bool), names
     codes, ids = pd.factorize(recs['item'])
     if isinstance(categories, pd.Series):
-        of_items = pd.get_dummies(_of_items(categories, ids, 'categories'))
+        found = _of_items(categories, ids, 'categories')
+        _warn_of_no_category(found.isna().to_numpy()[codes], 'categories.fillna("unknown")')
+        of_items = pd.get_dummies(found)
+        known = list(categories.dropna().unique())
     elif isinstance(categories, pd.DataFrame):
         of_items = _of_items(categories, ids, 'categories') > 0
+        known = list(categories.columns)
     else:
         raise TypeError(
             'categories: a column name, a Series indexed by item id, or a table of 0 and 1 (item id x category); '
             f'got {type(categories).__name__}'
         )
-    return list(of_items.columns), of_items.to_numpy(bool)[codes]
+    return list(of_items.columns), of_items.to_numpy(bool)[codes], known
 
 
-def _check_categories(names: list, asked: Iterable) -> None:
+def _warn_of_no_category(is_missing: np.ndarray, way_out: str) -> None:
+    """Say how many recommended rows have no category and are under no bound."""
+    if is_missing.any():
+        warn_user(
+            f'{int(is_missing.sum()):,} of {len(is_missing):,} recommended rows have no category, so that no bound '
+            f'counts them: to count them as one of their own, `{way_out}`'
+        )
+
+
+def _check_categories(known: list, asked: Iterable) -> None:
     for category in asked:
-        if category not in names:
-            raise ValueError(f'no recommended item is of category {category!r}; categories: {first_few(names, 20)}')
+        if category not in known:
+            raise ValueError(f'no item is of category {category!r}; categories: {first_few(known, 20)}')
 
 
 def _upper_bounds(names: list, at_most: int | Mapping | None, k: int) -> np.ndarray:
@@ -679,6 +734,7 @@ class Reranked(Scorer):
         self.n = n
         self.catalog = scorer.catalog
         self.knows_cold = scorer.knows_cold
+        self._remember_parts()
 
     def config(self) -> dict[str, Any]:
         """How many recommendations go in."""
@@ -706,6 +762,8 @@ class Reranked(Scorer):
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Descending with the rank: codes (B,) -> (B, n_items), on the CPU."""
+        self.require_current()
+        users, of_row = torch.unique(torch.as_tensor(users), return_inverse=True)
         scores = self.scorer.score_items(users).float().cpu()
         user_ids = self.vocab['user'].decode(users.cpu().numpy())
         before = recommend(self.scorer, user_ids, self.n, cold='mean')
@@ -716,14 +774,14 @@ class Reranked(Scorer):
         def pairs(recs: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
             """Where the rows of a table are in the scores."""
             items = self.vocab['item'].encode(recs['item'])
-            return torch.from_numpy(row_of[recs['user']].to_numpy()), torch.from_numpy(items)
+            return torch.from_numpy(row_of[recs['user']].to_numpy(copy=True)), torch.from_numpy(items)
 
         n_items = scores.shape[1]
         places = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1).double()  # 0: best
         res = -places
         res[pairs(before)] -= n_items  # left out, unless it comes back
-        res[pairs(after)] = 2.0 * n_items - torch.from_numpy(after['rank'].to_numpy()).double()
-        return res.float()
+        res[pairs(after)] = 2.0 * n_items - torch.from_numpy(after['rank'].to_numpy(copy=True)).double()
+        return res.float()[of_row.cpu()]
 
     def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
@@ -742,12 +800,15 @@ class Reranked(Scorer):
         to: Any = None,
     ) -> pd.DataFrame | Path:
         """The first `k` of the re-ranked lists; arguments as in `Scorer.recommend`."""
+        self.require_current()
         recs = self.scorer.recommend(users, max(k, self.n), exclude_seen, candidates, cold, seen, basket)
         assert isinstance(recs, pd.DataFrame)  # no file was asked for
         res = self.rerank(recs)
         res = res[res['rank'] <= k].reset_index(drop=True)
         if to is None:
             return res
+        if 'cold' not in res:
+            res['cold'] = False  # always in files, as those of `recommend`
         with TableWriter(to) as writer:
             writer.write(res)
         return Path(to)

@@ -181,7 +181,7 @@ def svdpp_learner(
         history = dls.catalog.require_history()
         wds['rating'] = 0.02 * history.interactions.ratings[history.split.train].var().item()
     learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs)
-    return _with_item_features(learn, item_features)
+    return _with_features(learn, item_features, user_features)
 
 
 @delegates(RecLearner.__init__)
@@ -296,7 +296,7 @@ def two_tower_learner(
         item_blocks=_blocks(dls, item_features, 'item'),
     )
     learn = _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
-    return _with_item_features(learn, item_features)
+    return _with_features(learn, item_features, user_features)
 
 
 @delegates(RecLearner.__init__)
@@ -331,7 +331,7 @@ def content_learner(
     wds = dict(rating=0.1, liked=0.03, negatives=0.0, catalogue=0.1)
     opt_func = _default(opt_func, LazyAdam)
     learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
-    return _with_item_features(learn, item_features)
+    return _with_features(learn, item_features, user_features)
 
 
 @delegates(RecLearner.__init__)
@@ -380,7 +380,7 @@ def gated_learner(
     learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
     if fusion == 'gate':
         learn.add_cb(GateCallback())
-    return _with_item_features(learn, item_features)
+    return _with_features(learn, item_features)
 
 
 def ensemble_learner(
@@ -516,8 +516,12 @@ def _blocks(dls: RecDataLoaders, features: Features | None, side: str) -> dict |
     return None if features is None else _aligned(dls, features, side).blocks
 
 
-def _with_item_features(learn: RecLearner, item_features: ItemFeatures | None) -> RecLearner:
-    """The learner, which keeps what tells how to read features of new items."""
+def _with_features(
+    learn: RecLearner, item_features: ItemFeatures | None, user_features: UserFeatures | None = None
+) -> RecLearner:
+    """The learner, which keeps what tells how to read features of new items and users."""
     if item_features is not None:
         learn.item_features = item_features.without_rows()
+    if user_features is not None:
+        learn.user_features = user_features.without_rows()
     return learn

@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 from scipy.sparse import csr_matrix
 
 from ..data.catalog import Catalog, cold_groups, cold_mask
-from ..data.columns import as_frame, column_of, find_columns, first_few, in_chunks, is_table
+from ..data.columns import as_frame, column_of, find_columns, first_few, in_chunks, is_table, with_id_column
 from ..data.files import FileTable
 from ..data.history import History
 from ..data.interactions import Interactions, Vocab, check_ratings, is_missing
@@ -530,7 +530,7 @@ def _joined(before: pd.DataFrame | None, more: pd.DataFrame | None, id_name: str
     """Metadata `before` (which has the column `id_name`) with the rows of `more`, which count where both have an id."""
     if more is None:
         return before
-    more = more.rename(columns={column_of(more, side, {side: id_name}): id_name})
+    more = with_id_column(as_frame(more, f'{side}_df as a DataFrame with a row per {side}'), side, id_name)
     if before is None:
         return more
     return pd.concat([before, more]).drop_duplicates(id_name, keep='last', ignore_index=True)
