@@ -1,12 +1,19 @@
 """What new users rated is read as the training table was; context, labels of features, one scale of scores."""
 
+import warnings
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.learner import load_learner
 
+from fastrec.evaluation.evaluate import evaluate
 from fastrec.scorers.artifact import load_recommender, save_recommender
 from fastrec.scorers.baselines import EASE, ItemKNN
+from fastrec.scorers.blend import Ensemble
 from fastrec.scorers.coldstart import Objective, new_users
+from fastrec.scorers.refine import correct_and_smooth, item_graph
 from fastrec.training.builders import collab_learner, svdpp_learner
 from fastrec.training.dataloaders import RecDataLoaders
 
@@ -184,3 +191,146 @@ def test_recommend_after_fold_in_is_for_the_new_users(table, scorer, tmp_path):
     assert load_recommender(tmp_path).recommend(k=3).equals(recs)
     with pytest.raises(ValueError, match='recommend for whom'):
         scorer.recommend(k=3)
+
+
+# --- context
+
+
+def with_context(df):
+    "Numbers as codes of three devices, a column of many values, whole seconds."
+    rng = np.random.default_rng(0)
+    return df.assign(dev=rng.integers(1, 4, len(df)), temp=rng.normal(size=len(df)), time=rng.permutation(len(df)))
+
+
+@pytest.fixture(scope='module')
+def timed(table):
+    return quiet(svdpp_learner(loaders(with_context(table), context='time'), n_factors=4))
+
+
+def test_fold_in_of_one_situation_is_refused(timed, table):
+    item = table.item.iloc[0]
+    with pytest.raises(TypeError, match='Take the fold_in of the learner'):
+        timed.in_context({'time': 5}).fold_in({item: 4})
+    with pytest.raises(TypeError, match='reads no context'):
+        timed.fold_in({item: 4}).in_context({'time': 5})
+
+
+@pytest.mark.parametrize('context', ['time', ['time', 'dev']])
+def test_with_history_biases_of_the_time_travel(table, context, tmp_path):
+    learn = quiet(svdpp_learner(loaders(with_context(table), context=context), n_factors=4), 3)
+    save_recommender(learn, tmp_path, history=True)
+    loaded = load_recommender(tmp_path)
+    assert type(loaded.model) is type(learn.model)
+    assert loaded.reads_context
+    users = torch.arange(20)
+    assert torch.equal(loaded.score_items(users), learn.score_items(users))
+    early, late = (learn.in_context({'time': o}).score_items(users) for o in (3, 2000))
+    assert not torch.allclose(early, late, atol=1e-3)
+    assert torch.equal(loaded.in_context({'time': 3}).score_items(users), early)
+    assert torch.equal(loaded.in_context({'time': 2000}).score_items(users), late)
+    assert evaluate(loaded, learn.dls).equals(evaluate(learn, learn.dls))
+
+
+@pytest.mark.parametrize('context, reads', [('time', False), (['time', 'dev'], True)])
+@pytest.mark.parametrize('way', ['save_recommender', 'export'])
+def test_without_history_a_time_is_refused(table, context, reads, way, tmp_path):
+    learn = quiet(svdpp_learner(loaders(with_context(table), context=context), n_factors=4))
+    with pytest.warns(UserWarning, match='biases of the time.*stay behind') as warned:
+        if way == 'export':
+            learn.path = tmp_path
+            learn.export('e.pkl')
+        else:
+            save_recommender(learn, tmp_path)
+    assert sum('stay behind' in str(w.message) for w in warned) == 1
+    loaded = load_learner(tmp_path / 'e.pkl') if way == 'export' else load_recommender(tmp_path)
+    assert loaded.reads_context == reads
+    users = torch.arange(20)
+    assert torch.allclose(loaded.score_items(users), learn.score_items(users), atol=1e-5)
+    with pytest.raises(KeyError, match=r"no biases of the time.*history=True.*Leave out 'time'"):
+        loaded.in_context({'time': 3})
+    if reads:
+        want = learn.in_context({'dev': 2}).score_items(users)
+        assert torch.allclose(loaded.in_context({'dev': 2}).score_items(users), want, atol=1e-5)
+    else:
+        with pytest.raises(TypeError, match='reads no context'):
+            loaded.in_context({})
+
+
+def test_a_model_that_reads_no_times_refuses_one(table):
+    learn = collab_learner(loaders(with_context(table), context=['time', 'dev']), n_factors=2)
+    with pytest.raises(KeyError, match='no biases of the time'):
+        learn.in_context({'time': 3, 'dev': 1})
+    assert learn.in_context({'dev': 1}).context.tolist() == [-1, 1]
+
+
+def test_refining_what_reads_context_says_that_it_is_lost(timed, table):
+    graph = item_graph(timed.dls)
+    for scorer in (timed, Ensemble([timed, timed])):
+        with pytest.warns(UserWarning, match=r'reads the context of rows \(Context\(time\)\), and its refinement does'):
+            correct_and_smooth(scorer, graph, alpha=0, beta=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        now = timed.in_context({'time': 5})
+        same = correct_and_smooth(now, graph, alpha=0, beta=0)
+    users = torch.arange(5)
+    assert torch.allclose(same.score_items(users), now.score_items(users))
+
+
+def test_context_of_another_kind_is_refused(table):
+    df = with_context(table)
+    dls = loaders(df, context=['dev', 'temp'])
+    with pytest.raises(ValueError, match=r"'dev'.*holds texts such as '\d', in training it held numbers.*to_numeric"):
+        dls.test_dl(df.assign(dev=df.dev.astype(str)))
+    made_alike = df.assign(dev=df.dev.astype(str))
+    made_alike['dev'] = pd.to_numeric(made_alike['dev'])
+    of = dls.catalog.context_of
+    assert (of.encode(made_alike) == of.encode(df)).all()
+    assert (of.encode(df.assign(dev=df.dev.astype(float)))[:, 0] == df.dev).all()
+    with pytest.raises(ValueError, match=r"2 of 2 values of column 'temp' \(context=\) are not numbers"):
+        of.encode(pd.DataFrame(dict(dev=[1, 2], temp=['cold', 'warm'])))
+    texts = loaders(df.assign(dev=df.dev.astype(str)), context='dev').catalog.context_of
+    with pytest.raises(ValueError, match=r'holds numbers such as 1, in training it held texts.*astype\(str\)'):
+        texts.encode(pd.DataFrame(dict(dev=[1])))
+    assert texts.encode(pd.DataFrame(dict(dev=[1])).astype(str)).tolist() == [[1]]
+
+
+def test_new_levels_are_counted(table):
+    of = loaders(with_context(table), context='dev').catalog.context_of
+    with pytest.warns(UserWarning, match=r"2 of 4 rows have a 'dev' .*such as 9, 8: it counts as not given"):
+        assert of.encode(pd.DataFrame(dict(dev=[1, 9, None, 8]))).tolist() == [[1], [0], [0], [0]]
+    with pytest.raises(KeyError, match=r'dev=9 is in no row'):
+        of.of({'dev': 9})
+
+
+def test_a_number_in_the_place_of_a_datetime_is_in_seconds(table):
+    df = with_context(table)
+    df['time'] = pd.to_datetime(891_720_440 + df.time, unit='s')
+    of = loaders(df, context='time').catalog.context_of
+    want = of.of({'time': pd.Timestamp('1998-04-04 20:07:20')})
+    assert want.tolist() == [891_720_440]
+    assert of.of({'time': 891_720_440}).tolist() == want.tolist()
+    assert of.encode(pd.DataFrame(dict(time=[891_720_440.7, None]))).tolist() == [[891_720_440], [-1]]
+    with pytest.raises(ValueError, match=r"beyond the year 9999.*unit='ms'"):
+        of.of({'time': 891_720_440_000})
+
+
+# --- one scale
+
+
+def test_an_ensemble_of_logits_predicts_on_one_scale(table):
+    dls = loaders(table, target='liked')
+    torch.manual_seed(0)
+    members = [quiet(collab_learner(dls, n_factors=4), 3, 5e-2) for _ in range(2)]
+    ens = Ensemble(members)
+    rows = dls.catalog.interactions.to_df(dls.catalog.split.valid)[['user', 'item']]
+    users, items = (torch.from_numpy(dls.vocab[o].encode(rows[o])) for o in ('user', 'item'))
+    logits = torch.stack([m.score(users, items) for m in members])
+    want = logits.mean(0).sigmoid()
+    assert not torch.allclose(want, logits.sigmoid().mean(0), atol=1e-4)
+    preds, _, spread = ens.get_preds(with_spread=True)
+    assert torch.allclose(preds, want, atol=1e-6)
+    assert torch.allclose(spread, logits.sigmoid().std(0, correction=0), atol=1e-6)
+    said = ens.predictions(rows)
+    assert said.score.tolist() == pytest.approx(want.tolist(), abs=1e-6)
+    assert said.spread.tolist() == pytest.approx(spread.tolist(), abs=1e-6)
+    assert ens.predict(rows.user.iloc[0], rows['item'].iloc[0]) == pytest.approx(want[0].item(), abs=1e-6)

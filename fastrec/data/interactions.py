@@ -780,8 +780,8 @@ def _check_levels(column: pd.Series, levels: pd.Index, is_zero: np.ndarray, name
     kind, wanted = (KINDS.get(kind_of(o), kind_of(o)) for o in (unknown, levels))
     if kind != wanted:
         raise ValueError(
-            f'column {name!r} (context=) holds {kind} such as {first_few(unknown.iloc[:1])}, in training it held {wanted} '
-            f'such as {first_few(levels[:1])}. Make it alike'
+            f'column {name!r} (context=) holds {kind} such as {first_few(unknown.iloc[:1])}, in training it held '
+            f'{wanted} such as {first_few(levels[:1])}. Make it alike'
             + (f': `df[{name!r}] = {AS_KIND[wanted].format(f"df[{name!r}]")}`' if wanted in AS_KIND else '')
         )
     warn_user(

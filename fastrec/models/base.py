@@ -84,6 +84,7 @@ class RecModel(nn.Module):
 
     y_range: tuple[float, float] | None = None  # (low, high) of the scores; None: unbounded
     context_sizes: Sequence[int] = ()  # levels of each column of context that is read (see `Levels`)
+    reads_times: bool = True  # is the column of times read, whose size there is 0?
     is_view: bool = False  # does it stand beside a model, whose tensors it shares (`models/view.py`)?
 
     def __init_subclass__(cls, **kwargs) -> None:
@@ -262,7 +263,7 @@ class PlainModel(RecModel):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.__dict__['module'] = module  # not registered: its parameters stay its own
-        for name in ('y_range', 'context_sizes'):
+        for name in ('y_range', 'context_sizes', 'reads_times'):
             if hasattr(module, name):
                 setattr(self, name, getattr(module, name))
         for name in CONTRACT:

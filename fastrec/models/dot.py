@@ -32,6 +32,8 @@ class DotBias(DotModel):
     With context (`context_sizes`) each level of each column has a vector, which is added to the user's, and a bias.
     """
 
+    reads_times = False
+
     def __init__(
         self,
         n_users: int,

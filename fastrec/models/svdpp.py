@@ -216,6 +216,7 @@ class SVDpp(DotBias):
         needs_residuals = self.residuals or times is not None
         residuals = residuals_of(history) if needs_residuals else None
         self.time_bias = None
+        self.reads_times = times is not None
         if times is not None:
             assert residuals is not None
             self.time_bias = TimeDependentBias(times, residuals)
