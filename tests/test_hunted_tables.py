@@ -144,6 +144,17 @@ def test_an_index_with_a_name_and_a_column_with_a_word_are_not_guessed_between()
     assert ItemFeatures.from_df(table.reset_index(drop=True), category='title', min_df=1).ids.tolist() == [13, 11, 12]
 
 
+def test_new_items_are_found_by_an_index_named_as_in_the_ratings():
+    table = pd.DataFrame(dict(ean=[11, 12, 13], kind=['x', 'y', 'x'], stock=0)).set_index('ean')
+    dls = RecDataLoaders.from_df(EAN, item_name='ean', item_df=table, valid_pct=0)
+    feats = ItemFeatures.from_df(table, category='kind', min_df=1, id_name='ean')
+    learn = content_learner(dls, feats, n_factors=2, hidden=0)
+    learn.add_items(pd.DataFrame(dict(ean=[21, 22], kind=['y', 'x'], stock=[22, 21])).set_index('ean'))
+    blocks = learn.rec_model.config()['blocks']
+    assert learn.vocab['item'].ids.tolist() == [11, 12, 13, 21, 22]
+    assert blocks['kind'].values.toarray().tolist() == [[1, 0], [0, 1], [1, 0], [0, 1], [1, 0]]
+
+
 @pytest.mark.parametrize('side', ['item', 'user'])
 def test_two_columns_of_metadata_with_one_name(ratings, side):
     table = pd.DataFrame([[101, 'a', 'b'], [1, 'c', 'd']], columns=[side, 'title', 'title'])
@@ -272,7 +283,12 @@ def test_what_was_made_of_a_learner_is_made_again_after_extend(ratings):
     learn.extend(pd.DataFrame(dict(user=[1], item=[101], rating=[1.0], time=[999])))  # ids as they were
     for name, scorer in before.items():
         text = f'{name} was made of a RecLearner that has taken in items or rows since'
-        for verb, args in (('recommend', [1]), ('score_items', [torch.arange(2)]), ('predict', [1, 101])):
+        for verb, args in (
+            ('recommend', [1]),
+            ('score_items', [torch.arange(2)]),
+            ('similar_items', [101]),
+            ('predict', [1, 101]),
+        ):
             with pytest.raises(ValueError, match=text):
                 getattr(scorer, verb)(*args)
         assert len(made[name]().recommend(1, k=2)) == 2
@@ -285,6 +301,7 @@ def test_who_is_named_twice_has_one_list(dls):
     ease = EASE().fit(dls)
     once, twice = ease.recommend([1, 2], k=6), ease.recommend([1, 1, 2, 1], k=6)
     assert once.equals(twice)
+    assert ease.recommend_users([101, 102], k=2).equals(ease.recommend_users([101, 101, 102], k=2))
     assert not twice.pipe(mmr, ease, k=4).duplicated(['user', 'item']).any()
     scorer = Reranked(ease, lambda recs: recs.pipe(mmr, ease, diversity=0.5))
     scores = scorer.score_items(torch.tensor([0, 0, 1, 0]))

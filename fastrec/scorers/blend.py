@@ -292,6 +292,7 @@ class Ensemble(Scorer):
         """Mean scores of rows of `interactions`, int (n,) -> (n,), each in its context as far as members read it."""
         if self.scale == 'rank':
             return super().score_rows(interactions, rows)
+        self.require_current()
         return torch.stack([m.score_rows(interactions, rows).float().cpu() for m in self.members]).mean(0)
 
     def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:

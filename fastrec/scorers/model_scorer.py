@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..data.catalog import Catalog, cold_mask
+from ..data.columns import as_frame
 from ..data.features import Features
 from ..data.interactions import Interactions
 from ..models.base import PAIRS, RecModel, as_rec_model, device_of
@@ -142,7 +143,9 @@ class ModelScorer(Scorer):
             RecModel.add_items(self.rec_model, {})  # says that it reads none
         assert self.item_features is not None
         id_name = self.catalog.names['item']
-        new = self.item_features.transform(items, vectors, id_name if id_name in items else None)
+        items = as_frame(items, 'a DataFrame with a row per item')
+        has_name = id_name in items.columns or items.index.name == id_name
+        new = self.item_features.transform(items, vectors, id_name if has_name else None)
         catalog = self.catalog.with_items(new.ids, items)
         self.rec_model.add_items(new.blocks)
         self._take_catalog(catalog)

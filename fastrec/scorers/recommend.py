@@ -464,7 +464,7 @@ def recommend_users(
     """
     catalog = scorer.catalog
     k = checked_k(k, 'user')
-    asked = catalog.find_all(items)
+    asked = pd.unique(catalog.find_all(items))  # as of users: a list each
     is_known = scorer.knows('item')[asked]
     if not is_known.all() and not scorer.knows_cold:
         cold_items = first_few(catalog.vocab['item'].decode(asked[~is_known]))

@@ -281,10 +281,12 @@ class Scorer:
 
         `item` is an id, a title, or a part of a title that matches one, or a list of those.
         """
+        self.require_fitted()
         return similar(self, item, k, 'item')
 
     def similar_users(self, user: Any, k: int = 10) -> pd.DataFrame:
         """The `k` nearest users by cosine of their vectors."""
+        self.require_fitted()
         return similar(self, user, k, 'user')
 
     def fold_in(
