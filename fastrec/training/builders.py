@@ -50,7 +50,7 @@ def goal_of(dls: RecDataLoaders) -> str:
     """'rating', 'liked', or of implicit feedback 'catalogue' (`n_neg=None`) or 'negatives' (drawn, or the batch's)."""
     if dls.target in ('rating', 'liked'):
         return dls.target
-    return 'catalogue' if dls.n_inp == 1 else 'negatives'
+    return 'catalogue' if dls.objective == 'catalogue' else 'negatives'
 
 
 @delegates(RecLearner.__init__)
@@ -425,7 +425,7 @@ def _build(
     **kwargs,
 ) -> RecLearner:
     """Make the model with what the data say, and the learner; weight decay by what the loaders are made for."""
-    if dls.n_inp == 3 and not reads_context:
+    if dls.has_context and not reads_context:
         raise ValueError(
             f'these loaders have context ({dls.catalog.context_of}), which this model does not read: '
             'make them without context=, or take svdpp_learner or collab_learner'
@@ -493,7 +493,7 @@ def _check_implicit(dls: RecDataLoaders, builder: str) -> None:
 
 
 def _check_pairs(dls: RecDataLoaders, builder: str) -> None:
-    if dls.n_inp == 1:
+    if dls.objective == 'catalogue':
         raise ValueError(
             f'{builder} scores pairs, and these loaders (n_neg=None) give a whole catalogue per user. '
             'Make them with n_neg=4, or take collab_learner or svdpp_learner'

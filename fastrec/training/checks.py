@@ -78,9 +78,9 @@ def _try_out(model: nn.Module, dls: RecDataLoaders, device: torch.device) -> Non
     users = _known_codes(catalog, 'user').to(device)
     items = _known_codes(catalog, 'item').to(device)
     context: tuple = ()
-    if dls.n_inp == 3:
+    if dls.has_context:
         context = (torch.from_numpy(catalog.require_history().interactions.context[: len(users)]).to(device),)
-    if dls.n_inp == 1:
+    if dls.objective == 'catalogue':
         _try_catalogue(model, users, catalog.n_items)
     else:
         _same_shape(model, model(users, items, *context), items, '(B,)')

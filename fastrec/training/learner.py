@@ -84,7 +84,9 @@ class RecLearner(FastLearner, ModelScorer):
         check_model(model, dls)
         self.fits: list[dict] = []  # what was asked of each fit and what came out: the rows of the model card
         self.new_rows: dict | None = None  # rows that `extend` added, which `fine_tune` trains first
-        self.decays_by_rows = dls.n_inp != 1  # over the whole catalogue every row is touched at every step
+        self.decays_by_rows = (
+            dls.objective != 'catalogue'
+        )  # over the whole catalogue every row is touched at every step
         self.has_layer_groups = splitter is not None  # without a splitter the groups say what is decayed
         if loss_func is None:
             loss_func = default_loss(dls)
@@ -511,7 +513,7 @@ def default_loss(dls: RecDataLoaders) -> nn.Module:
         return MSELoss() if has_weights else nn.MSELoss()
     if isinstance(dls.train, InBatchDL):
         return InBatchSoftmaxLoss(dls.catalog.counts['item'])
-    return SoftmaxLoss() if dls.n_inp == 1 else BCELoss()
+    return SoftmaxLoss() if dls.objective == 'catalogue' else BCELoss()
 
 
 def default_optimizer(dls: RecDataLoaders, model: nn.Module) -> type[FusedAdam]:
@@ -521,7 +523,7 @@ def default_optimizer(dls: RecDataLoaders, model: nn.Module) -> type[FusedAdam]:
     (benchmarks/growth.py). Over the whole catalogue every row counts at every step: `FusedAdam`.
     """
     tables = [m for m in model.modules() if isinstance(m, EmbeddingTable) and m.weight.numel() >= LARGE]
-    if not tables or dls.n_inp == 1:
+    if not tables or dls.objective == 'catalogue':
         return FusedAdam
     looked_up = 0
     for table in tables:
