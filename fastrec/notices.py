@@ -8,7 +8,7 @@ from types import FrameType
 
 __all__: list[str] = []
 
-# packages whose lines are no user's: this one, those that call it on the user's behalf, and the standard library
+# packages whose lines are not the user's: this one, those that call it on the user's behalf, and the standard library
 INSIDE = frozenset({'fastrec', 'fastai', 'fastcore', 'pandas', 'numpy', 'scipy', 'torch', *sys.stdlib_module_names})
 
 

@@ -50,7 +50,7 @@ def test_the_card_of_a_rating_model(table, tmp_path):
     assert [(o['epochs'], o['lr'], o['wd'], o['bs']) for o in card['training']] == [
         (2, pytest.approx(1e-2), 0.03, 64),
         (1, 1e-3, learn.wd, 64),
-    ], 'lr_find is no training'
+    ], 'lr_find is not a training'
     assert card['training'][1]['rmse'] == pytest.approx(float(learn.recorder.values[-1][2]))
     assert card['split']['made_by'] == 'RandomSplitter(seed=3, valid_pct=0.2)'
     assert card['split']['valid'] == len(dls.valid.dataset)

@@ -225,7 +225,7 @@ def test_weights_from_elsewhere_are_trained(explicit, implicit, tmp_path):
 
 
 def damaged(dls, value, **kwargs):
-    """A learner of which one item's bias and vector are no numbers."""
+    """A learner of which one item's bias and vector are not numbers."""
     learn = quiet(collab_learner(dls, n_factors=4, **kwargs))
     learn.fits.append({})
     with torch.no_grad():

@@ -109,7 +109,7 @@ def test_users_without_candidates_are_counted_not_perfect():
     with pytest.raises(ValueError, match=r'2 of 8 users have no item there.*: 1, 2\. '):
         evaluate(worst, dls, hr(1), candidates=given)
     held_out = dls.catalog.interactions.to_df(dls.catalog.split.valid)
-    with pytest.raises(ValueError, match='8 of 8 users'):  # the held-out items are no candidates beside themselves
+    with pytest.raises(ValueError, match='8 of 8 users'):  # the held-out items are not candidates beside themselves
         evaluate(worst, dls, hr(1), candidates=held_out)
     others = [u for u in range(1, 9) if u not in (1, 2)]
     assert evaluate(worst, dls, hr(1), candidates=given, users=others).users.item() == 6

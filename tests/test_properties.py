@@ -290,7 +290,7 @@ def test_a_stream_comes_back(table, tmp_path_factory):
 
 
 def csv_ids(n):
-    """Ids that a CSV file can hold: whole numbers that int64 holds, and texts that are no numbers."""
+    """Ids that a CSV file can hold: whole numbers that int64 holds, and texts that are not numbers."""
     letters = st.characters(codec='utf-8', categories=('L', 'P', 'Zs'), include_characters=',;"\t\'')
     words = texts(n, letters).filter(all_words)
     return st.one_of(numbers(n).filter(no_floats), words)

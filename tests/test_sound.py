@@ -248,7 +248,7 @@ def test_numbers_that_json_does_not_have(saved, tmp_path, number):
 def test_manifest_names_files_of_a_save_alone(saved, tmp_path, name):
     parts = of('biases', saved)
     parts.change_manifest = lambda manifest: manifest['files']['content'].update(name=name)
-    refused(parts, tmp_path, 'recommender.json is damaged .*is no name of a file with content')
+    refused(parts, tmp_path, 'recommender.json is damaged .*is not a name of a file with content')
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='links need rights there')

@@ -467,7 +467,7 @@ def test_boolean_masks_are_index_arrays():
 
 
 def test_a_split_is_not_mapped_twice_when_repeated_pairs_were_merged():
-    """Positions of merged rows are no positions in the table: read as those, rows got lost and changed parts."""
+    """Positions of merged rows are not positions in the table: read as those, rows got lost and changed parts."""
     from fastrec.all import RecDataLoaders
 
     df = pd.DataFrame(

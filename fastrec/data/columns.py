@@ -24,7 +24,7 @@ def as_frame(
     table: Any,  # a DataFrame, or a table of another library: polars, pyarrow, ... (Arrow's C stream, or `to_pandas()`)
     what: str = 'a DataFrame with one row per interaction',  # what it should be, for the message
 ) -> pd.DataFrame:
-    """`table` as a DataFrame of pandas; `TypeError` for what is no table."""
+    """`table` as a DataFrame of pandas; `TypeError` for what is not a table."""
     if isinstance(table, pd.DataFrame):
         return table
     if is_foreign_table(table):
@@ -567,7 +567,7 @@ def _fill_by_position(found: dict[str, Any], df: pd.DataFrame) -> None:
 
 
 def _told_role(name: Any) -> str | None:
-    """The role that a name tells by its words, though it is no name of ids; None: it tells none, or several."""
+    """The role that a name tells by its words, though it is not a name of ids; None: it tells none, or several."""
     words = set(words_of(name))
     told = []
     roles = dict(user=(*USER_WORDS, 'u'), item=(*ITEM_WORDS, 'i', 'title'), rating=RATING_WORDS, time=TIME_WORDS)

@@ -319,7 +319,7 @@ def _check_constant(node: ast.Constant) -> None:
 
 
 def _check_not_text(node: ast.expr) -> None:
-    """`ValueError` for a constant that is no number."""
+    """`ValueError` for a constant that is not a number."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, bool)):
         raise ValueError(f'{_shown(node)} is not a number, and + - * / are of numbers alone')
 
@@ -367,7 +367,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as e:
-        raise ValueError(f'{pattern!r} is no regular expression ({e}): .str.contains(..., regex=False)') from e
+        raise ValueError(f'{pattern!r} is not a regular expression ({e}): .str.contains(..., regex=False)') from e
 
 
 def _as_truth(value, node: ast.expr):

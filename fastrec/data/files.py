@@ -398,7 +398,7 @@ class FileTable:
 
         table = csv.read_csv(self.path, **self._csv_options())
         if any(pa.types.is_binary(kind) for kind in table.schema.types):
-            raise pa.ArrowInvalid('bytes that are no text in this encoding: pandas says so')
+            raise pa.ArrowInvalid('bytes that are not text in this encoding: pandas says so')
 
         def read(name: str) -> Any:
             """A column, which leaves the table: its memory is free when it has been converted."""

@@ -409,7 +409,7 @@ def _datetimes_like(dtype: pd.ArrowDtype) -> str:
 
 
 def _way_to_times(column: pd.Series, name: Any) -> str:
-    """How to convert what is no time yet."""
+    """How to convert what is not a time yet."""
     as_numbers = pd.to_numeric(column, errors='coerce')
     if as_numbers.notna().all():
         return f'`df[{name!r}] = pd.to_numeric(df[{name!r}])`'
@@ -771,7 +771,7 @@ AS_KIND = dict(numbers='pd.to_numeric({})', texts='{}.astype(str)')  # how a col
 
 
 def _check_levels(column: pd.Series, levels: pd.Index, is_zero: np.ndarray, name: Any) -> None:
-    """`ValueError` where values that are no level are of another kind than levels, a warning where they are new."""
+    """`ValueError` where values of another kind than the levels, a warning where they are new."""
     is_unknown = is_zero & column.notna().to_numpy()
     n_unknown = int(is_unknown.sum())
     if not n_unknown:
@@ -791,7 +791,7 @@ def _check_levels(column: pd.Series, levels: pd.Index, is_zero: np.ndarray, name
 
 
 def _bins(column: pd.Series, edges: np.ndarray, name: Any) -> np.ndarray:
-    """int64 (n,): which bin each number is in, from 1 on; 0 for a missing one. `ValueError` for what is no number."""
+    """int64 (n,): the bin of each number, from 1 on; 0 for a missing one. `ValueError` for what is not a number."""
     is_time = pd.api.types.is_datetime64_any_dtype(column.dtype)
     numbers = column if is_time else pd.to_numeric(column, errors='coerce')
     bad = column[column.notna() & (numbers.isna() | is_time)]

@@ -78,7 +78,7 @@ class FeatureLinear(nn.Module):
         self._fill = Filled()
 
     def _keep_average(self, known: np.ndarray) -> None:
-        """Buffers of the average known row, which are no part of the state."""
+        """Buffers of the average known row, which are not part of the state."""
         n_known = max(int(known.sum()), 1)
         if self.never_absent:
             average = np.asarray(self._csr()[known].sum(0), dtype=np.float32).ravel() / n_known

@@ -90,7 +90,7 @@ class TimeDependentBias(nn.Module):
         self.damping = nn.Parameter(torch.tensor(1.0))  # log d
 
     def _keep(self, name: str, values: np.ndarray) -> None:
-        """Register values of the training ratings, which are no part of the state."""
+        """Register values of the training ratings, which are not part of the state."""
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
     def forward(self, users: torch.Tensor, items: torch.Tensor, times: torch.Tensor) -> torch.Tensor:

@@ -135,7 +135,7 @@ class SVDpp(DotBias):
 
     The sums are made for the whole table by one sparse product, or for the users and items of the batch where they have
     but a small part of it. The history is held as CSR both ways (`indptr, indices` by user, `item_indptr,
-    item_indices`); it is no part of the state.
+    item_indices`); it is not part of the state.
     """
 
     item_indptr: torch.Tensor  # int32 (n_items + 1,)
@@ -235,7 +235,7 @@ class SVDpp(DotBias):
             self._keep('pairs', users * n_items + history.indices)  # sorted
 
     def _keep(self, name: str, values: np.ndarray | None) -> None:
-        """Register values of the history as a buffer that is no part of the state."""
+        """Register values of the history as a buffer that is not part of the state."""
         self.register_buffer(name, None if values is None else torch.from_numpy(values), persistent=False)
 
     def config(self) -> dict:

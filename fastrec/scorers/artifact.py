@@ -129,13 +129,13 @@ def _read(folder: Path, manifest: dict[str, Any], classes: Sequence[type], load_
 
 
 def _tensors(load_file: Callable, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file; `ValueError` where it is no file of tensors."""
+    """The tensors of a file; `ValueError` where it is not a file of tensors."""
     try:
         return load_file(path)
     except FileNotFoundError:
         raise
     except Exception as e:  # SafetensorError, and what torch says to sizes and dtypes
-        raise ValueError(f'{path.name} is no file of tensors ({type(e).__name__}: {e})') from e
+        raise ValueError(f'{path.name} is not a file of tensors ({type(e).__name__}: {e})') from e
 
 
 def _parts(scorer: Scorer) -> Iterator[Scorer]:
@@ -182,7 +182,7 @@ def _to_bytes(content: Any) -> bytes:
 
 
 def _from_bytes(raw: bytes) -> Any:
-    """The inverse; `ValueError` for what is no JSON, or has numbers that JSON does not have."""
+    """The inverse; `ValueError` for what is not JSON, or has numbers that JSON does not have."""
     try:
         return json.loads(raw.decode('utf-8', 'surrogatepass'), parse_constant=_no_number, parse_float=_finite)
     except RecursionError as e:
@@ -190,7 +190,7 @@ def _from_bytes(raw: bytes) -> Any:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f'{text} is no number of JSON')
+    raise ValueError(f'{text} is not a number of JSON')
 
 
 def _finite(text: str) -> float:

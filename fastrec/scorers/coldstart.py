@@ -31,7 +31,7 @@ __all__: list[str] = []
 NEW_USER = 'new user'  # the id of a user whose ratings come without one
 NOISE_ROWS = 2**12  # training rows, or pairs, that tell how far ratings are from their scores
 IMPLICIT = ('threshold', 'weighted', 'missing_rating')  # options of implicit feedback that read ratings
-MASKED = -1e9  # score of what is no candidate of a softmax
+MASKED = -1e9  # score of what is not a candidate of a softmax
 DAMPING = 5.0  # rows that the average threshold counts for, in that of a new user
 
 

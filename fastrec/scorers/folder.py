@@ -75,7 +75,7 @@ def _check_entry(key: str, file: Any) -> None:
     if not isinstance(file, dict) or not {'name', 'bytes', 'sha256'} <= file.keys():
         raise ValueError('files are incomplete')
     if not is_ours(file['name'], key):
-        raise ValueError(f'{file["name"]!r} is no name of a file with {key}')
+        raise ValueError(f'{file["name"]!r} is not a name of a file with {key}')
     if type(file['bytes']) is not int or not isinstance(file['sha256'], str):
         raise ValueError('sizes or checksums are none')
 

@@ -406,7 +406,7 @@ class Unpacker:
             raise ValueError(f'a part is missing ({type(e).__name__}: {e})') from e
         except Exception as e:  # whatever pandas, scipy and torch say to values that they cannot take
             raise e if type(e) is ValueError else ValueError(f'{type(e).__name__}: {e}') from e
-        require(isinstance(res, Scorer), f'it holds a {type(res).__name__}, which is no recommender')
+        require(isinstance(res, Scorer), f'it holds a {type(res).__name__}, which is not a recommender')
         return res
 
     def unpack(self, value: Any) -> Any:
@@ -419,7 +419,7 @@ class Unpacker:
         if tag not in TAGS:
             return self._named(value)
         if tag in FROM_TEXT:
-            require(isinstance(value[tag], str), f'a {tag} that is no text')
+            require(isinstance(value[tag], str), f'a {tag} that is not text')
             return FROM_TEXT[tag](value[tag])
         if tag in GROUPS:
             return GROUPS[tag](self._all(value[tag]))
@@ -458,7 +458,7 @@ class Unpacker:
         require(dtype.kind in 'OSU' and dtype.names is None, f'values of dtype {dtype}')
         if dtype.kind == 'O':
             return objects
-        require(all(isinstance(o, (str, bytes)) for o in objects), f'values that are no texts, of dtype {dtype}')
+        require(all(isinstance(o, (str, bytes)) for o in objects), f'values that are not texts, of dtype {dtype}')
         longest = max(map(len, objects), default=0)
         require(dtype.itemsize <= 4 * max(longest, 1), f'texts of dtype {dtype}, of which the longest has {longest:,}')
         return objects.astype(dtype)
@@ -540,7 +540,7 @@ class Unpacker:
 
     def _model(self, value: dict) -> nn.Module:
         cls = self._class(value['model'])
-        require(issubclass(cls, nn.Module), f'{cls.__name__} is no model')
+        require(issubclass(cls, nn.Module), f'{cls.__name__} is not a model')
         config = self._named(value['config'])
         check_config(config)
         with NotLarger(self.most):

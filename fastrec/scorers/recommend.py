@@ -35,7 +35,7 @@ PAIRS_PER_ITEM = 2**16  # users whose scores for one item are made at a time
 ITEMS_PER_CANDIDATE = 20  # candidates are scored as pairs if they are at most one in so many items
 
 
-# --- what is no score
+# --- what is not a score
 
 
 class NotNumbersError(ValueError):

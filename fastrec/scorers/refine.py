@@ -266,7 +266,7 @@ def _of_training_rows(catalog: Catalog, k: int | None, budget: int | None) -> It
 
 
 def _of_edges(df: pd.DataFrame) -> ItemGraph:
-    """The edges of a table; `ValueError` for missing columns, missing ids and weights that are no weights."""
+    """The edges of a table; `ValueError` for missing columns, missing ids and weights that are not weights."""
     columns = {normal_name(c): c for c in reversed(df.columns)}
 
     def find(*names: str):
@@ -481,7 +481,7 @@ class _Propagated(Scorer):
             values = inter.weights[rows] > 0
         else:
             raise ValueError(
-                'probabilities of what? The loaders hold ratings, which are no labels: '
+                'probabilities of what? The loaders hold ratings, which are not labels: '
                 "make them with target='liked' or 'implicit'"
             )
         pairs = inter.users[rows], inter.items[rows]

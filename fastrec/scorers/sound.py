@@ -85,13 +85,13 @@ def require_number(value: Any, what: str, low: float = -np.inf) -> None:
 
 def require_codes(values: Any, n: int, what: str) -> None:
     """`ValueError` unless they are whole numbers (n,) from 0 to below `n`."""
-    require(isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in 'iu', f'{what} are no codes')
+    require(isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in 'iu', f'{what} are not codes')
     require(not len(values) or (values.min() >= 0 and values.max() < n), f'{what} lie outside 0 to {n:,}')
 
 
 def require_length(values: Any, n: int, what: str) -> None:
     """`ValueError` unless it is an array (n, ...)."""
-    require(isinstance(values, np.ndarray) and values.ndim >= 1, f'{what} is no array')
+    require(isinstance(values, np.ndarray) and values.ndim >= 1, f'{what} is not an array')
     require(len(values) == n, f'{what} has {len(values):,} rows in the place of {n:,}')
 
 
@@ -116,8 +116,8 @@ def check_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: 
     require(n_columns <= most, f'a sparse matrix of {n_columns:,} columns, which is more than the files can tell of')
     for name, array in dict(indices=indices, indptr=indptr).items():
         is_codes = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype in (np.int32, np.int64)
-        require(is_codes, f'{name} of a sparse matrix are no whole numbers')
-    require(data.ndim == 1 and data.dtype.kind in 'iufb', 'values of a sparse matrix are no numbers')
+        require(is_codes, f'{name} of a sparse matrix are not whole numbers')
+    require(data.ndim == 1 and data.dtype.kind in 'iufb', 'values of a sparse matrix are not numbers')
     require(len(indptr) == n_rows + 1, f'a sparse matrix of {n_rows:,} rows has {len(indptr):,} places of rows')
     require(indptr[0] == 0 and indptr[-1] == len(indices), 'rows of a sparse matrix do not span its entries')
     require(bool((np.diff(indptr) >= 0).all()), 'rows of a sparse matrix overlap')
@@ -132,13 +132,13 @@ def check_csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: 
 def _vocab(vocab: Vocab) -> None:
     """Its ids were looked at when it was made."""
     require(vocab.side in ('user', 'item'), f'ids of {vocab.side!r}')
-    require(not isinstance(vocab.ids, pd.MultiIndex), 'ids are no ids')
+    require(not isinstance(vocab.ids, pd.MultiIndex), 'ids have several levels')
 
 
 def _vocabs(vocab: Any) -> None:
     require(isinstance(vocab, dict) and set(vocab) == {'user', 'item'}, 'there are no ids of users and items')
     for side, one in vocab.items():
-        require(isinstance(one, Vocab) and one.side == side, f'the ids of {side}s are no Vocab of theirs')
+        require(isinstance(one, Vocab) and one.side == side, f'the ids of {side}s are not a Vocab of theirs')
 
 
 def _interactions(inter: Interactions) -> None:
@@ -153,7 +153,7 @@ def _interactions(inter: Interactions) -> None:
     for name, column in columns.items():
         if column is not None:
             require_length(column, n, f'{name} of the interactions')
-            require(column.dtype.kind in 'iufM', f'{name} of the interactions are no numbers')
+            require(column.dtype.kind in 'iufM', f'{name} of the interactions are not numbers')
     for name in ('ratings', 'weights', 'row_weights'):
         require_finite(columns[name], f'{name} of the interactions')
     for name in ('weights', 'row_weights'):
@@ -180,7 +180,9 @@ def _context_codes(inter: Interactions) -> None:
 def _split(split: Split) -> None:
     require(split.train is not None and split.valid is not None, 'a part of the split is missing')
     for rows in split:
-        require(rows is None or (isinstance(rows, np.ndarray) and rows.ndim == 1), 'a part of the split is no array')
+        require(
+            rows is None or (isinstance(rows, np.ndarray) and rows.ndim == 1), 'a part of the split is not an array'
+        )
 
 
 def _history(history: History) -> None:
@@ -196,10 +198,10 @@ def _context(context: Context) -> None:
     require(lists and len(context.names) == len(context.levels), 'the context has other columns than levels')
     for levels in context.levels:
         if isinstance(levels, np.ndarray):
-            require(levels.ndim == 1 and levels.dtype.kind in 'iuf', 'levels of the context are no numbers')
+            require(levels.ndim == 1 and levels.dtype.kind in 'iuf', 'levels of the context are not numbers')
             require_finite(levels, 'levels of the context')
         else:
-            require(levels is None or isinstance(levels, pd.Index), 'levels of the context are no values')
+            require(levels is None or isinstance(levels, pd.Index), 'levels of the context are not values')
             require(levels is None or levels.is_unique, 'levels of the context repeat')
     if None in [None if levels is None else 0 for levels in context.levels]:
         require(
@@ -217,7 +219,7 @@ def _catalog(catalog: Catalog) -> None:
         counts: Any = catalog.counts.get(side)
         n = len(catalog.vocab[side])
         require_length(counts, n, f'counts of {side}s')
-        require(counts.ndim == 1 and counts.dtype.kind in 'iuf', f'counts of {side}s are no numbers')
+        require(counts.ndim == 1 and counts.dtype.kind in 'iuf', f'counts of {side}s are not numbers')
         require_finite(counts, f'counts of {side}s')
         require(not n or counts.min() >= 0, f'counts of {side}s are negative')
     if catalog.mean_rating is not None:
@@ -242,7 +244,7 @@ def _catalog(catalog: Catalog) -> None:
     require(catalog.title_name is None or title_is_there, 'the column of titles is missing')
     require(catalog.context_of is None or isinstance(catalog.context_of, Context), 'the context has no levels')
     if catalog.history is None:
-        require(catalog.trained_on is None or isinstance(catalog.trained_on, str), 'the fingerprint is no text')
+        require(catalog.trained_on is None or isinstance(catalog.trained_on, str), 'the fingerprint is not text')
     if catalog.history is not None:
         require(isinstance(catalog.history, History), 'the history is none')
         for side, vocab in catalog.vocab.items():
@@ -368,7 +370,7 @@ def _scorer(scorer: Scorer) -> None:
     require(isinstance(scorer.catalog, Catalog), f'{type(scorer).__name__} has no catalog')
     require(isinstance(scorer.scale, str), f'scores of scale {scorer.scale!r}')
     is_sound = isinstance(scorer.taken_over, (list, tuple)) and all(isinstance(o, Catalog) for o in scorer.taken_over)
-    require(is_sound, 'what vectors were taken over from are no catalogs')
+    require(is_sound, 'what vectors were taken over from are not catalogs')
     check_numbers(scorer)
     for cls, shapes in SHAPES.items():
         if isinstance(scorer, cls):
@@ -436,7 +438,7 @@ def _ensemble(ensemble: Ensemble) -> None:
 
 def _reranked(reranked: Reranked) -> None:
     _of_parts(reranked, [reranked.scorer])
-    require(callable(reranked.rerank), 'what re-ranks is no function')
+    require(callable(reranked.rerank), 'what re-ranks is not a function')
 
 
 def _on_graph(scorer: Refined | LabelPropagation) -> None:

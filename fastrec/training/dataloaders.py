@@ -520,7 +520,7 @@ def _labels(table: pd.DataFrame, catalog: Catalog) -> np.ndarray:
     n_missing = int(is_missing(ratings, missing).sum())
     if n_missing:
         raise ValueError(
-            f'{n_missing:,} of {len(ratings):,} labels are missing_rating={missing}, which is no rating. '
+            f'{n_missing:,} of {len(ratings):,} labels are missing_rating={missing}, which is not a rating. '
             f'Leave those rows out: `df[~df[{name!r}].isin({np.atleast_1d(missing).tolist()})]`'
         )
     return ratings

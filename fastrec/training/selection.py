@@ -378,8 +378,8 @@ def cross_validate(
 
     `cross_validate(ratings, svdpp_learner, n_epoch=15)`, `cross_validate(ratings, lambda dls: EASE().fit(dls), ...)`;
     a builder's own arguments by `partial(svdpp_learner, n_factors=20)`. `fit` is called afresh for each fold.
-    `TypeError` where `splitter` is not folds, or `fit` returns nothing or what is no scorer; `ValueError` where what it
-    returns is not trained, or is trained already and `n_epoch` is given.
+    `TypeError` where `splitter` is not folds, or `fit` returns nothing or what is not a scorer; `ValueError` where what
+    it returns is not trained, or is trained already and `n_epoch` is given.
     """
     results = []
     for fold in _folds(splitter, df):
