@@ -226,7 +226,7 @@ def test_deep_nesting_of_the_manifest(saved, tmp_path):
 def test_numbers_that_json_does_not_have(saved, tmp_path, number):
     parts = of('biases', saved)
     parts.raw['content'] = json.dumps(parts.content).replace('"damping": ', f'"more": {number}, "damping": ').encode()
-    refused(parts, tmp_path, 'no number of JSON|too large|Exceeds the limit')
+    refused(parts, tmp_path, 'not a number of JSON|too large|Exceeds the limit')
 
 
 # --- files
