@@ -137,7 +137,7 @@ REFUSED = {
     "genres.str.contains('a', **{})": 'not None',
     'genres.str.contains(1)': 'looks for a text',
     "genres.str.contains('(a+)+$')": r"'\(' in the regular expression",
-    "genres.str.contains('[')": 'no regular expression',
+    "genres.str.contains('[')": 'not a regular expression',
     "year.str.contains('a')": 'str',
     'year / 0 == 1 or 1 / 0 > 2': 'division by zero',
     'year > 1' + ' ' * LONGEST: 'at most 20,000',

@@ -436,9 +436,11 @@ def test_extending_keeps_what_was_there(table, new_users):
 def test_folding_in_answers_for_the_ids_given(table, n):
     learn = collab_learner(loaders(table.df), n_factors=2)
     known = learn.dls.catalog.known('item')[codes_of(learn.dls, 'item', table.items.known)]
-    rated = {item: 1.0 + k for k, (item, is_known) in enumerate(zip(table.items.known, known)) if is_known}
-    assume(len(rated) > n)
-    rated = dict(list(rated.items())[:n])
+    learned = [item for item, is_known in zip(table.items.known, known) if is_known]
+    assume(len(learned) > n)
+    history = learn.catalog.require_history()
+    ratings = history.interactions.ratings[history.split.train].tolist()  # on the scale of training
+    rated = {item: ratings[k % len(ratings)] for k, item in enumerate(learned[:n])}
     folded = learn.fold_in(rated)
     history = folded.history(folded.vocab['user'].ids[0])
     got = as_times(history.item) if not not_times(table.items) else plain(history.item)
