@@ -32,6 +32,9 @@ from fastrec.all import (
     two_tower_learner,
 )
 from fastrec.data.interactions import Interactions
+from fastrec.scorers.baselines import Popularity
+from fastrec.scorers.rerank import correct_popularity, epsilon_greedy, pin
+from fastrec.training.dataloaders import RecDataLoaders
 
 
 @pytest.fixture(scope='module')
@@ -428,3 +431,16 @@ def test_reranked_lists_in_a_file_have_the_columns_of_recommend(dls, tmp_path):
     theirs = pd.read_csv(popular.recommend([1, 2], k=2, to=tmp_path / 'theirs.csv'))
     assert mine.columns.tolist() == theirs.columns.tolist() == ['user', 'item', 'score', 'rank', 'cold']
     assert mine.cold.tolist() == [False] * 4
+
+
+def test_loaders_tell_popularity_titles_and_what_was_seen_as_a_scorer_does(synthetic):
+    ratings, items, _ = synthetic
+    dls = RecDataLoaders.from_df(ratings, item_df=items, target='implicit', valid_pct=0.1, seed=1)
+    scorer = Popularity().fit(dls)
+    recs = scorer.recommend(dls.vocab['user'].ids[:20].tolist(), k=10)
+    by_scorer = correct_popularity(recs, scorer, 0.5)
+    pd.testing.assert_frame_equal(correct_popularity(recs, dls, 0.5), by_scorer)
+    explored = epsilon_greedy(recs, 0.5, items=scorer, seed=1)
+    pd.testing.assert_frame_equal(epsilon_greedy(recs, 0.5, items=dls, seed=1), explored)
+    rare = recs['item'].iloc[0]
+    pd.testing.assert_frame_equal(pin(recs, [rare], titles=dls), pin(recs, [rare], titles=scorer))

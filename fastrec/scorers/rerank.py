@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..data.catalog import Catalog
 from ..data.columns import column_of, first_few, kind_of, plain_values
 from ..data.features import ItemFeatures
 from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
 from ..notices import warn_user
+from .baselines import HasCatalog
 from .recommend import recommend
 from .scorer import Scorer
 
@@ -194,12 +196,17 @@ def _feature_vectors(features: ItemFeatures, ids: pd.Index) -> torch.Tensor:
     return torch.from_numpy(features.matrix()[rows].toarray())
 
 
+def _catalog_of(source: HasCatalog) -> Catalog:
+    """The catalog of loaders, or of a scorer, which has to be fitted."""
+    return source.require_fitted() if isinstance(source, Scorer) else source.catalog
+
+
 def _counts(popularity: Any, ids: pd.Index) -> np.ndarray:
     """Training rows of each item, float64 (len(ids),)."""
     if isinstance(popularity, pd.Series):
         counts = _of_items(popularity, ids, 'popularity').to_numpy(np.float64)
-    elif isinstance(popularity, Scorer):
-        catalog = popularity.require_fitted()
+    elif isinstance(popularity, HasCatalog):
+        catalog = _catalog_of(popularity)
         counts = catalog.counts['item'][catalog.vocab['item'].encode(ids)].astype(np.float64)
     else:
         raise TypeError(
@@ -237,8 +244,8 @@ def _add_rows(recs: pd.DataFrame, users, items, titles: Any = None) -> pd.DataFr
 
 def _titles(titles: Any, items: pd.Series) -> np.ndarray:
     """Titles of item ids from a scorer or from a Series indexed by item id."""
-    if isinstance(titles, Scorer):
-        catalog = titles.require_fitted()
+    if isinstance(titles, HasCatalog):
+        catalog = _catalog_of(titles)
         return catalog.titles(catalog.vocab['item'].encode(items))
     return titles.reindex(items).to_numpy()
 
@@ -435,12 +442,13 @@ def _draw_from_items(
     """
     first = recs.iloc[rows[:, 0]]
     sampler = None
-    if isinstance(items, Scorer):
+    if isinstance(items, HasCatalog):
         if 'user' not in recs:
             raise ValueError('an anonymous basket has no training rows to leave out: give item ids')
-        ids = items.vocab['item'].ids
-        sampler = NegativeSampler(items.require_fitted().require_history().seen)
-        users = torch.from_numpy(items.vocab['user'].encode(first['user']))
+        catalog = _catalog_of(items)
+        ids = catalog.vocab['item'].ids
+        sampler = NegativeSampler(catalog.require_history().seen)
+        users = torch.from_numpy(catalog.vocab['user'].encode(first['user']))
     else:
         ids = pd.Index(pd.unique(pd.Series(_as_ids(items))))
     listed = np.append(ids.get_indexer(recs['item']), -1)[rows]  # -1: not among those to draw
@@ -511,7 +519,7 @@ def pin(
     items: Any,  # item id or ids, for the places from `at` on; or a dict item id -> place
     at: int = 1,  # place of the first
     seen: pd.DataFrame | None = None,  # table of user and item: who has it already is not shown it again
-    titles: Scorer | pd.Series | None = None,  # titles (by item id) of items that are in no list
+    titles: HasCatalog | pd.Series | None = None,  # titles (by item id) of items that are in no list
     k: int | None = None,  # items per user in the result; None: as many as there were
 ) -> pd.DataFrame:
     """The lists with some items at fixed places.
@@ -578,8 +586,8 @@ def _pinned_rows(
 def _check_pinned(recs: pd.DataFrame, ids: pd.Index, titles: Any) -> None:
     """`KeyError` for items that `titles` does not know; without them a warning of those that are in no list."""
     unknown = ids[~ids.isin(recs['item'])]
-    if isinstance(titles, Scorer):
-        titles.vocab['item'].encode(unknown)  # says which it does not know
+    if isinstance(titles, HasCatalog):
+        _catalog_of(titles).vocab['item'].encode(unknown)  # says which it does not know
         return
     if isinstance(titles, pd.Series):
         if len(lost := unknown[~unknown.isin(titles.index)]):
