@@ -32,9 +32,7 @@ from fastrec.all import (
     two_tower_learner,
 )
 from fastrec.data.interactions import Interactions
-from fastrec.scorers.baselines import Popularity
-from fastrec.scorers.rerank import correct_popularity, epsilon_greedy, pin
-from fastrec.training.dataloaders import RecDataLoaders
+from fastrec.scorers.rerank import correct_popularity, epsilon_greedy
 
 
 @pytest.fixture(scope='module')
