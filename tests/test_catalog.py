@@ -258,7 +258,6 @@ def test_find_all():
         (lambda df: (df.year < 1970).to_numpy(), [1]),
         (lambda df: df.genres.str.contains('Drama'), [1, 2]),
     ],
-    ids=str,
 )
 def test_candidates(candidates, codes):
     found = catalog().candidates(candidates)
