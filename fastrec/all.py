@@ -33,6 +33,9 @@ from .scorers.retrieval import *
 from .scorers.coldstart import *
 from .scorers.extend import *
 from .scorers.baselines import *
+from .scorers.linear import *
+from .scorers.neighbors import *
+from .scorers.factorization import *
 from .scorers.blend import *
 from .scorers.refine import *
 from .scorers.rerank import *

@@ -21,7 +21,7 @@ HOUSE = {
     'block transforms images features sampling',
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
     'scorers': 'recommend retrieval coldstart given scorer model_scorer extend '
-    'baselines blend refine rerank sound packing folder artifact',
+    'baselines linear neighbors factorization blend refine rerank sound packing folder artifact',
     'evaluation': 'metrics evaluate compare card',
     'training': (
         'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders '

@@ -315,7 +315,7 @@ def test_recommend_looks_at_what_it_will_write_and_read_first(folder, early, mon
 def test_a_full_disk_is_told_before_training(folder, run, monkeypatch, args, n_bytes, tmp_path):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr('fastrec.training.learner.RecLearner.fit', _too_late)
-    monkeypatch.setattr('fastrec.scorers.baselines.EASE.fit', _too_late)
+    monkeypatch.setattr('fastrec.scorers.linear.EASE.fit', _too_late)
     monkeypatch.setattr('fastrec.cli.shutil.disk_usage', lambda path: usage._replace(free=n_bytes // 2))
     code, _, err = run('train', 'ratings.csv', '-o', tmp_path / 'm', *args)
     assert code == 1

@@ -10,10 +10,12 @@ import torch
 from scipy.optimize import minimize
 
 from fastrec.scorers.artifact import load_recommender, save_recommender
-from fastrec.scorers.baselines import EASE, BiasOnly, ItemKNN, Popularity
+from fastrec.scorers.baselines import BiasOnly, Popularity
 from fastrec.scorers.blend import Blend
 from fastrec.scorers.coldstart import _prior, noise_of
+from fastrec.scorers.linear import EASE
 from fastrec.scorers.model_scorer import fold_in
+from fastrec.scorers.neighbors import ItemKNN
 from fastrec.training.builders import (
     collab_learner,
     gmf_learner,

@@ -10,9 +10,10 @@ from fastai.learner import load_learner
 
 from fastrec.evaluation.evaluate import evaluate
 from fastrec.scorers.artifact import load_recommender, save_recommender
-from fastrec.scorers.baselines import EASE, ItemKNN
 from fastrec.scorers.blend import Ensemble
 from fastrec.scorers.coldstart import Objective, new_users
+from fastrec.scorers.linear import EASE
+from fastrec.scorers.neighbors import ItemKNN
 from fastrec.scorers.refine import correct_and_smooth, item_graph
 from fastrec.training.builders import collab_learner, svdpp_learner
 from fastrec.training.dataloaders import RecDataLoaders

@@ -96,8 +96,8 @@ def test_ease_takes_one_matrix():
     n = {n}
     df = pd.DataFrame(dict(user=np.arange(3 * n) % 400, item=np.arange(3 * n) % n))
     dls = RecDataLoaders.from_df(df, target='implicit', valid_pct=0)
-    from fastrec.scorers import baselines
-    baselines._invert = lambda matrix: True  # the time it takes is not what is measured, and it works in place
+    from fastrec.scorers import linear
+    linear._invert = lambda matrix: True  # the time it takes is not what is measured, and it works in place
     before = peak()
     EASE().fit(dls)
     print(before, peak())
@@ -107,15 +107,15 @@ def test_ease_takes_one_matrix():
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 def test_the_inverse_is_made_in_place(dtype, monkeypatch):
-    from fastrec.scorers import baselines
+    from fastrec.scorers import linear
 
-    monkeypatch.setattr(baselines, 'MIRRORED', 7)
+    monkeypatch.setattr(linear, 'MIRRORED', 7)
     x = np.random.default_rng(0).normal(size=(80, 30))
     matrix = (x.T @ x + np.eye(30)).astype(dtype)
     want = np.linalg.inv(matrix.astype(float))
-    assert baselines._invert(matrix)
+    assert linear._invert(matrix)
     assert matrix == pytest.approx(want, abs=1e-5 if dtype is np.float32 else 1e-12)
-    assert not baselines._invert(-np.eye(3, dtype=dtype))
+    assert not linear._invert(-np.eye(3, dtype=dtype))
 
 
 def test_ease_without_a_ridge_says_so():
@@ -173,13 +173,13 @@ def test_dense_weights_of_neighbors_are_refused(monkeypatch):
 
 
 def test_scores_of_pairs_of_many_users_stay_within_the_budget(monkeypatch):
-    from fastrec.scorers import baselines
+    from fastrec.scorers import linear
 
     knn = ItemKNN().fit(loaders())
     users = torch.randint(50, (300,))
     items = torch.randint(60, (300,)).clamp(max=knn.catalog.n_items - 1)
     want = knn.score_items(torch.arange(50))[users, items]
-    monkeypatch.setattr(baselines, 'MEMORY_BUDGET', 16 * knn.catalog.n_items * 3)  # 3 users at a time
+    monkeypatch.setattr(linear, 'MEMORY_BUDGET', 16 * knn.catalog.n_items * 3)  # 3 users at a time
     assert torch.equal(knn.score(users, items), want)
 
 

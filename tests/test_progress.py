@@ -65,13 +65,13 @@ def test_what_is_done_at_once_needs_no_bar(at_once, capfd):
 
 
 def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
-    from fastrec.scorers.baselines import EASE, IALS
+    from fastrec.all import EASE, IALS
     from fastrec.training.dataloaders import RecDataLoaders
 
     dls = RecDataLoaders.from_df(synthetic[0], target='implicit', threshold=4, valid_pct=0.1, seed=0)
     EASE().fit(dls)
     assert capfd.readouterr().err == ''
-    monkeypatch.setattr('fastrec.scorers.baselines.LONG', 100)
+    monkeypatch.setattr('fastrec.scorers.linear.LONG', 100)
     EASE().fit(dls)
     assert 'inverse of 120 x 120' in capfd.readouterr().err
     pytest.importorskip('implicit')

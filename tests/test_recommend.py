@@ -394,7 +394,7 @@ def test_a_file_that_cannot_be(scorer, tmp_path):
 @pytest.mark.parametrize('build', ['collab', 'svdpp', 'two_tower', 'ials'])
 def test_rankers_order_as_the_scores_do(build, synthetic):
     from fastrec.all import RecDataLoaders, svdpp_learner, two_tower_learner
-    from fastrec.scorers.baselines import IALS
+    from fastrec.scorers.factorization import IALS
 
     ratings, _, _ = synthetic
     dls = RecDataLoaders.from_df(

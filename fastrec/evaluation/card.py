@@ -21,7 +21,9 @@ import torch
 from ..data.catalog import Catalog, cold_mask
 from ..data.interactions import Interactions
 from ..models.base import device_of
-from ..scorers.baselines import EASE, BiasOnly, GlobalMean, ItemKNN, Popularity
+from ..scorers.baselines import BiasOnly, GlobalMean, Popularity
+from ..scorers.linear import EASE
+from ..scorers.neighbors import ItemKNN
 from ..scorers.scorer import Scorer
 from .evaluate import evaluate
 

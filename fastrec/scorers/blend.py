@@ -13,7 +13,7 @@ import torch
 
 from ..data.columns import as_frame, column_of, first_few, is_table
 from ..data.interactions import Interactions
-from .baselines import ItemWeights
+from .linear import ItemWeights
 from .recommend import require_numbers
 from .scorer import Scorer
 

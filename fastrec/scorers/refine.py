@@ -25,7 +25,8 @@ from ..data.features import Features
 from ..data.interactions import Vocab
 from ..memory import require_memory
 from ..notices import warn_user
-from .baselines import HasCatalog, ItemWeights, training_rows
+from .baselines import HasCatalog, training_rows
+from .linear import ItemWeights
 from .model_scorer import ModelScorer
 from .recommend import MEMORY_BUDGET
 from .retrieval import Inner

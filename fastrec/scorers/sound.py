@@ -25,9 +25,12 @@ from ..data.images import ImageEncoder
 from ..data.interactions import Context, Interactions, Vocab
 from ..data.splits import Split
 from ..models.base import as_rec_model
-from .baselines import EASE, IALS, BiasOnly, ItemKNN, Popularity
+from .baselines import BiasOnly, Popularity
 from .blend import Blend, Ensemble
+from .factorization import IALS
+from .linear import EASE
 from .model_scorer import ModelScorer
+from .neighbors import ItemKNN
 from .refine import ItemGraph, LabelPropagation, Refined
 from .rerank import Reranked
 from .scorer import Scorer
