@@ -415,3 +415,22 @@ def test_codes_by_a_table_over_the_range_are_those_of_factorize(values):
         assert np.array_equal(found[0], ids)
         assert np.array_equal(found[1], codes)
         assert found[0].dtype == values.dtype
+
+
+def test_remade_loaders_have_the_same_rows_and_another_kind_of_batch(synthetic, dls):
+    other = dls.remade(bs=16)
+    assert other.catalog is dls.catalog
+    assert other.train.bs == 16
+    assert as_set(rows(other.valid)) == as_set(rows(dls.valid))
+    with pytest.raises(ValueError, match='negatives are for implicit feedback'):
+        dls.remade(n_neg=4)
+
+    clicks = RecDataLoaders.from_df(synthetic[0], target='implicit', n_neg=3, alpha=0.5, bs=32, seed=0)
+    kinds = [clicks.remade(n_neg=n) for n in (None, 0, 4)]
+    assert [o.objective for o in kinds] == ['catalogue', 'in_batch', 'negatives']
+    assert all(o.catalog is clicks.catalog and o.split_by == clicks.split_by for o in kinds)
+    assert [o.train.bs for o in kinds[1:]] == [32, 32]
+    same = clicks.remade()
+    assert (same.train.n_neg, same.train.sampler.alpha, same.train.bs) == (3, 0.5, 32)
+    back = kinds[0].remade(n_neg=4)
+    assert back.train.bs == auto_batch_size(len(back.train.dataset))

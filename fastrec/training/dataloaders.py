@@ -49,6 +49,7 @@ from .stream_batches import BUFFER_ROWS, StreamDataset, StreamDL
 __all__ = ['RecDataLoaders', 'StreamDataLoaders']
 
 BYTES_PER_SCORE = 20  # of a step over the whole catalogue: scores, their logarithms, targets, two gradients
+SAME = 'same'  # an argument that is as it was
 FEW_STEPS = 20  # steps an epoch from which on a model learns much
 
 
@@ -310,19 +311,46 @@ class RecDataLoaders(DataLoaders):
             return dict(n_neg=self.train.n_neg, alpha=self.train.sampler.alpha)
         return {}
 
+    def remade(
+        self,
+        bs: int | None = None,  # batch size; None: the same, or where the negatives are of another kind the default one
+        n_neg: int | str | None = SAME,  # of implicit feedback, as in `from_df`; 'same': as these loaders have it
+    ) -> RecDataLoaders:
+        """Loaders of the same rows, split and catalog with other batches.
+
+        `dls.remade(bs=2048)`, `dls.remade(n_neg=None)`: what learners trained on them score can be compared row by row.
+        `ValueError` for negatives where the loaders are of ratings or likes, which have none.
+        """
+        if self.target != 'implicit':
+            if n_neg != SAME:
+                raise ValueError(
+                    f'negatives are for implicit feedback, and these loaders hold a {self.target}: '
+                    f"make them with target='implicit', n_neg={n_neg}"
+                )
+            loaders: list[Any] = _rating_loaders(self.catalog, bs or self.train.bs)
+            return self._of_loaders(loaders)
+        options = self._negatives_options()
+        kind: Any = options['n_neg'] if n_neg == SAME else n_neg
+        if kind is None:
+            loaders = _user_loaders(self.catalog, bs or (self.train.bs if self.objective == 'catalogue' else None))
+        elif kind:
+            loaders = _negatives_loaders(self.catalog, bs or self._pairs_batch_size(), kind, options.get('alpha', 0.0))
+        else:
+            loaders = _in_batch_loaders(self.catalog, bs or self._pairs_batch_size())
+        return self._of_loaders(loaders)
+
     def in_batch(
         self,
         bs: int | None = None,  # batch size; by default the same, or if a row is a user, as `from_df` sets it
     ) -> RecDataLoaders:
         """Loaders of the same implicit feedback whose negatives are the other items of the batch, as of `n_neg=0`."""
-        if self.target != 'implicit':
-            raise ValueError(
-                f'negatives are for implicit feedback, and these loaders hold a {self.target}: '
-                "make them with target='implicit', n_neg=0"
-            )
-        if bs is None:
-            bs = self._pairs_batch_size()
-        res = type(self)(*_in_batch_loaders(self.catalog, bs), path=self.path, device=self.device)
+        return self.remade(bs, n_neg=0)
+
+    def _of_loaders(self, loaders: list) -> RecDataLoaders:
+        """`RecDataLoaders` of these loaders of the same rows, with the path, device, seeds and split of these."""
+        res = type(self)(*loaders, path=self.path, device=self.device)
+        for dl, before in zip(res.loaders, self.loaders):
+            dl.seed = before.seed
         res.split_by = self.split_by
         return res
 
@@ -792,6 +820,13 @@ class StreamDataLoaders(RecDataLoaders):
         else:
             res.split_by = 'all rows for training'
         return res
+
+    def remade(self, bs: int | None = None, n_neg: int | str | None = SAME) -> RecDataLoaders:
+        """`ValueError`: rows that stay in their files have one batch size."""
+        raise ValueError(
+            'rows that stay in their files are not dealt out anew: make the loaders with from_parquet(..., bs=), or '
+            'take some users into memory, dls.of_users(10_000)'
+        )
 
     @property
     def stream(self) -> ParquetStream:
