@@ -41,12 +41,14 @@ from .scorers.refine import *
 from .scorers.rerank import *
 from .scorers.artifact import *
 from .evaluation.metrics import *
+from .evaluation.ranking import *
 from .evaluation.evaluate import *
 from .evaluation.compare import *
 from .evaluation.card import *
 from .training.batches import *
 from .training.stream_batches import *
 from .training.dataloaders import *
+from .training.recipes import *
 from .training.optimizers import *
 from .training.callbacks import *
 from .training.decay import *
@@ -57,3 +59,7 @@ from .training.resume import *
 from .training.selection import *
 from .interpretation.interpret import *
 from .renamed import *
+
+from .arguments import show_arguments as _show_arguments
+
+_show_arguments(__package__)

@@ -16,15 +16,15 @@ ROOT = Path(fastrec.__file__).parent
 # The house, from the bottom up: wings in the order of the pipeline, and within a wing files in the order in which they
 # build on each other. A file imports only what stands before it, wherever in the file the import stands.
 HOUSE = {
-    '': 'progress notices memory',
+    '': 'arguments progress notices memory',
     'data': 'columns digest interactions files splits history conditions catalog stream datasets '
     'block transforms images features sampling',
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
     'scorers': 'recommend retrieval coldstart given scorer model_scorer extend '
-    'baselines linear neighbors factorization blend refine rerank sound packing folder artifact',
-    'evaluation': 'metrics evaluate compare card',
+    'baselines linear neighbors factorization blend refine lists rerank sound packing folder artifact',
+    'evaluation': 'metrics named held_out errors ranking evaluate compare card',
     'training': (
-        'batches stream_batches dataloaders optimizers callbacks decay loop checks learner builders '
+        'batches stream_batches dataloaders recipes optimizers callbacks decay loop checks learner builders '
         'settings resume selection'
     ),
     'interpretation': 'interpret',

@@ -28,6 +28,7 @@ from .checks import check_loaders, takes_logits
 from .dataloaders import RecDataLoaders
 from .learner import RecLearner
 from .optimizers import FusedAdam, LazyAdam
+from .recipes import goal_of, recipe_of
 
 __all__ = [
     'collab_learner',
@@ -44,13 +45,6 @@ __all__ = [
 
 # default weight decay by what the loaders are made for: see `goal_of`
 NO_DECAY: Mapping[str, float] = dict(rating=0.0, liked=0.0, negatives=0.0, catalogue=0.0)
-
-
-def goal_of(dls: RecDataLoaders) -> str:
-    """'rating', 'liked', or of implicit feedback 'catalogue' (`n_neg=None`) or 'negatives' (drawn, or the batch's)."""
-    if dls.target in ('rating', 'liked'):
-        return dls.target
-    return 'catalogue' if dls.objective == 'catalogue' else 'negatives'
 
 
 @delegates(RecLearner.__init__)
@@ -109,7 +103,9 @@ def collab_learner(
         )
     make = partial(DotBias, n_factors=n_factors)
     wds = dict(rating=0.08, liked=0.01, negatives=0.0, catalogue=0.3)
-    return _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs)
+    return _build(
+        'collab_learner', dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs
+    )
 
 
 @delegates(RecLearner.__init__)
@@ -180,7 +176,9 @@ def svdpp_learner(
         opt_func = _default(opt_func, FusedAdam)  # sums touch every row at every step
         history = dls.catalog.require_history()
         wds['rating'] = 0.02 * history.interactions.ratings[history.split.train].var().item()
-    learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs)
+    learn = _build(
+        'svdpp_learner', dls, make, y_range, loss_func, opt_func, metrics, wd, wds, reads_context=True, **kwargs
+    )
     return _with_features(learn, item_features, user_features)
 
 
@@ -207,7 +205,7 @@ def mlp_learner(
     make = partial(MLP, n_factors=n_factors, layers=layers, dropout=dropout)
     wds = dict(rating=0.1, liked=0.03, negatives=0.0, catalogue=0.0)
     _check_pairs(dls, 'mlp_learner')
-    return _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
+    return _build('mlp_learner', dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -225,7 +223,7 @@ def gmf_learner(
     _check_implicit(dls, 'gmf_learner')
     _check_pairs(dls, 'gmf_learner')
     make = partial(GMF, n_factors=n_factors)
-    return _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
+    return _build('gmf_learner', dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -257,7 +255,7 @@ def neumf_learner(
         wd = _default(wd, NO_DECAY[goal_of(dls)])
         return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)
     make = partial(NeuMF, n_factors=n_factors, layers=layers, dropout=dropout)
-    return _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
+    return _build('neumf_learner', dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
 @delegates(RecLearner.__init__)
@@ -295,7 +293,7 @@ def two_tower_learner(
         user_blocks=_blocks(dls, user_features, 'user'),
         item_blocks=_blocks(dls, item_features, 'item'),
     )
-    learn = _build(dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
+    learn = _build('two_tower_learner', dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
     return _with_features(learn, item_features, user_features)
 
 
@@ -330,7 +328,7 @@ def content_learner(
     )
     wds = dict(rating=0.1, liked=0.03, negatives=0.0, catalogue=0.1)
     opt_func = _default(opt_func, LazyAdam)
-    learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
+    learn = _build('content_learner', dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
     return _with_features(learn, item_features, user_features)
 
 
@@ -377,7 +375,7 @@ def gated_learner(
         **options,
     )
     wds = dict(rating=0.08, liked=0.01, negatives=0.0, catalogue=0.3)
-    learn = _build(dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
+    learn = _build('gated_learner', dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
     if fusion == 'gate':
         learn.add_cb(GateCallback())
     return _with_features(learn, item_features)
@@ -413,6 +411,7 @@ def ensemble_learner(
 
 
 def _build(
+    builder: str,  # who makes it: its name in `RECIPES`
     dls: RecDataLoaders,
     make: partial[RecModel],  # the model's class with the options that were asked for
     y_range: tuple[float, float] | None,
@@ -422,9 +421,10 @@ def _build(
     wd: float | None,
     wds: Mapping[str, float],  # default weight decay by `goal_of`
     reads_context: bool = False,
+    lr: float | slice | None = None,
     **kwargs,
 ) -> RecLearner:
-    """Make the model with what the data say, and the learner; weight decay by what the loaders are made for."""
+    """Make the model with what the data say, and the learner; decay and rate by what the loaders are made for."""
     if dls.has_context and not reads_context:
         raise ValueError(
             f'these loaders have context ({dls.catalog.context_of}), which this model does not read: '
@@ -434,8 +434,8 @@ def _build(
     wanted = {name: value for name, value in options.items() if value is not None}
     cls = cast('type[RecModel]', make.func)
     model = make(dls.n_users, dls.n_items, **given_to(cls, dls.catalog, **wanted))
-    learn = rec_learner(dls, model, loss_func, opt_func, metrics, wd=_default(wd, wds[goal_of(dls)]), **kwargs)
-    return learn.starts_at_random()
+    kwargs |= dict(wd=_default(wd, wds[goal_of(dls)]), lr=_default(lr, recipe_of(builder, dls).lr))
+    return rec_learner(dls, model, loss_func, opt_func, metrics, **kwargs).starts_at_random()
 
 
 def _rating_options(dls: RecDataLoaders, y_range: tuple[float, float] | None, loss_func: Callable | None) -> dict:

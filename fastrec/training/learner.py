@@ -23,11 +23,12 @@ from torch import nn
 
 from ..data.block import Block
 from ..data.catalog import Catalog, check_source, distinct
-from ..data.columns import as_frame, plain_values, with_id_column
+from ..data.columns import as_frame, first_few, plain_values, with_id_column
 from ..data.features import Features
 from ..data.interactions import Interactions, Vocab
 from ..evaluation.card import Card, model_card
-from ..evaluation.metrics import LabelMetric, RankingMetric, as_metrics, lower_is_better, mae, rmse
+from ..evaluation.metrics import LabelMetric, RankingMetric, lower_is_better, mae, rmse
+from ..evaluation.named import as_metrics
 from ..models.base import as_rec_model
 from ..models.blocks import FeatureLinear
 from ..models.embedding import EmbeddingTable, set_gradients
@@ -44,6 +45,7 @@ from .dataloaders import RecDataLoaders
 from .decay import WeightDecay, decay_groups
 from .loop import FastLearner, Scheduler
 from .optimizers import LARGE, FusedAdam, LazyAdam, TorchOptimizer, one_cycle
+from .recipes import recipe_of
 
 __all__ = ['RecLearner', 'decay_groups']
 
@@ -59,6 +61,9 @@ class RecLearner(FastLearner, ModelScorer):
     (Zhou et al. 2008), each table scaled by its `decay`; other weight matrices get it from the optimiser as fastai
     does; biases and norms get none. With an objective over the whole catalogue, which touches all items at each step,
     the optimiser decays the tables, too. `WeightDecay` is where that is decided.
+
+    `lr` is the rate of a fit that is given none: `learn.fit_one_cycle(10)`. By default it is that of the builder's
+    recipe (`recipe_of`), which depends on what the loaders are made for and on their batch size.
     """
 
     dls: RecDataLoaders
@@ -77,6 +82,7 @@ class RecLearner(FastLearner, ModelScorer):
         metrics: Any = None,
         splitter: Callable | None = None,
         cbs: Any = None,
+        lr: float | slice | None = None,
         **kwargs,
     ) -> None:
         check_loaders(dls)
@@ -96,10 +102,11 @@ class RecLearner(FastLearner, ModelScorer):
             opt_func = partial(TorchOptimizer, opt=opt_func)
         if splitter is None:
             splitter = partial(decay_groups, by_rows=self.decays_by_rows)
+        if lr is None:
+            lr = recipe_of('rec_learner', dls).lr
         columns, ranking = _metric_columns(dls, model, as_metrics(metrics), L(cbs))
-        Learner.__init__(
-            self, dls, model, loss_func, opt_func, splitter=splitter, metrics=columns, cbs=L(cbs) + L(ranking), **kwargs
-        )
+        kwargs |= dict(lr=lr, splitter=splitter, metrics=columns, cbs=L(cbs) + L(ranking))
+        Learner.__init__(self, dls, model, loss_func, opt_func, **kwargs)
 
     # --- training
 
@@ -556,6 +563,7 @@ def _metric_columns(dls: RecDataLoaders, model: nn.Module, metrics: list, cbs: L
         dls.catalog.require_history()
         added = [RankingCallback(ranking)]
     for cb in added + [cb for cb in cbs if isinstance(cb, RankingCallback)]:
+        cb.check(dls.catalog)
         there = {column.name for column in columns if isinstance(column, Metric)}
         columns += [column for column in cb.value_metrics() if column.name not in there]
     return columns, added
@@ -579,7 +587,12 @@ def _error_columns(dls: RecDataLoaders, scorer: ModelScorer, metrics: list) -> l
 
 
 def _check_metrics(dls: RecDataLoaders, metrics: list) -> None:
-    """`ValueError` for metrics of another target than the loaders have."""
+    """`ValueError` for metrics of another target than the loaders have, `TypeError` for what is not a metric."""
+    if wrong := [m for m in metrics if not (callable(m) or isinstance(m, Metric))]:
+        raise TypeError(
+            f'metrics={first_few(wrong)}: metrics are functions, objects or names: '
+            "metrics=[rmse, mae], metrics=['ndcg@10']"
+        )
     errors = [m for m in metrics if m in (rmse, mae)]
     labels = [m for m in metrics if isinstance(m, LabelMetric)]
     if errors and dls.target == 'implicit':

@@ -1,0 +1,72 @@
+"""Learning rates and numbers of epochs that suit a builder and what its loaders are made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from .batches import InBatchDL
+from .dataloaders import RecDataLoaders
+
+__all__ = ['Recipe', 'recipe_of']
+
+BATCH = 256  # batch size that the rates of `RECIPES` are for; of a catalogue `USERS`
+USERS = 32
+POWER = 0.35  # the rate grows with this power of the batch size, see `recipe_of`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: `learn.fit_one_cycle(recipe.n_epoch, recipe.lr)`."""
+
+    lr: float  # highest rate of one cycle
+    n_epoch: int  # epochs of that cycle
+
+
+USUAL = dict(
+    rating=Recipe(5e-3, 10),
+    liked=Recipe(5e-3, 10),
+    negatives=Recipe(5e-3, 10),
+    in_batch=Recipe(5e-3, 5),
+    catalogue=Recipe(1e-2, 12),
+)
+# builder -> goal -> rate at the reference batch size and epochs
+RECIPES: Mapping[str, Mapping[str, Recipe]] = dict(
+    rec_learner=USUAL,
+    collab_learner=USUAL,
+    svdpp_learner={**USUAL, 'rating': Recipe(3e-3, 15), 'catalogue': Recipe(5e-3, 20)},
+    mlp_learner={**USUAL, 'rating': Recipe(3e-3, 5), 'liked': Recipe(3e-3, 5), 'negatives': Recipe(5e-3, 5)},
+    gmf_learner=USUAL,
+    neumf_learner={**USUAL, 'negatives': Recipe(5e-3, 5)},
+    two_tower_learner={**USUAL, 'negatives': Recipe(5e-3, 5), 'in_batch': Recipe(5e-3, 5)},
+    content_learner={**USUAL, 'rating': Recipe(5e-3, 5), 'liked': Recipe(2e-3, 3), 'negatives': Recipe(5e-3, 5)},
+    gated_learner={**USUAL, 'rating': Recipe(1e-2, 8), 'liked': Recipe(5e-3, 8)},
+)
+
+
+def goal_of(dls: RecDataLoaders) -> str:
+    """'rating', 'liked', or of implicit feedback 'catalogue' (`n_neg=None`) or 'negatives' (drawn, or the batch's)."""
+    if dls.target in ('rating', 'liked'):
+        return dls.target
+    return 'catalogue' if dls.objective == 'catalogue' else 'negatives'
+
+
+def recipe_of(
+    builder: Callable | str,  # e.g. `collab_learner`, also as `partial(collab_learner, ...)`, or its name
+    dls: RecDataLoaders,  # the loaders that it is given
+) -> Recipe:
+    """The default learning rate and number of epochs of `builder(dls)`.
+
+    A builder of your own, which has no recipe, gets that of `rec_learner`. The rates of `RECIPES` are for batches of
+    256 rows, over the whole catalogue of 32 users, and grow with the power 0.35 of the batch size.
+    """
+    while isinstance(builder, partial):
+        builder = builder.func
+    name = (
+        builder if isinstance(builder, str) else getattr(builder, '__name__', '')
+    )  # an object that is called has none
+    goal = 'in_batch' if isinstance(dls.train, InBatchDL) else goal_of(dls)
+    recipe = RECIPES.get(name, USUAL)[goal]
+    scale = dls.train.bs / (USERS if goal == 'catalogue' else BATCH)
+    return Recipe(float(f'{recipe.lr * scale**POWER:.2g}'), recipe.n_epoch)
