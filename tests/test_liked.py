@@ -19,7 +19,6 @@ from fastrec.evaluation.evaluate import evaluate, evaluate_users, label_held_out
 from fastrec.evaluation.metrics import (
     Labelled,
     accuracy_score,
-    as_metrics,
     f1_score,
     hr,
     ndcg,
@@ -29,6 +28,7 @@ from fastrec.evaluation.metrics import (
     rmse,
     roc_auc_score,
 )
+from fastrec.evaluation.named import as_metrics
 from fastrec.models.losses import BCELoss
 from fastrec.scorers.baselines import BiasOnly, Popularity
 from fastrec.training.builders import collab_learner, neumf_learner, svdpp_learner

@@ -81,7 +81,11 @@ def model_card(
     k: Any = None,  # as in `evaluate`
     **kwargs,  # of `evaluate`
 ) -> Card:
-    """The `Card` of a model; the arguments are those of `RecLearner.card`. `ValueError` if there is no such part."""
+    """The `Card` of a model; the arguments are those of `RecLearner.card`.
+
+    `ValueError` if there is no such part, and for a learner that was never trained.
+    """
+    scorer.require_trained()
     catalog = dls.catalog
     inter = catalog.require_history().interactions
     held_out = catalog.split._asdict().get(split)

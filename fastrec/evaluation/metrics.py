@@ -22,7 +22,7 @@ out among the whole catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -659,39 +659,3 @@ def _accuracy(rows: Labelled) -> torch.Tensor:
 def accuracy_score(pooled: bool = False) -> LabelMetric:
     """Share of the held-out rows of which it is rightly said whether they are liked: (both + neither) / rows."""
     return LabelMetric(_accuracy, 'accuracy', pooled)
-
-
-# --- lists of metrics
-
-_MAKERS = {
-    hr,
-    recall,
-    precision,
-    ndcg,
-    ap,
-    mrr,
-    auc,
-    coverage,
-    gini,
-    novelty,
-    popularity_lift,
-    diversity,
-    serendipity,
-    roc_auc_score,
-    ndcg_score,
-    f1_score,
-    precision_score,
-    recall_score,
-    accuracy_score,
-}
-
-
-def as_metrics(metrics: Any) -> list:
-    """One metric or several as a list (None: an empty one); `hr` that was not called stands for `hr()`."""
-    if metrics is None:
-        several = []
-    elif callable(metrics) or not isinstance(metrics, Iterable):
-        several = [metrics]
-    else:
-        several = list(metrics)
-    return [m() if callable(m) and m in _MAKERS else m for m in several]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.schedule import LRFinder
 from fastai.learner import Learner, Metric, ValueMetric
 
-from ..data.catalog import cold_groups
-from ..evaluation.evaluate import evaluate_users, labelled
-from ..evaluation.metrics import LabelMetric, as_metrics, rmse
+from ..data.catalog import Catalog, cold_groups
+from ..data.columns import first_few
+from ..evaluation.evaluate import labelled, values_of_users
+from ..evaluation.held_out import held_out_rows, relevant_rows
+from ..evaluation.metrics import LabelMetric, RankingMetric, rmse
+from ..evaluation.named import as_metrics, metric_name
 from ..progress import show_progress
 from ..scorers.recommend import NotNumbersError
 from .batches import auto_batch_size
@@ -131,20 +135,32 @@ class RankingCallback(Callback):
 
     def __init__(
         self,
-        metrics: Callable | Iterable[Callable],  # ranking metrics, e.g. `[hr(10), ndcg(10)]`
+        metrics: Any,  # of ranking: functions, objects or names, e.g. `[hr(10), 'ndcg@10']`
         every: int = 1,  # evaluate each so many epochs, and after the last
         n_users: int | None = None,  # on a random sample of so many users, the same each time; None: all
         relevant: float | None = None,  # explicit ratings: held-out ratings from it on are relevant
     ) -> None:
         self.ranking_metrics = as_metrics(metrics)
+        if others := [metric for metric in self.ranking_metrics if not isinstance(metric, RankingMetric)]:
+            raise TypeError(
+                f'RankingCallback ranks the whole catalogue, and {first_few(map(metric_name, others))} do not look at '
+                'ranks: give them to the learner, metrics=[...]'
+            )
         self.every = every
         self.n_users = n_users
         self.relevant = relevant
         self.ranking_values = self._nothing()
         self._added: list[ValueMetric] = []  # columns of this fit
 
+    def check(self, catalog: Catalog) -> None:
+        """`ValueError` where it could not rank what these loaders hold out, as explicit ratings without `relevant`."""
+        if catalog.split is not None and len(catalog.split.valid):
+            _, rows = held_out_rows(catalog, 'valid')
+            relevant_rows(catalog, rows, self.relevant)
+
     def before_fit(self) -> None:
         """Add the columns that the learner does not have: it came with `fit(cbs=...)` or `add_cb`."""
+        self.check(self.learn.dls.catalog)
         there = {metric.name for metric in self.learn.metrics}
         self._added = [metric for metric in self.value_metrics() if metric.name not in there]
         if self._added:
@@ -180,7 +196,9 @@ class RankingCallback(Callback):
             return
         try:
             with show_progress(False):  # training has a bar
-                per_user = evaluate_users(learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users)
+                per_user = values_of_users(
+                    learn, None, self.ranking_metrics, relevant=self.relevant, users=self.n_users
+                )
         except NotNumbersError:  # which the losses tell, too: the recorder warns
             self.ranking_values = self._nothing()
             return
