@@ -149,7 +149,7 @@ class Scorer:
     def is_trained(self) -> bool:
         """Has it learned anything? False of a learner that has the weights of its random start, and of what holds one.
 
-        `evaluate` and `compare_models` warn of such figures, `cross_validate` refuses them.
+        `require_trained` refuses it.
         """
         return all(part.is_trained for part in self.parts())
 
@@ -159,6 +159,20 @@ class Scorer:
             raise ValueError(f'{type(self).__name__} is not fitted yet: call .fit(dls) first')
         self.require_current()
         return self.catalog
+
+    def require_trained(self) -> Catalog:
+        """The catalog; `ValueError` before `fit`, and of a learner that has the weights of its random start.
+
+        What answers and what is judged goes through it: figures and lists of a random start mean nothing.
+        """
+        catalog = self.require_fitted()
+        if not self.is_trained:
+            raise ValueError(
+                f'{type(self.model or self).__name__} was never trained: what it says would be that of a random start. '
+                'Train it first, e.g. learn.fit_one_cycle(5, 5e-3). (A model that got its weights elsewhere counts as '
+                'trained: rec_learner(dls, model))'
+            )
+        return catalog
 
     def require_current(self) -> None:
         """`ValueError` where a part has other rows or items than when this was made of it, as after `extend`."""
