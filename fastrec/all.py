@@ -56,6 +56,7 @@ from .training.loop import *
 from .training.learner import *
 from .training.builders import *
 from .training.resume import *
+from .training.cross_validation import *
 from .training.selection import *
 from .interpretation.interpret import *
 from .renamed import *

@@ -16,7 +16,7 @@ ROOT = Path(fastrec.__file__).parent
 # The house, from the bottom up: wings in the order of the pipeline, and within a wing files in the order in which they
 # build on each other. A file imports only what stands before it, wherever in the file the import stands.
 HOUSE = {
-    '': 'arguments progress notices memory',
+    '': 'palette arguments progress notices memory',
     'data': 'columns digest interactions files splits history conditions catalog stream datasets '
     'block transforms images features sampling',
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
@@ -25,9 +25,9 @@ HOUSE = {
     'evaluation': 'metrics named held_out errors ranking evaluate compare card',
     'training': (
         'batches stream_batches dataloaders recipes optimizers callbacks decay loop checks learner builders '
-        'settings resume selection'
+        'settings resume cross_validation selection'
     ),
-    'interpretation': 'interpret',
+    'interpretation': 'tables text figures maps clusters errors losses interpret',
 }
 ORDER = [f'{wing}.{name}'.lstrip('.') for wing, names in HOUSE.items() for name in names.split()] + [
     'renamed',

@@ -1,12 +1,9 @@
-"""Choosing settings on held-out rows: cross-validation, and a search over a builder's arguments.
-
-In the search Optuna proposes, the training table prunes, and a file remembers.
-"""
+"""A search over the arguments of a builder: Optuna proposes, the training table prunes, a file remembers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Number
 from pathlib import Path
@@ -18,15 +15,10 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelFitException
 
-from ..data.splits import FoldMaker, KFoldSplitter, folds_of
-from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import lower_is_better
-from ..scorers.blend import Ensemble
-from ..scorers.scorer import Scorer
 from .dataloaders import RecDataLoaders
-from .learner import RecLearner
 
-__all__ = ['Tuning', 'cross_validate', 'tune_learner']
+__all__ = ['Tuning', 'tune_learner']
 
 OF_FIT = ('n_epoch', 'lr')  # arguments that are searched and are not the builder's
 WARM_UP = 4  # trials that are never pruned
@@ -355,102 +347,3 @@ def _suggest(trial: Any, argument: str, choice: Any) -> Any:
     if isinstance(low, int) and isinstance(high, int):
         return trial.suggest_int(argument, low, high, log=is_log)
     return trial.suggest_float(argument, low, high, log=is_log)
-
-
-# --- cross-validation
-
-
-def cross_validate(
-    df: pd.DataFrame,  # the rating table
-    # a function of loaders that returns a fitted learner or baseline; or, with `n_epoch`, a builder such as
-    # `svdpp_learner`, or a function that returns an unfitted learner
-    fit: Callable[[RecDataLoaders], Scorer],
-    # iterable of splitters or of (train, valid) index arrays, or scikit-learn's `KFold(5)` and its like; by default
-    # `KFoldSplitter(5)`
-    splitter: Iterable | KFoldSplitter | FoldMaker | None = None,
-    metrics: Callable | Iterable[Callable] | None = None,  # as in `evaluate`
-    n_epoch: int | None = None,  # train what `fit` returns for so many epochs, with one cycle; None: it is trained
-    lr: float = 5e-3,  # highest learning rate of that cycle
-    relevant: float | None = None,  # ranking on explicit ratings: held-out ratings from it on are relevant
-    **kwargs,  # passed to `RecDataLoaders.from_df`
-) -> pd.DataFrame:
-    """Validation figures per fold, and their mean and standard deviation: a row each, a column per metric.
-
-    `cross_validate(ratings, svdpp_learner, n_epoch=15)`, `cross_validate(ratings, lambda dls: EASE().fit(dls), ...)`;
-    a builder's own arguments by `partial(svdpp_learner, n_factors=20)`. `fit` is called afresh for each fold.
-    `TypeError` where `splitter` is not folds, or `fit` returns nothing or what is not a scorer; `ValueError` where what
-    it returns is not trained, or is trained already and `n_epoch` is given.
-    """
-    results = []
-    for fold in _folds(splitter, df):
-        dls = RecDataLoaders.from_df(df, splitter=fold, **kwargs)
-        scorer = fit(dls)
-        _check_scorer(scorer)
-        if n_epoch is not None:
-            _train(scorer, n_epoch, lr)
-        _check_trained(scorer)
-        options: dict[str, Any] = {} if relevant is None else dict(relevant=relevant)
-        results.append(evaluate(scorer, dls, metrics, **options).loc['all'])
-    table = pd.DataFrame(results, index=pd.Index(range(len(results)), name='fold'))
-    table = table.drop(columns=['rows', 'users', 'one_class'], errors='ignore')
-    summary = pd.DataFrame([table.mean(), table.std()], index=['mean', 'std'])
-    return pd.concat([table, summary])
-
-
-def _check_scorer(scorer: Any) -> None:
-    """`TypeError` unless `fit` has returned a scorer."""
-    if scorer is None:
-        raise TypeError(
-            'fit(dls) returned None: it trains a model and has to return it '
-            '(`learn.fit_one_cycle(...)` returns nothing)'
-        )
-    if not isinstance(scorer, Scorer):
-        raise TypeError(f'fit(dls) returned {type(scorer).__name__}: it has to return a learner or another `Scorer`')
-
-
-def _train(scorer: Any, n_epoch: int, lr: float) -> None:
-    """One cycle for a learner, or an ensemble of learners, that was not trained yet."""
-    members = scorer.parts() or [scorer]
-    if not all(isinstance(member, RecLearner) for member in members) or not isinstance(scorer, (RecLearner, Ensemble)):
-        raise TypeError(
-            f'n_epoch={n_epoch} trains learners, and fit(dls) returned {type(scorer).__name__}: '
-            'leave n_epoch out, and let the function return it fitted'
-        )
-    if any(member.fits for member in members):
-        raise ValueError(
-            f'fit(dls) has trained its learner, and n_epoch={n_epoch} would train it again: leave out one of them'
-        )
-    with scorer.no_bar(), scorer.no_logging():
-        scorer.fit_one_cycle(n_epoch, lr)
-
-
-def _check_trained(scorer: Scorer) -> None:
-    """`ValueError` for a baseline that is not fitted, and for a learner that was not trained."""
-    name = type(scorer).__name__
-    if scorer.catalog is None:
-        raise ValueError(
-            f'fit(dls) returned {name} that is not fitted: give a function that fits it, lambda dls: {name}().fit(dls)'
-        )
-    if not scorer.is_trained:
-        raise ValueError(
-            'fit(dls) returned a learner that was not trained: let cross_validate train it, n_epoch=10, or give a '
-            'function that trains a learner and returns it: '
-            'def fit(dls): learn = collab_learner(dls); learn.fit_one_cycle(10, 5e-3); return learn'
-        )
-
-
-def _folds(splitter: Any, df: Any) -> list:
-    """The folds of a table as a list; `TypeError` for one splitter, which is one fold, `ValueError` for none."""
-    if isinstance(splitter, FoldMaker):
-        return folds_of(splitter, len(df))
-    is_one_splitter = callable(splitter) and not isinstance(splitter, Sized)
-    if is_one_splitter or np.isscalar(splitter):
-        raise TypeError(
-            f'splitter={splitter!r}: give folds, e.g. KFoldSplitter(5), or a list of splitters or of '
-            '(train, valid) index arrays'
-        )
-    given: Any = KFoldSplitter(5) if splitter is None else splitter
-    folds = list(given)
-    if not folds:
-        raise ValueError('no folds given')
-    return folds
