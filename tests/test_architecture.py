@@ -20,7 +20,7 @@ HOUSE = {
     'data': 'columns digest interactions files splits history conditions catalog stream datasets '
     'block transforms images features sampling',
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
-    'scorers': 'recommend retrieval coldstart given scorer model_scorer extend '
+    'scorers': 'recommend retrieval coldstart carried influence pathways because given scorer model_scorer extend '
     'baselines linear neighbors factorization blend refine lists rerank sound packing folder artifact',
     'evaluation': 'metrics named held_out errors ranking evaluate compare card',
     'training': (

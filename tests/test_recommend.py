@@ -119,7 +119,7 @@ def test_seen_table_replaces_the_training_rows(scorer):
     with pytest.raises(ValueError, match='no row of the table'):
         scorer.recommend('u05', seen=renamed)
     scorer.catalog.names = dict(user='who', item='what', rating='rating', time=None)
-    assert scorer.recommend('u05', k=20, seen=renamed).item.tolist() == reference(scorer, 'u05', 20, {101, 102})
+    assert scorer.recommend('u05', k=20, seen=renamed).what.tolist() == reference(scorer, 'u05', 20, {101, 102})
     with pytest.raises(TypeError, match='user and an item column'):
         scorer.recommend('u05', seen={101})
 

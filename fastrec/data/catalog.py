@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +34,12 @@ __all__ = ['Catalog', 'cold_groups', 'cold_mask']
 
 # names of the column with the titles, in this order, compared by `normal_name`
 TITLES = ('title', 'name', *(f'{word}title' for word in ITEM_WORDS), *(f'{word}name' for word in ITEM_WORDS))
+# Names that tables of answers have for something of their own: a column of ids of such a name is called by its role.
+# (Ids in a column 'title' are the titles, and there is no other column of them.)
+OF_ANSWERS = (
+    'score', 'rank', 'cold', 'because', 'explored', 'part', 'label', 'liked', 'weight', 'prediction', 'loss', 'spread',
+    'share', 'contribution', 'positives', 'rows',
+)  # fmt: skip
 
 
 def aligned(df: pd.DataFrame, vocab: Vocab, id_name: str, side: str) -> pd.DataFrame:
@@ -148,6 +155,23 @@ class Catalog:
         """Number of items."""
         return len(self.vocab['item'])
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """What tables of answers call their columns: role ('user', 'item', 'rating', 'time') -> name.
+
+        As in the training table. By the role where that has no such column or a number for a name, where an answer has
+        something else of that name (`OF_ANSWERS`), or where two columns would be called alike.
+        """
+        own = {role: self.names.get(role) for role in ('user', 'item', 'rating', 'time')}
+        taken = dict(user=(*OF_ANSWERS, 'title'), item=OF_ANSWERS, rating=('title', 'part'), time=('title', 'part'))
+        res = {role: role if not isinstance(o, str) or o in taken[role] else o for role, o in own.items()}
+        return res if len(set(res.values())) == len(res) else {role: role for role in res}
+
+    @property
+    def shows_titles(self) -> bool:
+        """Have tables of answers a column 'title'? Not without titles, nor where ids have that column."""
+        return self.title_name is not None and self.columns['item'] != 'title'
+
     def known(self, side: str) -> np.ndarray:
         """bool (n,): has the 'user' or 'item' a training row? The others are cold."""
         return self.counts[side] > 0
@@ -242,14 +266,17 @@ class Catalog:
     def history_of(self, user: Any) -> pd.DataFrame:
         """All rows of one user (an id), best rated (else latest) first.
 
-        Columns: user, item, title, rating, time (those there are), part (train, valid, test).
+        Columns: user, item, title, rating, time (those there are), part (train, valid, test); see `columns`.
         """
         history = self.require_history()
         assert history.interactions is not None
         rows, df = history.of_user(int(self.vocab['user'].encode([user])[0]))
-        df.insert(2, 'title', self.titles(history.interactions.items[rows]))
         by = [o for o in ('rating', 'time') if o in df]
-        return df.sort_values(by, ascending=False, kind='stable', ignore_index=True) if by else df
+        if self.columns['item'] != 'title':
+            df.insert(2, 'title', self.titles(history.interactions.items[rows]))
+        if by:
+            df = df.sort_values(by, ascending=False, kind='stable', ignore_index=True)
+        return df.rename(columns=self.columns)
 
     # --- what a person calls things
 
@@ -265,33 +292,35 @@ class Catalog:
         shown = [_as_text(i) if m else str(t) for i, t, m in zip(ids, titles, missing, strict=True)]
         return np.array(shown, dtype=object)
 
-    def find(self, query: Any, side: str = 'item') -> int:
-        """Code of the user or item that `query` names: an id, a title, or a part of a title that only one item has.
+    def find(
+        self,
+        query: Any,  # an id, a title, or a part of a title that only one item has; of users an id
+        side: str = 'item',  # or 'user'
+        unknown: str = 'raise',  # where nothing is found: 'raise' a `KeyError`, or 'mark' with -1
+    ) -> int:
+        """Code of the user or item that `query` names; an id comes before a title, a whole title before a part.
 
         `KeyError` if there is none, or several, which it then names.
         """
         vocab = self.vocab[side]
         if (code := vocab.encode([query], unknown='mark')[0]) >= 0:
             return int(code)
-        if side == 'user' or self.title_name is None or not isinstance(query, str):
-            return int(vocab.encode([query])[0])  # says that it is unknown
-        assert self.item_df is not None
-        titles = self.item_df[self.title_name]
-        there = titles.notna()
-        lower, wanted = titles.astype(str).str.lower(), query.lower()
-        for hits in (titles == query, (lower == wanted) & there, lower.str.contains(wanted, regex=False) & there):
-            codes = np.flatnonzero(hits)
+        if side == 'item' and self.title_name is not None and isinstance(query, str):
+            assert self.item_df is not None
+            codes = titled(self.item_df[self.title_name].set_axis(vocab.ids), query)
             if len(codes) == 1:
                 return int(codes[0])
             if len(codes) > 1:
-                raise KeyError(self._ambiguous(query, codes, titles))
-        raise KeyError(f'no item has the id {query!r}, or a title with {query!r} in it')
+                raise KeyError(self._ambiguous(query, codes))
+            if unknown == 'raise' and not query.isdecimal():
+                raise KeyError(f'no item has the id {query!r}, or a title with {query!r} in it')
+        return int(vocab.encode([query], unknown)[0])  # says that it is unknown
 
-    def _ambiguous(self, query: str, codes: np.ndarray, titles: pd.Series) -> str:
+    def _ambiguous(self, query: str, codes: np.ndarray) -> str:
         """The message for a query that several items match, the most popular ones named."""
         codes = codes[np.argsort(-self.counts['item'][codes], kind='stable')]
         ids = self.vocab['item'].ids
-        named = '; '.join(f'{first_few([ids[c]])}: {titles.iloc[c]}' for c in codes[:5])
+        named = '; '.join(f'{first_few([ids[c]])}: {title}' for c, title in zip(codes[:5], self.titles(codes[:5])))
         more = '; ...' if len(codes) > 5 else ''
         return f'{len(codes)} items match {query!r}: {named}{more}. Pass the id or the whole title of one'
 
@@ -304,17 +333,20 @@ class Catalog:
         try:
             return self.vocab[side].encode(queries)
         except KeyError:
+            if side == 'user' or self.title_name is None:
+                raise  # which names all that are unknown
             return np.array([self.find(o, side) for o in queries], dtype=np.int64)
 
     def candidates(self, candidates: str | Callable | Iterable | None) -> np.ndarray | None:
         """int64 item codes that `candidates` allows; None: all.
 
-        `candidates`: None, item ids, a condition as text (`rows_where`), or a function of `item_df` that returns a
-        boolean mask.
+        `candidates`: None; items, each an id, a title or a part of one (see `find`); a condition as text
+        (`rows_where`); or a function of `item_df` that returns a boolean mask. A text alone is an id, the whole title
+        of one item, or a condition.
         """
         if candidates is None:
             return None
-        if isinstance(candidates, str) and candidates in self.vocab['item']:
+        if isinstance(candidates, str) and self._is_an_item(candidates):
             candidates = [candidates]
         elif isinstance(candidates, Iterator):  # it is looked through twice
             candidates = list(candidates)
@@ -328,11 +360,17 @@ class Catalog:
         elif isinstance(candidates, pd.DataFrame):
             raise TypeError('candidates= takes ids: pass the id column of the table')
         else:
-            codes = np.unique(self.vocab['item'].encode(candidates))
+            codes = np.unique(self.find_all(candidates))
         if not len(codes):
             what = candidates if isinstance(candidates, str) else 'the candidates'
             raise ValueError(f'no item is left: {what} allows none of the {self.n_items:,} items')
         return codes
+
+    def _is_an_item(self, text: str) -> bool:
+        """Is it the id or the whole title of an item?"""
+        if text in self.vocab['item']:
+            return True
+        return self.item_df is not None and self.title_name is not None and text in set(self.item_df[self.title_name])
 
     def _mask(self, condition: str | Callable) -> np.ndarray:
         """bool (n_items,) of a condition on `item_df`."""
@@ -351,6 +389,28 @@ class Catalog:
             raise ValueError(f'the condition gave {len(mask):,} values for {self.n_items:,} items')
         return mask
 
+    def item_columns(
+        self,
+        names: str | Iterable[str],  # columns of `item_df`
+        codes: np.ndarray,  # of items (n,)
+        beside: Iterable[str] = (),  # columns of the table that they will stand in
+    ) -> pd.DataFrame:
+        """Columns of `item_df` for codes of items, a row each; `ValueError` for those that are not there, or taken."""
+        names = [names] if isinstance(names, str) else list(names)
+        if self.item_df is None:
+            raise ValueError('columns= shows metadata, and item_df= was not given when the DataLoaders were made')
+        missing = [o for o in names if o not in self.item_df.columns]
+        if missing:
+            near = get_close_matches(str(missing[0]), [str(o) for o in self.item_df.columns], n=3, cutoff=0.5)
+            hint = f'did you mean {first_few(near)}?' if near else f'it has {first_few(self.item_df.columns, 20)}'
+            raise ValueError(f'item_df has no column {first_few(missing)}: {hint}')
+        if taken := [o for o in names if o in set(beside)]:
+            raise ValueError(
+                f'columns={first_few(taken)}: the table has a column of that name already. Leave it out, or rename the '
+                'one of item_df before the DataLoaders are made'
+            )
+        return self.item_df[names].take(codes).reset_index(drop=True)
+
     # --- saved ones
 
     @classmethod
@@ -363,6 +423,21 @@ class Catalog:
         res = cls.__new__(cls)
         res.__dict__.update(state)
         return res
+
+
+def titled(titles: pd.Series, query: str) -> np.ndarray:
+    """Positions of the titles (by item id) that `query` names: it itself, else in other case, else with it as a part.
+
+    The digits of an id are not a part of a title: '50' where there is an item 50 is an id of another type.
+    """
+    there = titles.notna()
+    lower, wanted = titles.astype(str).str.lower(), query.lower()
+    for hits in (titles == query, (lower == wanted) & there):
+        if hits.any():
+            return np.flatnonzero(hits)
+    if query.isdecimal() and int(query) in titles.index:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(lower.str.contains(wanted, regex=False) & there)
 
 
 def cold_groups(

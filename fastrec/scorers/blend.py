@@ -13,6 +13,7 @@ import torch
 
 from ..data.columns import as_frame, column_of, first_few, is_table
 from ..data.interactions import Interactions
+from .carried import Explainer, PartsTogether
 from .linear import ItemWeights
 from .recommend import require_numbers
 from .scorer import Scorer
@@ -85,6 +86,10 @@ class Blend(Scorer):
     def parts(self) -> list[Scorer]:
         """The blended scorers."""
         return self.scorers
+
+    def explainer(self) -> Explainer:
+        """As in `Scorer`: the weighted sums of what the parts say."""
+        return PartsTogether(self, self.weights, standardized=True)
 
     def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): users or items of which any of the scorers knows something."""
@@ -235,6 +240,10 @@ class Ensemble(Scorer):
         """The members."""
         return self.members
 
+    def explainer(self) -> Explainer:
+        """As in `Scorer`: the means of what the members say."""
+        return PartsTogether(self, [1 / len(self)] * len(self), standardized=self.scale == 'rank')
+
     def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): users or items of which any of the members knows something."""
         return np.any([m.knows(side) for m in self.members], axis=0)
@@ -352,8 +361,8 @@ class Ensemble(Scorer):
         context = None if catalog.context_of is None else torch.from_numpy(catalog.context_of.encode(df))
         scores = self.member_scores(users, items, context)
         require_numbers(scores)
-        res = pd.DataFrame(ids)
-        if catalog.title_name is not None:
+        res = pd.DataFrame({catalog.columns[side]: values for side, values in ids.items()})
+        if catalog.shows_titles:
             res['title'] = catalog.titles(items.numpy())
         res['score'] = self._predicted(scores.mean(0)).numpy()
         res['spread'] = self._predicted(scores).std(0, correction=0).numpy()

@@ -18,8 +18,10 @@ from ..data.interactions import Interactions
 from ..models.base import PAIRS, RecModel, as_rec_model, device_of
 from ..models.view import evaluating, in_eval
 from ..notices import warn_user
+from .carried import Deletion, Explainer
 from .coldstart import Objective, fold_dot, fold_tables, known_pairs, new_users, noise_of
 from .given import training_data_in
+from .influence import Influence
 from .recommend import require_numbers
 from .scorer import Scorer
 
@@ -126,8 +128,12 @@ class ModelScorer(Scorer):
 
     def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): users or items with training rows, or with features that the model reads."""
-        known, features = self.catalog.known(side), self.rec_model.has_features(side)
-        return known if features is None else known | features.cpu().numpy()
+        return self.catalog.known(side) | self.has_features(side)
+
+    def has_features(self, side: str = 'item') -> np.ndarray:
+        """bool (n,): users or items with features that the model reads."""
+        features = self.rec_model.has_features(side)
+        return super().has_features(side) if features is None else features.cpu().numpy()
 
     def add_items(
         self,
@@ -267,10 +273,27 @@ class ModelScorer(Scorer):
             require_numbers(weight, 'weights of the model')
         objective = Objective(self, noise_of(self) if noise is None else noise)
         with self.inference():
-            model = fold_dot(self, catalog, objective)
-            if model is None:
-                model = fold_tables(self, catalog, objective)
-        return FoldedIn(model.eval(), catalog, self.scale)
+            model, prior = fold_dot(self, catalog, objective) or fold_tables(self, catalog, objective)
+        res = FoldedIn(model.eval(), catalog, self.scale)
+        res.prior, res.noise = prior, objective.noise
+        return res
+
+    def prior_of_users(self) -> tuple[Any, float | None]:
+        """Mean and precision of the known users' rows, and the noise, as `fold_in` has them.
+
+        None: they are worked out of the rows there are.
+        """
+        return None, None
+
+    def explainer(self) -> Explainer:
+        """As in `Scorer`: by what each rating brings to the user's row, where the model has one (`Influence`)."""
+        plain = self
+        if self.context is not None:  # what the situation adds is no item's
+            plain = ModelScorer(self.model, self.catalog, self.scale, self.item_features)
+        try:
+            return Influence(plain)
+        except TypeError:  # no rows of users that could be told from the rest: deletion tells what it lacks
+            return Deletion(self)
 
     def without_history(self) -> nn.Module:
         """The model as it may be given away: the same scores, and no training rows in its `config()`.
@@ -321,6 +344,12 @@ class FoldedIn(ModelScorer):
     """
 
     is_folded_in = True
+    prior: Any = None  # mean and precision of the rows of the users that training knew
+    noise: float | None = None  # its weight against a rating
+
+    def prior_of_users(self) -> tuple[Any, float | None]:
+        """Those that the rows were worked out with."""
+        return self.prior, self.noise
 
     def in_context(self, values: dict) -> ModelScorer:
         """`TypeError`: what new users rated says nothing of situations."""

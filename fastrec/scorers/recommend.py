@@ -32,6 +32,7 @@ USERS_PER_SEARCH = 4096  # users at a time that an index is asked for
 RANKER_FROM_USERS = 16  # users from which on it pays to prepare a ranker
 RANKER_UP_TO_ITEMS = 2**15  # items up to which preparing one costs next to nothing
 PAIRS_PER_ITEM = 2**16  # users whose scores for one item are made at a time
+MEAN_OVER = 2**12  # pairs over which the prediction for somebody unknown is a mean, at most
 ITEMS_PER_CANDIDATE = 20  # candidates are scored as pairs if they are at most one in so many items
 
 
@@ -336,33 +337,47 @@ def _titles(catalog: Catalog, items: np.ndarray) -> Any:
 
 
 def _tidy(
-    catalog: Catalog, scores: torch.Tensor, items: torch.Tensor, users: Any = None
+    catalog: Catalog,
+    scores: torch.Tensor,  # (B, k), best first
+    items: torch.Tensor,  # codes (B, k)
+    users: Any = None,  # ids (B,); None: of a basket
+    columns: Any = None,  # of `item_df`
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """A row for each finite score: item, title (if known), score, rank, and user if their ids (B,) are given.
+    """A row for each finite score: user (if given), item, title (if known), score, rank, and `columns`.
 
-    Scores and codes of items are (B, k), best first. Returned are the table and of each of its rows where it was in
-    the B, and the code of its item.
+    Returned are the table and of each of its rows where it was in the B, and the code of its item.
     """
     require_numbers(scores, masked=True)
     values = scores.cpu().numpy()
     at, place = np.nonzero(np.isfinite(values))
     codes = items.cpu().numpy()[at, place]
-    ids = catalog.vocab['item'].decode(codes)
-    df = pd.DataFrame(dict(item=ids, score=values[at, place], rank=place + 1))
-    if catalog.title_name is not None:
-        df.insert(1, 'title', _titles(catalog, codes))
+    names = catalog.columns
+    df = pd.DataFrame({names['item']: catalog.vocab['item'].decode(codes)})
     if users is not None:
-        df.insert(0, 'user', users[at])
-    return df, at, codes
+        df.insert(0, names['user'], users[at])
+    if catalog.shows_titles:
+        df['title'] = _titles(catalog, codes)
+    df['score'] = values[at, place]
+    df['rank'] = place + 1
+    return with_item_columns(catalog, df, codes, columns), at, codes
 
 
-def _table(scorer: Any, users: Any, is_cold: np.ndarray, chunks: list[tuple], cold: str) -> pd.DataFrame:
+def with_item_columns(catalog: Catalog, df: pd.DataFrame, codes: np.ndarray, columns: Any) -> pd.DataFrame:
+    """The table with `columns` of `item_df` beside it, for the codes of its items; None: none."""
+    if columns is None:
+        return df
+    return pd.concat([df, catalog.item_columns(columns, codes, [*df.columns, 'cold'])], axis=1)
+
+
+def _table(
+    scorer: Any, users: Any, is_cold: np.ndarray, chunks: list[tuple], cold: str, columns: Any = None
+) -> pd.DataFrame:
     """The table of `recommend` for ids of users (n,), of whom some are cold, from chunks of scores and codes."""
     if chunks:
         scores, items = map(torch.cat, zip(*chunks))
     else:
         scores, items = torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.long)
-    df, at, codes = _tidy(scorer.catalog, scores, items, users)
+    df, at, codes = _tidy(scorer.catalog, scores, items, users, columns)
     if cold == 'popular':
         df['score'] = df['score'].where(~is_cold[at])  # a count is not a score of the model
     return df.assign(cold=is_cold[at] | ~scorer.knows('item')[codes])
@@ -380,6 +395,7 @@ def recommend(
     cold: str = 'popular',
     seen: pd.DataFrame | csr_matrix | None = None,
     to: str | Path | None = None,
+    columns: Any = None,
 ) -> pd.DataFrame | Path:
     """The `k` best items of each of `users`; arguments as in `Scorer.recommend`.
 
@@ -397,6 +413,7 @@ def recommend(
             "cold='popular' gives them what is popular, cold='mean' what the average user would get"
         )
     k = checked_k(k, 'item')
+    _table(scorer, ids, is_cold, [], cold, columns)  # says what is wrong with the columns
     allowed = catalog.candidates(candidates)
     forbidden = _forbidden(catalog, allowed)
     if not scorer.knows_cold:  # an untrained vector is never used
@@ -410,18 +427,20 @@ def recommend(
     with scorer.inference(), Progress(len(codes), 'recommending', 'users', scorer.shows_progress) as progress:
         if to is None:
             chunks = [chunk for part in parts for chunk in best.of(codes[part], is_cold[part], progress.update)]
-            df = _table(scorer, ids, is_cold, chunks, cold)
-            return df if df.cold.any() else df.drop(columns='cold')
+            df = _table(scorer, ids, is_cold, chunks, cold, columns)
+            return df if df['cold'].any() else df.drop(columns='cold')
         with TableWriter(to) as writer:
             for part in parts:
                 chunks = best.of(codes[part], is_cold[part], progress.update)
-                writer.write(_table(scorer, ids[part], is_cold[part], chunks, cold))
+                writer.write(_table(scorer, ids[part], is_cold[part], chunks, cold, columns))
             if not parts:
-                writer.write(_table(scorer, ids, is_cold, [], cold))
+                writer.write(_table(scorer, ids, is_cold, [], cold, columns))
     return Path(to)
 
 
-def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = None) -> pd.DataFrame:
+def recommend_basket(
+    scorer: Any, basket: Any, k: int = 10, candidates: Any = None, columns: Any = None
+) -> pd.DataFrame:
     """The `k` items that are nearest to the items of an anonymous `basket`: item, title, score, rank.
 
     score = mean cosine between the item's vector and the vectors of the basket, as in item-based collaborative
@@ -441,7 +460,7 @@ def recommend_basket(scorer: Any, basket: Any, k: int = 10, candidates: Any = No
         scores += forbidden
     require_numbers(scores, masked=True)
     best, items = scores.topk(min(k, catalog.n_items), dim=1)
-    return _tidy(catalog, best, items)[0]
+    return _tidy(catalog, best, items, columns=columns)[0]
 
 
 def basket_cosines(scorer: Any, codes: np.ndarray) -> torch.Tensor:
@@ -474,16 +493,13 @@ def recommend_users(
     matrix = seen_matrix(catalog, seen)[:, asked].T.tocsr() if exclude_seen else None
     scores, found = _best_users(scorer, asked, codes, k, matrix)
     at, place = np.nonzero(np.isfinite(scores))
-    df = pd.DataFrame(
-        dict(
-            item=catalog.vocab['item'].decode(asked[at]),
-            user=catalog.vocab['user'].decode(found[at, place]),
-            score=scores[at, place],
-            rank=place + 1,
-        )
-    )
-    if catalog.title_name is not None:
-        df.insert(1, 'title', catalog.titles(asked[at]))
+    names = catalog.columns
+    df = pd.DataFrame({names['item']: catalog.vocab['item'].decode(asked[at])})
+    if catalog.shows_titles:
+        df['title'] = catalog.titles(asked[at])
+    df[names['user']] = catalog.vocab['user'].decode(found[at, place])
+    df['score'] = scores[at, place]
+    df['rank'] = place + 1
     if not is_known.all():
         df['cold'] = ~is_known[at]
     return df
@@ -531,3 +547,23 @@ def _best_users(
             found = found.gather(1, top)
             progress.update(len(chunk))
     return best.numpy(), found.numpy()
+
+
+def pairs_of(catalog: Catalog, user: int, item: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes of users and of items (n,) whose mean prediction is that of a pair of codes, of which -1 is anybody.
+
+    Anybody are all with training rows, `MEAN_OVER` of them, drawn by a fixed seed, where they are more; of a pair of
+    whom neither is known so many pairs are drawn.
+    """
+    rng = np.random.default_rng(0)
+    if user < 0 and item < 0:
+        users, items = (rng.choice(np.flatnonzero(catalog.known(side)), MEAN_OVER) for side in ('user', 'item'))
+    elif user < 0 or item < 0:
+        anybody = np.flatnonzero(catalog.known('user' if user < 0 else 'item'))
+        if len(anybody) > MEAN_OVER:
+            anybody = rng.choice(anybody, MEAN_OVER, replace=False)
+        given = np.full(len(anybody), max(user, item))
+        users, items = (anybody, given) if user < 0 else (given, anybody)
+    else:
+        users, items = np.array([user]), np.array([item])
+    return torch.from_numpy(users.astype(np.int64)), torch.from_numpy(items.astype(np.int64))

@@ -26,6 +26,7 @@ from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
 from ..notices import warn_user
 from .baselines import HasCatalog
+from .lists import as_lists, by_score, id_columns, ids_of, moments, numbers_in, pack, padded, relevance_of, table_of
 from .recommend import recommend
 from .scorer import Scorer
 
@@ -35,107 +36,12 @@ VECTOR_BUDGET = 2**26  # floats of item vectors held at a time by `mmr`
 REDRAWS = 20  # rounds of drawing again what a user has or is shown already
 
 
-# --- lists as arrays: row numbers of the table, (n_users, n), best first, -1 where a list is shorter
-
-
-def _lists(recs: pd.DataFrame, k: int | None = None) -> tuple[np.ndarray, int]:
-    """Row numbers of each user's list in the order of rank, int64 (n_users, longest); `k`, or the longest."""
-    missing = [c for c in ('item', 'score', 'rank') if c not in recs]
-    if missing:
-        raise ValueError(
-            f'no recommendation table: it lacks {first_few(missing)}; columns: {first_few(recs.columns, 20)}'
-        )
-    if k is not None and (int(k) != k or k < 1):
-        raise ValueError(f'k={k}: ask for at least one item')
-    users = pd.factorize(recs['user'])[0] if 'user' in recs else np.zeros(len(recs), np.int64)
-    order = np.lexsort((recs['rank'].to_numpy(), users))
-    lengths = np.bincount(users, minlength=1)
-    starts = lengths.cumsum() - lengths
-    place = np.arange(len(order)) - np.repeat(starts, lengths)
-    rows = np.full((len(lengths), max(lengths.max(initial=0), 1)), -1, np.int64)
-    rows[users[order], place] = order
-    _check_once(recs)
-    return rows, int(k or rows.shape[1])
-
-
-def _check_once(recs: pd.DataFrame) -> None:
-    """`ValueError` where a list has an item twice, as of tables of the same users below each other."""
-    pair = [c for c in ('user', 'item') if c in recs]
-    again = recs.duplicated(pair).to_numpy()
-    if again.any():
-        raise ValueError(
-            f'{int(again.sum()):,} of {len(recs):,} rows repeat an item in the list of the same user, e.g. '
-            f'({first_few(recs.loc[again, pair].iloc[0], 2)}): keep one each, `recs.drop_duplicates({pair})`'
-        )
-
-
-def _table(recs: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
-    """The rows (n_users, k) of `recs` in that order (-1: none), ranked from 1."""
-    rows = rows[(rows >= 0).any(1)]
-    there = rows >= 0
-    res = recs.iloc[rows[there]].reset_index(drop=True)
-    res['rank'] = there.cumsum(1)[there]
-    return res
-
-
-def _pack(rows: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Rows (n_users, n) with those not kept taken out: what is kept moves to the left, -1 fills up."""
-    keep = keep & (rows >= 0)
-    order = np.argsort(~keep, axis=1, kind='stable')
-    return np.where(np.take_along_axis(keep, order, 1), np.take_along_axis(rows, order, 1), -1)
-
-
-def _padded(rows: np.ndarray, n: int) -> np.ndarray:
-    """Rows with `n` more columns of -1 on the right (none if `n` is below 0)."""
-    return np.pad(rows, ((0, 0), (0, max(0, n))), constant_values=-1)
-
-
-def _numbers_in(mask: np.ndarray) -> np.ndarray:
-    """For each place of (n_users, n): how many of the mask came before it, not below 0."""
-    return np.maximum(np.cumsum(mask, 1) - 1, 0)
-
-
-def _relevance(recs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-    """Scores as float64 (n_users, n), -inf where there is no row.
-
-    Of lists without scores (what is popular, for a cold user) the place counts.
-    """
-    scores = np.append(recs['score'].to_numpy(np.float64), -np.inf)[rows]
-    by_place = np.where(rows >= 0, -np.arange(rows.shape[1], dtype=np.float64), -np.inf)
-    return np.where(np.isnan(scores).any(1, keepdims=True), by_place, scores)
-
-
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (n_users, 1) of what is finite in each row; a deviation of 0 becomes 1."""
-    there = np.isfinite(x)
-    n = np.maximum(there.sum(1, keepdims=True), 1)
-    x = np.where(there, x, 0.0)
-    mean = x.sum(1, keepdims=True) / n
-    squares = np.where(there, x - mean, 0.0) ** 2
-    std = np.sqrt(squares.sum(1, keepdims=True) / n)
-    return mean, np.where(std > 1e-12, std, 1.0)
-
-
-def _by_score(recs: pd.DataFrame, rows: np.ndarray, scores: np.ndarray, k: int) -> pd.DataFrame:
-    """The table with new scores (n_users, n), best first."""
-    order = np.argsort(-scores, axis=1, kind='stable')[:, :k]
-    there = rows >= 0
-    of_row = np.empty(len(recs))
-    of_row[rows[there]] = scores[there]
-    return _table(recs.assign(score=of_row), np.take_along_axis(rows, order, 1))
-
-
 # --- what is known of items
 
 
-def _as_ids(items: Any) -> Any:
-    """One item id as a list of it; several as they are."""
-    return [items] if np.isscalar(items) else items
-
-
-def _is_one_of(shown: pd.Series, items: Any) -> np.ndarray:
+def _is_one_of(shown: pd.Series, items: list) -> np.ndarray:
     """bool (n,): are the items that are shown among the ids `items`?"""
-    given = plain_values(pd.Series(list(_as_ids(items))))
+    given = plain_values(pd.Series(items))
     shown = plain_values(shown)
     if len(given):
         _check_alike(shown, given, 'item')
@@ -220,22 +126,23 @@ def _counts(popularity: Any, ids: pd.Index) -> np.ndarray:
 
 def _list_counts(popularity: Any, recs: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     """Training rows of the items in lists (n_users, n), float64; 0 where there is no row."""
-    codes, ids = pd.factorize(recs['item'])
+    codes, ids = pd.factorize(recs[id_columns(recs)[1]])
     return np.append(_counts(popularity, ids)[codes], 0.0)[rows]
 
 
 def _add_rows(recs: pd.DataFrame, users, items, titles: Any = None) -> pd.DataFrame:
     """`recs` with rows for more pairs below: titles where they are known, no score."""
-    more = pd.DataFrame({'item': items})
-    if 'user' in recs:
-        more.insert(0, 'user', users)
-    if 'title' in recs:
-        known = recs.drop_duplicates('item').set_index('item').title
-        more['title'] = known.reindex(more.item).to_numpy()
-        lacking = more.title.isna()
+    user, item = id_columns(recs)
+    more = pd.DataFrame({item: items})
+    if user is not None:
+        more.insert(0, user, users)
+    if 'title' in recs and item != 'title':
+        known = recs.drop_duplicates(item).set_index(item)['title']
+        more['title'] = known.reindex(more[item]).to_numpy()
+        lacking = more['title'].isna()
         if titles is not None and lacking.any():
-            more.loc[lacking, 'title'] = _titles(titles, more.item[lacking])
-    dtypes = {c: recs[c].dtype for c in ('user', 'item', 'score') if c in recs}
+            more.loc[lacking, 'title'] = _titles(titles, more.loc[lacking, item])
+    dtypes = {c: recs[c].dtype for c in (user, item, 'score') if c in recs}
     more = more.reindex(columns=recs.columns).astype(dtypes).assign(rank=0)
     if 'cold' in recs:
         more['cold'] = False
@@ -250,21 +157,29 @@ def _titles(titles: Any, items: pd.Series) -> np.ndarray:
     return titles.reindex(items).to_numpy()
 
 
+def _titles_by_id(titles: Any) -> pd.Series | None:
+    """Titles by item id, of a scorer, or as they were given."""
+    if not isinstance(titles, HasCatalog):
+        return titles
+    catalog = _catalog_of(titles)
+    return pd.Series(catalog.titles(np.arange(catalog.n_items)), index=catalog.vocab['item'].ids)
+
+
 def _among(
     recs: pd.DataFrame,
     pairs: pd.DataFrame,  # columns of users and items
     way_out: str,  # what to do where there are no users
 ) -> np.ndarray:
     """bool (len(recs),): is the (user, item) in `pairs`? `ValueError` where one of the tables has no users."""
-    if 'user' not in recs:
+    columns = id_columns(recs)
+    if columns[0] is None:
         raise ValueError(
             'the list of a basket is for nobody in particular, so that a table of user and item says nothing about '
             f'it: {way_out}'
         )
-    user, item = _columns_of_pairs(pairs, way_out)
     of_recs, of_pairs = [], []
-    for side, given in (('user', user), ('item', item)):
-        shown = plain_values(recs[side])
+    for side, column, given in zip(('user', 'item'), columns, _columns_of_pairs(pairs, columns, way_out)):
+        shown = plain_values(recs[column])
         given = plain_values(given)
         _check_alike(shown, given, side)
         of_recs.append(shown)
@@ -272,13 +187,14 @@ def _among(
     return pd.MultiIndex.from_arrays(of_recs).isin(pd.MultiIndex.from_arrays(of_pairs))
 
 
-def _columns_of_pairs(pairs: pd.DataFrame, way_out: str) -> tuple[pd.Series, pd.Series]:
-    """The users and the items of a table; `ValueError` where it has not both."""
+def _columns_of_pairs(pairs: pd.DataFrame, columns: tuple, way_out: str) -> tuple[pd.Series, pd.Series]:
+    """The users and the items of a table, called as in the lists or as usual; `ValueError` where it has not both."""
+    names = dict(zip(('user', 'item'), columns))
     try:
-        user, item = (pairs[column_of(pairs, side, {})] for side in ('user', 'item'))
+        user, item = (pairs[column_of(pairs, side, names)] for side in ('user', 'item'))
     except ValueError as e:
         raise ValueError(
-            'a table says which user does not get which item: name its columns user and item. It has '
+            f'a table says which user does not get which item: name its columns {columns[0]} and {columns[1]}. It has '
             f'{first_few(pairs.columns, 20)}. Without users: {way_out}'
         ) from e
     return user, item
@@ -312,12 +228,12 @@ def mmr(
     """
     if not 0 <= diversity <= 1:
         raise ValueError(f'diversity={diversity}: a share between 0 and 1')
-    rows, k = _lists(recs, k)
-    codes, ids = pd.factorize(recs['item'])
+    rows, k = as_lists(recs, k)
+    codes, ids = pd.factorize(recs[id_columns(recs)[1]])
     of_items = _unit_vectors(vectors, ids)
     if not len(recs):
-        return _table(recs, rows)
-    relevance = _scaled(_relevance(recs, rows))
+        return table_of(recs, rows)
+    relevance = _scaled(relevance_of(recs, rows))
     n_users, longest = rows.shape
     chosen: np.ndarray = np.full((n_users, min(k, longest)), -1, np.int64)
     step = max(1, VECTOR_BUDGET // (longest * of_items.shape[1]))
@@ -325,7 +241,7 @@ def mmr(
         chunk = slice(start, start + step)
         in_lists = of_items[torch.from_numpy(codes[np.maximum(rows[chunk], 0)])]
         chosen[chunk] = _mmr_order(rows[chunk], relevance[chunk], in_lists, diversity, chosen.shape[1])
-    return _table(recs, chosen)
+    return table_of(recs, chosen)
 
 
 def _scaled(relevance: np.ndarray) -> torch.Tensor:
@@ -372,13 +288,13 @@ def correct_popularity(
     adjustment', ICLR 2021, eq. 9). Deviation: in units of the list's own spread, so that it can be used on any scale of
     scores.
     """
-    rows, k = _lists(recs, k)
-    scores = _relevance(recs, rows)
+    rows, k = as_lists(recs, k)
+    scores = relevance_of(recs, rows)
     log_n = np.where(rows >= 0, np.log1p(_list_counts(popularity, recs, rows)), np.nan)
-    _, spread = _moments(scores)
-    mean, std = _moments(log_n)
+    _, spread = moments(scores)
+    mean, std = moments(log_n)
     z = np.where(rows >= 0, (log_n - mean) / std, 0.0)
-    return _by_score(recs, rows, scores - strength * spread * z, k)
+    return by_score(recs, rows, scores - strength * spread * z, k)
 
 
 # --- exploration
@@ -402,22 +318,22 @@ def epsilon_greedy(
     if not 0 <= epsilon <= 1:
         raise ValueError(f'epsilon={epsilon}: a probability between 0 and 1')
     rng = np.random.default_rng(seed)
-    rows, k = _lists(recs, k)
+    rows, k = as_lists(recs, k)
     if items is None:
         drawn = _draw_from_rest(rows, k, rng)
     else:
         recs, drawn = _draw_from_items(recs, rows, k, items, rng)
-    best = _padded(rows[:, :k], k - rows.shape[1])
+    best = padded(rows[:, :k], k - rows.shape[1])
     at_random = rng.random(best.shape) < epsilon
     at_random &= np.cumsum(at_random, 1) <= (drawn >= 0).sum(1, keepdims=True)
     res = np.where(
         at_random,
-        np.take_along_axis(drawn, _numbers_in(at_random), 1),
-        np.take_along_axis(best, _numbers_in(~at_random), 1),
+        np.take_along_axis(drawn, numbers_in(at_random), 1),
+        np.take_along_axis(best, numbers_in(~at_random), 1),
     )
     explored: np.ndarray = np.zeros(len(recs), bool)
     explored[res[at_random]] = True
-    return _table(recs.assign(explored=explored), res)
+    return table_of(recs.assign(explored=explored), res)
 
 
 def _draw_from_rest(rows: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -430,7 +346,7 @@ def _draw_from_rest(rows: np.ndarray, k: int, rng: np.random.Generator) -> np.nd
         )
     keys = np.where(rest >= 0, rng.random(rest.shape), 2.0)  # what is not there comes last
     drawn = np.take_along_axis(rest, np.argsort(keys, axis=1)[:, :k], 1)
-    return _padded(drawn, k - drawn.shape[1])
+    return padded(drawn, k - drawn.shape[1])
 
 
 def _draw_from_items(
@@ -440,18 +356,19 @@ def _draw_from_items(
 
     A user has them neither in the list nor, where `items` is a scorer, in training.
     """
+    user_name, item_name = id_columns(recs)
     first = recs.iloc[rows[:, 0]]
     sampler = None
     if isinstance(items, HasCatalog):
-        if 'user' not in recs:
+        if user_name is None:
             raise ValueError('an anonymous basket has no training rows to leave out: give item ids')
         catalog = _catalog_of(items)
         ids = catalog.vocab['item'].ids
         sampler = NegativeSampler(catalog.require_history().seen)
-        users = torch.from_numpy(catalog.vocab['user'].encode(first['user']))
+        users = torch.from_numpy(catalog.vocab['user'].encode(first[user_name]))
     else:
-        ids = pd.Index(pd.unique(pd.Series(_as_ids(items))))
-    listed = np.append(ids.get_indexer(recs['item']), -1)[rows]  # -1: not among those to draw
+        ids = pd.Index(pd.unique(pd.Series(ids_of(recs, items))))
+    listed = np.append(ids.get_indexer(recs[item_name]), -1)[rows]  # -1: not among those to draw
     drawn: np.ndarray = np.full((len(rows), k), -1, np.int64)
     for _ in range(REDRAWS):
         user, place = np.nonzero(drawn < 0)
@@ -463,11 +380,11 @@ def _draw_from_items(
             bad |= sampler.is_seen(users[user], torch.from_numpy(draw)).numpy()
         bad |= pd.Series(user * len(ids) + draw).duplicated().to_numpy()
         drawn[user[~bad], place[~bad]] = draw[~bad]
-    drawn = _pack(drawn, drawn >= 0)
+    drawn = pack(drawn, drawn >= 0)
     user, place = np.nonzero(drawn >= 0)
     drawn_rows = np.full_like(drawn, -1)
     drawn_rows[user, place] = len(recs) + np.arange(len(user))
-    user_ids = first['user'].to_numpy()[user] if 'user' in recs else None
+    user_ids = first[user_name].to_numpy()[user] if user_name is not None else None
     titles = items if sampler is not None else None
     return _add_rows(recs, user_ids, ids[drawn[user, place]], titles), drawn_rows
 
@@ -488,12 +405,12 @@ def thompson_sampling(
     """
     if scale < 0 or prior <= 0:
         raise ValueError(f'scale={scale}, prior={prior}: scale is at least 0, prior above 0')
-    rows, k = _lists(recs, k)
-    scores = _relevance(recs, rows)
+    rows, k = as_lists(recs, k)
+    scores = relevance_of(recs, rows)
     n = _list_counts(popularity, recs, rows)
     noise = np.random.default_rng(seed).standard_normal(rows.shape)
-    _, spread = _moments(scores)
-    return _by_score(recs, rows, scores + scale * spread * np.sqrt(prior / (prior + n)) * noise, k)
+    _, spread = moments(scores)
+    return by_score(recs, rows, scores + scale * spread * np.sqrt(prior / (prior + n)) * noise, k)
 
 
 # --- rules
@@ -501,22 +418,26 @@ def thompson_sampling(
 
 def exclude(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    items: Any,  # item ids that nobody gets, or a table of user and item: who does not get what
+    # items that nobody gets, each an id, a title or a part of one; or a table of user and item: who does not get what
+    items: Any,
     k: int | None = None,  # items per user in the result; None: as many as are left
+    titles: HasCatalog | pd.Series | None = None,  # titles (by item id) by which items are named; None: the lists' own
 ) -> pd.DataFrame:
     """The lists without some items; what comes after moves up."""
-    rows, k = _lists(recs, k)
+    rows, k = as_lists(recs, k)
     if isinstance(items, pd.DataFrame):
         out = _among(recs, items, "give the ids of the items, e.g. exclude(recs, table['item'])")
     else:
-        out = _is_one_of(recs['item'], items)
+        ids = ids_of(recs, items, _titles_by_id(titles), is_needed=titles is not None)
+        out = _is_one_of(recs[id_columns(recs)[1]], ids)
     in_lists = np.append(out, True)[rows]
-    return _table(recs, _pack(rows, ~in_lists)[:, :k])
+    return table_of(recs, pack(rows, ~in_lists)[:, :k])
 
 
 def pin(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
-    items: Any,  # item id or ids, for the places from `at` on; or a dict item id -> place
+    # item or items, for the places from `at` on, each an id, a title or a part of one; or a dict item -> place
+    items: Any,
     at: int = 1,  # place of the first
     seen: pd.DataFrame | None = None,  # table of user and item: who has it already is not shown it again
     titles: HasCatalog | pd.Series | None = None,  # titles (by item id) of items that are in no list
@@ -526,8 +447,8 @@ def pin(
 
     The others keep their order around them, and the last drop out. A pinned item that was not in a list has no score.
     """
-    rows, k = _lists(recs, k)
-    places = _places(items, at, k)
+    rows, k = as_lists(recs, k)
+    places = _places(recs, items, at, k, titles)
     recs, pinned = _pinned_rows(recs, rows, pd.Index(list(places)), seen, titles)
     taken: np.ndarray = np.zeros((len(rows), k), bool)
     res: np.ndarray = np.full((len(rows), k), -1, np.int64)
@@ -537,17 +458,17 @@ def pin(
         res[wanted, place - 1] = pinned[wanted, j]
     # the others, in order, in the places that are free; an item that is pinned for a user leaves its old place
     is_pinned = (rows[:, :, None] == pinned[:, None]).any(2)
-    others = _padded(_pack(rows, ~is_pinned), k)
-    res = np.where(taken, res, np.take_along_axis(others, _numbers_in(~taken), 1))
-    return _table(recs, _pack(res, res >= 0))
+    others = padded(pack(rows, ~is_pinned), k)
+    res = np.where(taken, res, np.take_along_axis(others, numbers_in(~taken), 1))
+    return table_of(recs, pack(res, res >= 0))
 
 
-def _places(items: Any, at: int, k: int) -> dict:
+def _places(recs: pd.DataFrame, items: Any, at: int, k: int, titles: Any) -> dict:
     """Item id -> place from 1 to `k`; `ValueError` for places that are not, or are given twice."""
-    if isinstance(items, dict):
-        places = dict(items)
-    else:
-        places = {item: at + i for i, item in enumerate(_as_ids(items))}
+    ids = ids_of(recs, items, _titles_by_id(titles))
+    places = dict(zip(ids, items.values() if isinstance(items, dict) else range(at, at + len(ids))))
+    if len(places) < len(ids):
+        raise ValueError('an item is pinned to several places')
     bad = [item for item, place in places.items() if int(place) != place or not 1 <= place <= k]
     if bad:
         raise ValueError(f'places run from 1 to {k}: {first_few(bad)} cannot be pinned where asked')
@@ -561,31 +482,37 @@ def _pinned_rows(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """`recs` with rows for pinned items that had none, and the row of each, (n_users, n_pinned), -1: it is seen."""
     n_users, n_pinned = len(rows), len(ids)
-    pairs = pd.DataFrame({'item': np.tile(np.asarray(ids), n_users)})
-    if 'user' in recs:
-        users = recs['user'].iloc[rows[:, 0]].to_numpy()
-        pairs.insert(0, 'user', np.repeat(users, n_pinned))
-    _check_alike(plain_values(recs['item']), plain_values(pd.Series(list(ids))), 'item')
+    user_name, item_name = id_columns(recs)
+    pairs = pd.DataFrame({item_name: np.tile(np.asarray(ids), n_users)})
+    if user_name is not None:
+        users = recs[user_name].iloc[rows[:, 0]].to_numpy()
+        pairs.insert(0, user_name, np.repeat(users, n_pinned))
+    _check_alike(plain_values(recs[item_name]), plain_values(pd.Series(list(ids))), 'item')
     _check_pinned(recs, ids, titles)
-    wanted = np.ones(len(pairs), bool) if seen is None else ~_among(pairs, seen, 'leave seen= out')
+    if seen is None:
+        wanted = np.ones(len(pairs), bool)
+    else:
+        # with columns of a table of recommendations, which is asked for users and items
+        wanted = ~_among(pairs.assign(score=0.0, rank=0), seen, 'leave seen= out')
     # a pinned item has its own row in the list, else one is added
     row_of = np.full(len(pairs), -1)
     user, place = np.nonzero(rows >= 0)
     in_lists = rows[user, place]
-    code = ids.get_indexer(pd.Index(recs['item']))[in_lists]
+    code = ids.get_indexer(pd.Index(recs[item_name]))[in_lists]
     is_pinned = code >= 0
     row_of[(user * n_pinned + code)[is_pinned]] = in_lists[is_pinned]
     new = np.flatnonzero(wanted & (row_of < 0))
     row_of[new] = len(recs) + np.arange(len(new))
     if len(new):
-        new_users = pairs['user'].to_numpy()[new] if 'user' in recs else None
-        recs = _add_rows(recs, new_users, pairs['item'].to_numpy()[new], titles)
+        new_users = pairs[user_name].to_numpy()[new] if user_name is not None else None
+        recs = _add_rows(recs, new_users, pairs[item_name].to_numpy()[new], titles)
     return recs, np.where(wanted, row_of, -1).reshape(n_users, n_pinned)
 
 
 def _check_pinned(recs: pd.DataFrame, ids: pd.Index, titles: Any) -> None:
     """`KeyError` for items that `titles` does not know; without them a warning of those that are in no list."""
-    unknown = ids[~ids.isin(recs['item'])]
+    _, item = id_columns(recs)
+    unknown = ids[~ids.isin(recs[item])]
     if isinstance(titles, HasCatalog):
         _catalog_of(titles).vocab['item'].encode(unknown)  # says which it does not know
         return
@@ -593,7 +520,7 @@ def _check_pinned(recs: pd.DataFrame, ids: pd.Index, titles: Any) -> None:
         if len(lost := unknown[~unknown.isin(titles.index)]):
             raise KeyError(f'titles has no row for {len(lost):,} of {len(ids):,} pinned items: {first_few(lost)}')
         return
-    if len(unknown) and 'title' in recs:
+    if len(unknown) and 'title' in recs and item != 'title':
         warn_user(
             f'{len(unknown):,} of {len(ids):,} pinned items are in no list, so that nothing tells whether there are '
             f'such, nor their titles: {first_few(unknown)}. titles=learn has both'
@@ -615,7 +542,7 @@ def quota(
     each of its categories. With one category per item that is the best list there is; where a bound cannot be kept with
     what is in a list, the list has fewer. An item without a category is under no bound, of which it is warned.
     """
-    rows, k = _lists(recs, k)
+    rows, k = as_lists(recs, k)
     names, member, known = _members(recs, categories)
     if at_most is None and not at_least:
         raise ValueError('say what to keep to: at_most=, at_least=')
@@ -634,7 +561,7 @@ def quota(
             lists.take(column, belongs[:, column, j] & (lists.filled[:, j] < n))
     for column in range(rows.shape[1]):
         lists.take(column, np.ones(len(rows), bool))
-    return _table(recs, _pack(rows, lists.taken)[:, :k])
+    return table_of(recs, pack(rows, lists.taken)[:, :k])
 
 
 def _members(recs: pd.DataFrame, categories: Any) -> tuple[list, np.ndarray, list]:
@@ -652,7 +579,7 @@ def _members(recs: pd.DataFrame, categories: Any) -> tuple[list, np.ndarray, lis
         of_rows = pd.get_dummies(recs[categories])
         names = list(of_rows.columns)
         return names, of_rows.to_numpy(bool), names
-    codes, ids = pd.factorize(recs['item'])
+    codes, ids = pd.factorize(recs[id_columns(recs)[1]])
     if isinstance(categories, pd.Series):
         found = _of_items(categories, ids, 'categories')
         _warn_of_no_category(found.isna().to_numpy()[codes], 'categories.fillna("unknown")')
@@ -752,6 +679,10 @@ class Reranked(Scorer):
         """The scorer whose lists are re-ranked."""
         return [self.scorer]
 
+    def explainer(self) -> Explainer:
+        """That of the scorer: a place in a list has no parts, the score that led to it has."""
+        return self.scorer.explainer()
+
     def knows(self, side: str = 'item') -> np.ndarray:
         """bool (n,): as of the scorer."""
         return self.scorer.knows(side)
@@ -778,11 +709,12 @@ class Reranked(Scorer):
         assert isinstance(before, pd.DataFrame)  # no file was asked for
         after = self.rerank(before)
         row_of = pd.Series(np.arange(len(users)), index=user_ids)
+        names = self.catalog.columns
 
         def pairs(recs: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
             """Where the rows of a table are in the scores."""
-            items = self.vocab['item'].encode(recs['item'])
-            return torch.from_numpy(row_of[recs['user']].to_numpy(copy=True)), torch.from_numpy(items)
+            items = self.vocab['item'].encode(recs[names['item']])
+            return torch.from_numpy(row_of[recs[names['user']]].to_numpy(copy=True)), torch.from_numpy(items)
 
         n_items = scores.shape[1]
         places = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1).double()  # 0: best
@@ -806,10 +738,13 @@ class Reranked(Scorer):
         seen: pd.DataFrame | None = None,
         basket: Any = None,
         to: Any = None,
+        columns: Any = None,
     ) -> pd.DataFrame | Path:
         """The first `k` of the re-ranked lists; arguments as in `Scorer.recommend`."""
         self.require_current()
-        recs = self.scorer.recommend(users, max(k, self.n), exclude_seen, candidates, cold, seen, basket)
+        recs = self.scorer.recommend(
+            users, max(k, self.n), exclude_seen, candidates, cold, seen, basket, columns=columns
+        )
         assert isinstance(recs, pd.DataFrame)  # no file was asked for
         res = self.rerank(recs)
         res = res[res['rank'] <= k].reset_index(drop=True)

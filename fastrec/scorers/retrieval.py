@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from ..data.columns import first_few
 from ..notices import warn_user
-from .recommend import checked_k, require_numbers
+from .recommend import checked_k, require_numbers, with_item_columns
 
 __all__ = ['ItemIndex', 'similar']
 
@@ -395,6 +395,8 @@ def similar(
     query: Any,  # id, of items also a title or a part of a title that matches one; a list gives `k` rows each
     k: int = 10,
     side: str = 'item',  # or 'user'
+    min_rows: int = 0,  # training rows that an answer has at least, unless features tell what it is
+    columns: Any = None,  # of `item_df`, to be shown as well
 ) -> pd.DataFrame:
     """The `k` nearest users or items of `query`, by `scorer.neighbors`: by default by cosine of their vectors.
 
@@ -403,6 +405,8 @@ def similar(
     """
     catalog = scorer.catalog
     k = checked_k(k, side)
+    if not (min_rows >= 0 and int(min_rows) == min_rows):
+        raise ValueError(f'min_rows={min_rows}: training rows of an item that is shown, a whole number from 0 on')
     codes = catalog.find_all(query, side)
     is_known = scorer.knows(side)
     if not is_known[codes].all():
@@ -410,20 +414,59 @@ def similar(
         raise KeyError(
             f'{side} {first_few(ids)} has no training row, so the model has learned nothing about what is similar to it'
         )
-    scores, found = scorer.neighbors(codes, k, side)
-    require_numbers(torch.from_numpy(scores), masked=True)
+    scores, found = _shown(scorer, codes, k, side, _has_rows(scorer, side, min_rows))
     at, place = np.nonzero(np.isfinite(scores))
+    n_short = int((np.isfinite(scores).sum(1) < k).sum())
+    if min_rows and n_short:
+        n_left_out = int((is_known & ~_has_rows(scorer, side, min_rows)).sum())
+        if n_left_out:
+            warn_user(
+                f'fewer than k={k} similar {side}s for {n_short:,} of {len(codes):,}: {n_left_out:,} of '
+                f'{len(is_known):,} {side}s have less than {min_rows} training rows, which says little about them. '
+                'min_rows=0 shows these, too'
+            )
+    name = catalog.columns[side]
     decode = catalog.vocab[side].decode
-    columns = {
-        f'query_{side}': decode(codes[at]),
-        side: decode(found[at, place]),
-        'score': scores[at, place],
-        'rank': place + 1,
-    }
-    df = pd.DataFrame(columns)
-    if side == 'item' and catalog.title_name is not None:
-        df.insert(2, 'title', catalog.titles(found[at, place]))
-    return df
+    shown = found[at, place]
+    df = pd.DataFrame({f'query_{name}': decode(codes[at]), name: decode(shown)})
+    if side == 'item' and catalog.shows_titles:
+        df['title'] = catalog.titles(shown)
+    df['score'] = scores[at, place]
+    df['rank'] = place + 1
+    return with_item_columns(catalog, df, shown, columns)
+
+
+def _has_rows(scorer: Any, side: str, min_rows: int) -> np.ndarray:
+    """bool (n,): which have `min_rows` training rows, or are known by features where the scorer reads those."""
+    counts = scorer.catalog.counts[side]
+    return (counts >= min_rows) | scorer.has_features(side)
+
+
+def _shown(scorer: Any, codes: np.ndarray, k: int, side: str, is_shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and codes (B, k) of the nearest that are shown, bool (n,), best first; -inf where there are fewer.
+
+    Neighbors are asked for four times as many until enough of them are shown, or there are no more.
+    """
+    n = len(is_shown)
+    scores: np.ndarray = np.full((len(codes), k), -np.inf, np.float32)
+    found: np.ndarray = np.zeros((len(codes), k), np.int64)
+    todo = np.arange(len(codes))
+    n_asked = k
+    while len(todo):
+        near_scores, near = scorer.neighbors(codes[todo], n_asked, side)
+        require_numbers(torch.from_numpy(near_scores), masked=True)
+        is_there = np.isfinite(near_scores)
+        ok = is_there & is_shown[near]
+        place = np.cumsum(ok, 1)
+        row, column = np.nonzero(ok & (place <= k))
+        scores[todo[row], place[row, column] - 1] = near_scores[row, column]
+        found[todo[row], place[row, column] - 1] = near[row, column]
+        has_more = (ok.sum(1) < k) & is_there.all(1)
+        if n_asked >= n:
+            break
+        todo = todo[has_more]
+        n_asked = min(4 * n_asked, n)
+    return scores, found
 
 
 def nearest(scorer: Any, codes: np.ndarray, k: int, side: str = 'item') -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,10 @@ from ..data.catalog import Catalog, distinct
 from ..data.interactions import Interactions, Vocab
 from ..models.base import as_rec_model
 from ..notices import warn_user
+from .because import because, sentences
+from .carried import Deletion, Explainer
 from .coldstart import new_users
-from .recommend import basket_cosines, recommend, recommend_basket, recommend_users, require_numbers
+from .recommend import basket_cosines, pairs_of, recommend, recommend_basket, recommend_users, require_numbers
 from .retrieval import ItemIndex, nearest, similar
 
 __all__ = ['Scorer']
@@ -73,6 +75,14 @@ class Scorer:
         """
         return self.catalog.known(side)
 
+    def has_features(self, side: str = 'item') -> np.ndarray:
+        """bool (n,): of which users or items does it read features, which say what they are without training rows?
+
+        By default those of which one of its parts does.
+        """
+        of_parts = [part.has_features(side) for part in self.parts()]
+        return np.logical_or.reduce([np.zeros(len(self.catalog.vocab[side]), bool), *of_parts])
+
     def ranker(self) -> Callable | None:
         """A cheaper way to rank than `score_items`; None: there is none.
 
@@ -120,6 +130,10 @@ class Scorer:
     def trained_tensors(self) -> list[torch.Tensor]:
         """Tensors that change when it is trained further: what an index is made of."""
         return [self.vectors(side) for side in ('item', 'user')]
+
+    def explainer(self) -> Explainer:
+        """What tells how a user's own items carried scores (`because`); by default by taking them out one by one."""
+        return Deletion(self)
 
     def parts(self) -> list[Scorer]:
         """The scorers that it is made of."""
@@ -201,26 +215,35 @@ class Scorer:
         users: Any = None,  # one user id or a sequence of them (None with `basket=`; after `fold_in`: all)
         k: int = 10,  # items per user
         exclude_seen: bool = True,  # leave out what the user has in the training rows
-        candidates: Any = None,  # item ids, a condition (`year > 1990`) or a function of `item_df` -> mask: only these
+        # only these items: ids or titles, a condition (`year > 1990`), or a function of `item_df` -> mask
+        candidates: Any = None,
         cold: str = 'popular',  # without training rows: 'popular' items, what the 'mean' user gets, or 'raise'
         seen: pd.DataFrame | None = None,  # table (user, item) of what to leave out, instead of the training rows
-        basket: Any = None,  # item ids of an anonymous user, who has no row in the model
+        basket: Any = None,  # items (ids or titles) of an anonymous user, who has no row in the model
         to: str | Path | None = None,  # file to write, .parquet (the extra 'parquet') or .csv; None: a table in memory
+        columns: Any = None,  # columns of `item_df` to show beside the items, e.g. ['genres', 'year']
+        explain: bool = False,  # with a column 'because', a sentence that names what of the user's led to it
     ) -> pd.DataFrame | Path:
         """The `k` best items of each user: user, item, title (if known), score, rank.
 
-        With a column `cold` if a user or item without training rows is among them; popular items come without scores.
+        Users and items are called as in the table of ratings ('userId', 'movieId'; see `Catalog.columns`). With a
+        column `cold` if a user or item without training rows is among them; popular items come without scores.
         Users go through in chunks: what is held beside the result is at most `MEMORY_BUDGET` (512 MiB), and for scores
         that are one matrix product some 10 MiB. With `to` the rows of 16,384 users at a time go to the file, which has
         its name once it is whole, always with `cold`; returned is its path.
         """
-        self.require_fitted()
+        self.require_trained()
+        if explain and (basket is not None or to is not None):
+            raise ValueError(
+                'explain=True is for tables in memory of users with rows: leave out to=, and of a basket ask '
+                'fold_in(basket).recommend(explain=True)'
+            )
         if basket is not None:
             if users is not None:
                 raise ValueError('give users or a basket, not both')
             if to is not None:
                 raise ValueError('to= is for tables of many users: a basket has one list')
-            return recommend_basket(self, basket, k, candidates)
+            return recommend_basket(self, basket, k, candidates, columns)
         if users is None and self.is_folded_in:
             users = list(self.vocab['user'].ids)
         if users is None:
@@ -228,7 +251,33 @@ class Scorer:
                 "recommend for whom? Give user ids (all: learn.vocab['user'].ids), "
                 'or basket= with the items of somebody unknown'
             )
-        return recommend(self, users, k, exclude_seen, candidates, cold, seen, to)
+        res = recommend(self, users, k, exclude_seen, candidates, cold, seen, to, columns)
+        return res.assign(because=sentences(self, res)) if explain and isinstance(res, pd.DataFrame) else res
+
+    def because(
+        self,
+        user: Any,  # id; after `fold_in` of a single user it may be left out: `because(item)`
+        item: Any = None,  # an id, a title, or a part of a title that matches one
+        k: int | None = None,  # how many of the user's items, those first that carried the score; None: all
+        history: Any = None,  # what the user has, as for `fold_in`, where it did not travel with the recommender
+        by: str = 'items',  # the user's 'items'; the item's 'features' (words, genres, ...); 'sums' of SVD++, as they are
+    ) -> pd.DataFrame:
+        """Why a score is what it is: the user's own items that carried it, those that speak for it most first.
+
+        `learn.because(196, 'Kolya (1996)')`. A row for each: item, title, rating (those there are), `contribution` on
+        the scale of the score, `share` of what all items bring together (negative where one speaks against it). Base
+        and contributions add up to the score: `.attrs` has 'score', 'base', 'method', 'user', 'item', 'title'.
+
+        Methods: 'exact' where scores are sums over what the user has (`EASE`, `ItemKNN`, `BiasOnly`); 'influence' of
+        models with a row for each user, a ridge regression on what the user has (see `Influence`), also of `SVDpp`,
+        whose own sums are shown by `by='sums'`; 'deletion' elsewhere: what the score loses when the user is folded in
+        without the item; 'none' where every user has the same score. Parts of an ensemble each in their way.
+
+        `KeyError` for an unknown user or item, `ValueError` where it is not known what the user has.
+        """
+        self.require_trained()
+        user, item = self._pair(user, item)
+        return because(self, user, item, k, history, by)
 
     def recommend_users(
         self,
@@ -244,63 +293,88 @@ class Scorer:
         all score the same. Users are compared by their score for the item, so where scores are ratings, those who rate
         everything high come first.
         """
+        self.require_trained()
         return recommend_users(self, items, k, exclude_seen, users, seen)
 
     def predict(
         self,
         user: Any,  # id, or a pair (user, item)
-        item: Any = None,  # id
+        item: Any = None,  # an id, a title, or a part of a title that matches one
         cold: str = 'mean',  # of whom nothing is known: predicted as the average one ('mean'), or 'raise' a `KeyError`
+        unknown: str = 'raise',  # ids that the training table did not have: 'raise' a `KeyError`, or 'mean' as below
     ) -> float:
-        """Prediction for one pair of ids: `predict(user, item)` or `predict((user, item))`.
+        """Prediction for one pair: `predict(user, item)` or `predict((user, item))`.
 
         After `fold_in` of a single user also `predict(item)`.
 
         A rating, or a probability where scores are logits (as in `get_preds`), else the score. With a warning where
-        user or item is predicted as the average one. `ValueError` for a score that is not a number.
+        user or item is predicted as the average one: those of the table without training rows as the model has it,
+        those that it does not have (`unknown='mean'`) by the mean prediction over all users (or items) with training
+        rows, of many a sample of 4,096. `ValueError` for a score that is not a number.
         """
-        if cold not in ('mean', 'raise'):
-            raise ValueError(f"cold={cold!r}: 'mean' or 'raise'")
-        if item is None and self.is_folded_in and self.catalog.n_users == 1 and not isinstance(user, (tuple, list)):
-            user, item = self.vocab['user'].ids[0], user
-        if item is None:
-            if not isinstance(user, (tuple, list)) or len(user) != 2:
-                raise TypeError(
-                    f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. '
-                    'For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))'
-                )
-            user, item = user
+        for name, value, choices in (('cold', cold, ('mean', 'raise')), ('unknown', unknown, ('raise', 'mean'))):
+            if value not in choices:
+                raise ValueError(f'{name}={value!r}: {choices[0]!r} or {choices[1]!r}')
+        self.require_trained()
+        user, item = self._pair(user, item)
         codes = []
-        for side, id_ in (('user', user), ('item', item)):
-            code = self.vocab[side].encode([id_])
-            codes.append(torch.from_numpy(code))
-            if self.knows(side)[code[0]]:
-                continue
-            if cold == 'raise':
-                more = '; fold_in(ratings) takes in what a new user has rated' if side == 'user' else ''
-                raise KeyError(
-                    f"{side} {id_!r} has no training row. cold='mean' predicts it as the average {side}{more}"
-                )
-            warn_user(f'{side} {id_!r} has no training row: it is predicted as the average {side}')
-        score = self.score(*codes)
+        for side, query in (('user', user), ('item', item)):
+            code = self.catalog.find(query, side, unknown='mark' if unknown == 'mean' else 'raise')
+            codes.append(code)
+            if code < 0:
+                warn_user(f'{side} {query!r} was not in the table: it is predicted as the average {side}')
+            elif not self.knows(side)[code]:
+                if cold == 'raise':
+                    more = '; fold_in(ratings) takes in what a new user has rated' if side == 'user' else ''
+                    raise KeyError(
+                        f"{side} {query!r} has no training row. cold='mean' predicts it as the average {side}{more}"
+                    )
+                warn_user(f'{side} {query!r} has no training row: it is predicted as the average {side}')
+        score = self.score(*pairs_of(self.catalog, *codes))
         require_numbers(score)
-        return (score.sigmoid() if self.scale == 'logit' else score).item()
+        return (score.sigmoid() if self.scale == 'logit' else score).float().mean().item()
+
+    def _pair(self, user: Any, item: Any) -> tuple[Any, Any]:
+        """User and item of what `predict` was given; `TypeError` if it is not one pair."""
+        self.require_fitted()
+        if item is not None:
+            return user, item
+        is_pair = isinstance(user, (tuple, list))
+        if self.is_folded_in and self.catalog.n_users == 1 and not is_pair:
+            return self.vocab['user'].ids[0], user
+        if not is_pair or len(user) != 2:
+            raise TypeError(
+                f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. '
+                'For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))'
+            )
+        return user[0], user[1]
 
     def history(self, user: Any) -> pd.DataFrame:
         """What a user has in the table, best rated first: user, item, title, rating, time, part of the split."""
         return self.require_fitted().history_of(user)
 
-    def similar_items(self, item: Any, k: int = 10) -> pd.DataFrame:
+    def similar_items(
+        self,
+        item: Any,  # an id, a title, or a part of a title that matches one; or a list of those
+        k: int = 10,  # items
+        min_rows: int = 5,  # training rows that they have at least, unless the model reads features of them; 0: all
+        columns: Any = None,  # columns of `item_df` to show beside the items, e.g. ['genres', 'year']
+    ) -> pd.DataFrame:
         """The `k` nearest items: by cosine of their vectors, of `ItemKNN` and `EASE` by the weights they worked out.
 
-        `item` is an id, a title, or a part of a title that matches one, or a list of those.
+        The query's id, the item's id, title, score, rank. The vector of an item with a few training rows is near to
+        something by chance, so these are left out; with a warning where they are missed.
         """
-        self.require_fitted()
-        return similar(self, item, k, 'item')
+        self.require_trained()
+        return similar(self, item, k, 'item', min_rows, columns)
 
-    def similar_users(self, user: Any, k: int = 10) -> pd.DataFrame:
-        """The `k` nearest users by cosine of their vectors."""
-        self.require_fitted()
+    def similar_users(
+        self,
+        user: Any,  # id, or a list of those
+        k: int = 10,  # users
+    ) -> pd.DataFrame:
+        """The `k` nearest users by cosine of their vectors: the query's id, the user's id, score, rank."""
+        self.require_trained()
         return similar(self, user, k, 'user')
 
     def fold_in(

@@ -134,18 +134,22 @@ def decode(
     target_name: str = 'rating',  # what its column is called
     **more: torch.Tensor,  # more columns by name, of the same shape
 ) -> pd.DataFrame:
-    """A table of ids and titles from tensors of codes, one row per pair: user, item, title (if known), and columns."""
+    """A table of ids and titles from tensors of codes, one row per pair: user, item, title (if known), and columns.
+
+    They are called as in the training table, see `Catalog.columns`.
+    """
     if items.dim() > 1:
         users = users[:, None].expand(-1, items.shape[1])
     user_codes = users.reshape(-1).cpu().numpy()
     item_codes = items.reshape(-1).cpu().numpy()
     user_ids = catalog.vocab['user'].decode(user_codes)
     item_ids = catalog.vocab['item'].decode(item_codes)
-    df = pd.DataFrame(dict(user=user_ids, item=item_ids))
-    if catalog.title_name is not None:
+    names = catalog.columns
+    df = pd.DataFrame({names['user']: user_ids, names['item']: item_ids})
+    if catalog.shows_titles:
         df['title'] = catalog.titles(item_codes)
     if target is not None:
-        df[target_name] = target.reshape(-1).cpu().numpy()
+        df[names.get(target_name, target_name)] = target.reshape(-1).cpu().numpy()
     for name, values in more.items():
         df[name] = values.reshape(-1).float().cpu().numpy()
     return df
@@ -540,7 +544,8 @@ class UserDataset:
     @property
     def items(self) -> pd.DataFrame:
         """The users as a table; fastai's `Interpretation` asks for it."""
-        return pd.DataFrame(dict(user=self.catalog.vocab['user'].decode(self.users.cpu().numpy())))
+        ids = self.catalog.vocab['user'].decode(self.users.cpu().numpy())
+        return pd.DataFrame({self.catalog.columns['user']: ids})
 
 
 def _entries(matrix: csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
@@ -576,7 +581,8 @@ class UserDL(InteractionDL):
             by_count = np.argsort(-catalog.counts['item'][items], kind='stable')
             best_known = catalog.titles(items[by_count][:3])
             user_id = catalog.vocab['user'].decode([int(user)])[0]
-            rows.append(dict(user=user_id, positives=len(items), among_them=', '.join(map(str, best_known))))
+            among_them = ', '.join(map(str, best_known))
+            rows.append({catalog.columns['user']: user_id, 'positives': len(items), 'among_them': among_them})
         return pd.DataFrame(rows)
 
 
