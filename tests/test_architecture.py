@@ -24,8 +24,8 @@ HOUSE = {
     'baselines linear neighbors factorization blend refine lists rerank sound packing folder artifact',
     'evaluation': 'metrics named held_out errors ranking evaluate compare card',
     'training': (
-        'batches stream_batches dataloaders recipes optimizers callbacks decay loop checks learner builders '
-        'settings resume cross_validation selection'
+        'batches stream_batches dataloaders recipes optimizers callbacks decay loop finder checks learner builders '
+        'clock candidates choose settings resume cross_validation selection'
     ),
     'interpretation': 'tables text figures maps clusters errors losses interpret',
 }

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from fastrec.scorers.artifact import load_recommender, save_recommender
 from fastrec.scorers.baselines import BiasOnly, Popularity
 from fastrec.scorers.blend import Blend
-from fastrec.scorers.coldstart import _prior, noise_of
+from fastrec.scorers.coldstart import prior_of, noise_of
 from fastrec.scorers.linear import EASE
 from fastrec.scorers.model_scorer import fold_in
 from fastrec.scorers.neighbors import ItemKNN
@@ -70,7 +70,7 @@ def parts(learn):
     q = m.vectors('item').double().numpy()
     bi = m.biases('item').double().numpy()
     x = torch.cat([m.biases('user')[:, None], m.vectors('user')], 1).double()
-    mean, precision = _prior(x[torch.from_numpy(learn.catalog.known('user'))])
+    mean, precision = prior_of(x[torch.from_numpy(learn.catalog.known('user'))])
     return np.c_[np.ones(len(q)), q], bi + m.mean.item(), mean.numpy(), precision.numpy()
 
 
@@ -91,7 +91,7 @@ def test_ridge_in_closed_form(rated):
 
 
 def test_prior_by_hand():
-    m, precision = _prior(torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.0, 2.0], [2.0, 0.0]] * 10).double())
+    m, precision = prior_of(torch.tensor([[0.0, 0.0], [2.0, 2.0], [0.0, 2.0], [2.0, 0.0]] * 10).double())
     n = 40
     assert m.tolist() == [1, 1]
     assert torch.allclose(torch.linalg.inv(precision), torch.eye(2).double() * n / (n - 1))

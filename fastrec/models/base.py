@@ -185,6 +185,15 @@ class RecModel(nn.Module):
             )
         return parts
 
+    def carried(
+        self, user: torch.Tensor, items: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """What the sum over what a user has brings to the scores of items, by its terms; None: there is no such sum.
+
+        Codes () and (m,) -> codes of what the user has (n,), contributions (n, m), scores (m,), before `y_range`.
+        """
+        return None
+
     def _parts(self, user: int, item: int) -> dict[str, Any]:
         """What `explain` returns, of `vectors` and `biases`; are they all that there is?"""
         p, q = self.vectors('user'), self.vectors('item')
@@ -202,10 +211,10 @@ class RecModel(nn.Module):
 
     def has_features(self, side: str) -> torch.Tensor | None:
         """bool (n,): which users or items have features that the model reads; None: it reads none."""
-        layers = self._feature_layers(side)
+        layers = self.feature_layers(side)
         return torch.stack([layer.present.any(1) for layer in layers]).any(0) if layers else None
 
-    def _feature_layers(self, side: str) -> Sequence[nn.Module]:
+    def feature_layers(self, side: str) -> Sequence[nn.Module]:
         """The layers that read features of 'user' or 'item' (`FeatureLinear`); by default none."""
         return ()
 
@@ -232,6 +241,12 @@ class RecModel(nn.Module):
     def without_history(self) -> nn.Module:
         """A model with the same scores that holds no training rows: what is exported and saved. By default itself."""
         return self
+
+    def set_user_counts(self, counts: torch.Tensor) -> None:
+        """Training rows (n_users,) of new users, whose codes take the place of those there were (`fold_in`).
+
+        For models that read `user_counts`; new tensors take the place of old ones, which other models may share.
+        """
 
 
 class DotModel(RecModel):

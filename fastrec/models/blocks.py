@@ -126,7 +126,7 @@ class FeatureLinear(nn.Module):
 
     # --- the features themselves
 
-    def _columns(self) -> list[slice]:
+    def columns(self) -> list[slice]:
         """The columns of each block, among the sparse or the dense ones."""
         start = {True: 0, False: 0}  # of the next sparse or dense block
         res = []
@@ -139,7 +139,7 @@ class FeatureLinear(nn.Module):
         """The features as they were given: name -> `Block`, rows of length 1."""
         sparse_values: Any = None if self.indptr is None else self._csr()
         res = {}
-        for i, (name, (kind, _, sparse), columns) in enumerate(zip(self.names, self.kinds, self._columns())):
+        for i, (name, (kind, _, sparse), columns) in enumerate(zip(self.names, self.kinds, self.columns())):
             values = sparse_values[:, columns] if sparse else self.dense[:, columns].cpu().numpy()
             res[name] = Block(values, self.present[:, i].cpu().numpy(), kind)
         return res
@@ -194,7 +194,7 @@ class FeatureLinear(nn.Module):
 
         It is written as `data`, which a backward pass that is under way does not take for a change.
         """
-        columns = self._columns()
+        columns = self.columns()
         of_absence = self._of_absence()
         for i in self.never_absent:
             is_sparse = self.kinds[i][2]

@@ -154,7 +154,7 @@ class Content(DotModel):
 
     # --- features
 
-    def _feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
+    def feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
         layer = self.item_net.first if side == 'item' else self.user_net
         return () if layer is None else (layer,)
 

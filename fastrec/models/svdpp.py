@@ -536,7 +536,23 @@ class SVDpp(DotBias):
         """Detached biases, (n,), of 'user' or 'item', features included; of users those without context."""
         return self._whole(side)[1].detach().squeeze(-1) + self._out_of_context(side)[1]
 
-    def _feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
+    @torch.no_grad()
+    def carried(
+        self, user: torch.Tensor, items: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As in `RecModel`: of each j in N(u), |N(u)|^-norm (y_j + r_uj y'_j) . q_i; without context."""
+        mine = slice(int(self.indptr[user]), int(self.indptr[user + 1]))
+        codes = self.indices[mine].long()
+        terms = torch.zeros(len(codes), self.history_factors.embedding_dim, device=codes.device)
+        for term in self._terms('user'):
+            values = term.values[mine, None] if term.weighted else 1.0
+            terms = terms + values * term.table.weight[codes]
+        terms = terms * self._scale(self.counts('user'))[user]
+        q, b = (rows[items] for rows in self._whole('item'))
+        p, user_bias = self.vectors('user')[user], self.biases('user')[user]
+        return codes, terms @ q.T, q @ p + b.squeeze(1) + user_bias + self.mean
+
+    def feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
         layer = self._layer(side)
         return () if layer is None else (layer,)
 

@@ -171,7 +171,7 @@ class TwoTower(RecModel):
 
     # --- features
 
-    def _feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
+    def feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
         layer = self._tower(side).features
         return () if layer is None else (layer,)
 

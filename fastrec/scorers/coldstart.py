@@ -325,9 +325,21 @@ class Objective:
         assert inter is not None  # made by `new_users`
         rows = np.flatnonzero(inter.users == user)
         items = torch.from_numpy(inter.items[rows].astype(np.int64))
+        values = torch.from_numpy((inter.weights if self.is_whole else inter.ratings)[rows])
+        threshold = float(catalog.thresholds[user]) if self.is_liked else None
+        return self.targets(items, values, threshold, catalog.n_items)
+
+    def targets(
+        self,
+        items: torch.Tensor,  # codes (m,)
+        values: torch.Tensor,  # float32 (m,): ratings; of implicit feedback weights
+        threshold: float | None,  # rating from which on the user likes an item, where that is the target
+        n_items: int,
+    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """As `rows`, of what a user has."""
         if self.is_whole:
-            return self._whole_rows(items, torch.from_numpy(inter.weights[rows]), catalog.n_items)
-        targets = torch.from_numpy(catalog.liked(rows).astype(np.float32) if self.is_liked else inter.ratings[rows])
+            return self._whole_rows(items, values, n_items)
+        targets = (values.double() >= threshold).float() if self.is_liked else values
         return items, targets, torch.ones(len(items))
 
     def _whole_rows(
@@ -373,22 +385,24 @@ class Objective:
             mean_z = z.T @ p
             gradient = (n_chosen * mean_z - z.T @ y) / self.noise
             return gradient, n_chosen * ((z.T * p) @ z - torch.outer(mean_z, mean_z)) / self.noise
-        # first and second derivative of each term by t
-        if self.scale == 'logit':
-            p = t.sigmoid()
-            first = w * (p - y)
-            second = w * p * (1 - p)
-        else:
-            slope = torch.ones_like(t)
-            if y_range is not None:
-                p = t.sigmoid()
-                slope = p * (1 - p) * (y_range[1] - y_range[0])
-            first = w * slope * (to_range(t, y_range) - y)
-            second = w * slope * slope
+        first, second = self.by_row(t, y, w, y_range)
         return z.T @ first / self.noise, (z.T * second) @ z / self.noise
 
+    def by_row(
+        self, t: torch.Tensor, y: torch.Tensor, w: torch.Tensor, y_range: tuple[float, float] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and second derivative (n,) of each term by its t, times the noise; not for 'rank'."""
+        if self.scale == 'logit':
+            p = t.sigmoid()
+            return w * (p - y), w * p * (1 - p)
+        slope = torch.ones_like(t)
+        if y_range is not None:
+            p = t.sigmoid()
+            slope = p * (1 - p) * (y_range[1] - y_range[0])
+        return w * slope * (to_range(t, y_range) - y), w * slope * slope
 
-def _prior(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+
+def prior_of(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (d,) and precision (d, d) of rows (n, d) of known users.
 
     The covariance is drawn to its diagonal, the more the fewer users there are.
@@ -469,7 +483,7 @@ class _Linear:
         return self.scores(x), self.z
 
 
-def _dot_parts(scorer: Any) -> tuple[torch.Tensor, torch.Tensor, float, tuple[float, float] | None] | None:
+def dot_parts(scorer: Any) -> tuple[torch.Tensor, torch.Tensor, float, tuple[float, float] | None] | None:
     """Biases and vectors of users (n_users, 1 + d) and of items (n_items, 1 + d), the mean, and `y_range`.
 
     None unless scores are to_range(mean + b_u + b_i + p_u . q_i), seen on 64 pairs.
@@ -501,14 +515,17 @@ def _dot_parts(scorer: Any) -> tuple[torch.Tensor, torch.Tensor, float, tuple[fl
     return user_rows, item_rows, mean, y_range
 
 
-def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | None:
-    """A `DotBias` of the new users of `catalog`; None if the score of the model is not a dot product."""
-    parts = _dot_parts(scorer)
+Prior = tuple[torch.Tensor, torch.Tensor]  # mean (d,) and precision (d, d) of the rows of known users
+
+
+def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> tuple[DotBias, Prior] | None:
+    """A `DotBias` of the new users of `catalog`, and the prior; None if the model's score is not a dot product."""
+    parts = dot_parts(scorer)
     if parts is None:
         return None
     mean, y_range = parts[2:]
     users, items = parts[0].double(), parts[1].double()
-    prior = _prior(users[torch.from_numpy(scorer.catalog.known('user'))])
+    prior = prior_of(users[torch.from_numpy(scorer.catalog.known('user'))])
     learned = torch.from_numpy(scorer.knows('item'))
     rows = torch.zeros(catalog.n_users, users.shape[1], dtype=torch.float64)
     n_unlearned = 0
@@ -528,7 +545,7 @@ def fold_dot(scorer: Any, catalog: Catalog, objective: Objective) -> DotBias | N
         warn_user(
             f'{n_unlearned:,} of the ratings are of items without training rows, which say nothing about the user',
         )
-    return _dot_bias(rows, items, mean, y_range, learned).to(device_of(scorer.model))
+    return _dot_bias(rows, items, mean, y_range, learned).to(device_of(scorer.model)), prior
 
 
 def _dot_bias(
@@ -551,7 +568,7 @@ def _dot_bias(
 # --- other models with tables of users
 
 
-class _OfTables:
+class OfTables:
     """Scores of a model for one user and items (n,) as a function of the user's row x (d,), and their derivatives.
 
     Each item gets a user of its own with the same row, so that one backward pass of the sum gives all derivatives.
@@ -585,7 +602,7 @@ def _is_of_users(name: str) -> bool:
     return any(part.startswith('user') for part in name.split('.'))
 
 
-def _user_tables(model: nn.Module, n_users: int) -> list[str]:
+def user_tables(model: nn.Module, n_users: int) -> list[str]:
     """Names of the embeddings with a row for each user; `TypeError` if there is none, or if features of users count."""
     name = type(model).__name__
     if any(isinstance(m, FeatureLinear) and _is_of_users(at) for at, m in model.named_modules()):
@@ -603,7 +620,7 @@ def _user_tables(model: nn.Module, n_users: int) -> list[str]:
     return tables
 
 
-def _with_tables(model: nn.Module, tables: Iterable[str], n_users: int) -> nn.Module:
+def with_tables(model: nn.Module, tables: Iterable[str], n_users: int) -> nn.Module:
     """A copy of the model that shares all tensors but the weights of `tables`: zeros, with `n_users` rows."""
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     res = deepcopy(model, shared)  # what this memo has is not copied
@@ -622,23 +639,29 @@ def _with_tables(model: nn.Module, tables: Iterable[str], n_users: int) -> nn.Mo
     return res
 
 
-def fold_tables(scorer: Any, catalog: Catalog, objective: Objective) -> nn.Module:
-    """A copy of the model whose tables of users have rows fitted to the new ones of `catalog`; it shares the rest."""
+def fold_tables(scorer: Any, catalog: Catalog, objective: Objective) -> tuple[nn.Module, Prior]:
+    """A copy of the model whose tables of users have rows fitted to the new ones of `catalog`, and the prior.
+
+    It shares all else.
+    """
     model = scorer.model
-    tables = _user_tables(model, scorer.catalog.n_users)
+    tables = user_tables(model, scorer.catalog.n_users)
     weights = [model.get_submodule(at).weight.detach() for at in tables]
     device = weights[0].device
     known = torch.from_numpy(scorer.catalog.known('user')).to(device)
-    mean, precision = (o.float() for o in _prior(torch.cat(weights, 1)[known].double()))
+    mean, precision = (o.float() for o in prior_of(torch.cat(weights, 1)[known].double()))
     widths = [weight.shape[1] for weight in weights]
-    res = _with_tables(model, tables, catalog.n_users).eval()
+    res = with_tables(model, tables, catalog.n_users).eval()
     rows = torch.zeros(catalog.n_users, len(mean), device=device)
     all_items = torch.arange(catalog.n_items, device=device)
+    counts = torch.from_numpy(catalog.counts['user'])
     for user in range(catalog.n_users):
         at, y, w = objective.rows(catalog, user)
-        scores = _OfTables(res, tables, widths, all_items if at is None else at.to(device))
+        scores = OfTables(res, tables, widths, all_items if at is None else at.to(device))
+        as_rec_model(res).set_user_counts(counts[user].expand(len(scores.items)))
         rows[user] = _newton(objective, scores, y.to(device), w.to(device), mean, precision, None, tol=1e-6)
     with torch.no_grad():
         for at, weight in zip(tables, rows.split(widths, 1)):
             res.get_submodule(at).weight.copy_(weight)
-    return res
+    as_rec_model(res).set_user_counts(counts)
+    return res, (mean.double().cpu(), precision.double().cpu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,8 @@ from scipy.sparse import csr_matrix, issparse
 
 from ..memory import require_memory
 from ..progress import Progress
-from .baselines import COMMON, Baseline, HasCatalog, gram, once, training_positives
+from .baselines import COMMON, Baseline, HasCatalog, gram, number_from, once, training_positives, warn_of_weights
+from .carried import Explainer, SumOfHistory
 from .recommend import MEMORY_BUDGET
 
 __all__ = ['EASE']
@@ -35,21 +37,24 @@ class ItemWeights(Baseline):
 
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of all items: codes (B,) -> (B, n_items)."""
-        positives = self.require_fitted().require_history().positives
-        x = once(positives[np.asarray(users)])
+        x = once(training_positives(self.require_fitted())[np.asarray(users)])
         return dense(x @ self.weights)
 
     def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
-        distinct, of_pair = np.unique(np.asarray(users), return_inverse=True)
-        pair_items = np.asarray(items)
-        res = torch.zeros(len(pair_items))
-        step = max(1, MEMORY_BUDGET // (16 * self.require_fitted().n_items))
-        for start in range(0, len(distinct), step):
-            scores = self.score_items(torch.from_numpy(distinct[start : start + step]))
-            pairs = np.flatnonzero((of_pair >= start) & (of_pair < start + step))
-            res[pairs] = scores[of_pair[pairs] - start, pair_items[pairs]]
-        return res
+        return score_by_user(self.score_items, self.require_fitted().n_items, users, items)
+
+    def contributions(self, user: int, item: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """What each item that a user has adds to the score of a pair of codes: codes and numbers (n,), and the rest.
+
+        The numbers and the rest sum to the score.
+        """
+        has = training_positives(self.require_fitted())[[user]].indices
+        return has, _column(self.weights, item)[has], 0.0
+
+    def explainer(self) -> Explainer:
+        """As in `Scorer`: scores are sums."""
+        return SumOfHistory(self)
 
     def vectors(self, side: str = 'item') -> torch.Tensor:
         """Rows of the item-item weights, (n_items, n_items): items are similar if they speak for the same others.
@@ -119,7 +124,7 @@ class EASE(ItemWeights):
         l2: float = 500.0,  # ridge penalty, in users: what is added to the count of each item
         budget: int | None = None,  # bytes that fitting may take; None: half of the memory that is available
     ) -> None:
-        self.l2 = l2
+        self.l2 = number_from(l2, 0, 'l2', 'a ridge penalty')
         self.budget = budget
 
     def config(self) -> dict[str, Any]:
@@ -131,6 +136,7 @@ class EASE(ItemWeights):
         n = dls.catalog.n_items
         dtype: type = np.float64 if n <= DOUBLE_UP_TO else np.float32
         self._require_memory(n, dtype)
+        warn_of_weights(dls.catalog, 'EASE')
         self.catalog = dls.catalog
         matrix = gram(once(training_positives(dls.catalog)), dtype)
         diagonal = np.arange(n)
@@ -153,6 +159,24 @@ class EASE(ItemWeights):
             self.budget,
             f'EASE(l2={self.l2}, {{}})',
         )
+
+
+def score_by_user(
+    score_items: Callable[[torch.Tensor], torch.Tensor],  # codes of users (B,) -> scores of all items (B, n_items)
+    n_items: int,
+    users: torch.Tensor,
+    items: torch.Tensor,
+) -> torch.Tensor:
+    """Scores of pairs of codes, (n,), (n,) -> (n,), where one score of a user costs as much as those of all items."""
+    distinct, of_pair = np.unique(np.asarray(users), return_inverse=True)
+    pair_items = np.asarray(items)
+    res = torch.zeros(len(pair_items))
+    step = max(1, MEMORY_BUDGET // (16 * n_items))
+    for start in range(0, len(distinct), step):
+        scores = score_items(torch.from_numpy(distinct[start : start + step]))
+        pairs = np.flatnonzero((of_pair >= start) & (of_pair < start + step))
+        res[pairs] = scores[of_pair[pairs] - start, pair_items[pairs]]
+    return res
 
 
 # --- matrices
@@ -179,6 +203,13 @@ def _invert(matrix: np.ndarray) -> bool:
         block = matrix[start:end, start:end]
         block[:] = np.triu(block) + np.triu(block, 1).T
     return True
+
+
+def _column(matrix: csr_matrix | np.ndarray, number: int) -> np.ndarray:
+    """A column of a sparse or dense matrix, dense (n,)."""
+    if isinstance(matrix, np.ndarray):
+        return matrix[:, number]
+    return matrix[:, [number]].toarray()[:, 0]
 
 
 def dense(matrix: Any) -> torch.Tensor:

@@ -26,6 +26,7 @@ from ..data.interactions import Vocab
 from ..memory import require_memory
 from ..notices import warn_user
 from .baselines import HasCatalog, training_rows
+from .carried import Carried, Explainer, Own
 from .linear import ItemWeights
 from .model_scorer import ModelScorer
 from .recommend import MEMORY_BUDGET
@@ -511,12 +512,18 @@ class _Propagated(Scorer):
         self, users: torch.Tensor, device: torch.device
     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]:
         """Of codes of users (B,): (item, column) of each label, the labels, how many a user has; see `_propagate`."""
-        labels = self.labels[users.cpu().numpy()]
-        n = np.diff(labels.indptr)
-        items = torch.from_numpy(labels.indices.astype(np.int64)).to(device)
-        columns = torch.from_numpy(np.repeat(np.arange(len(n)), n)).to(device)
-        values = torch.from_numpy(labels.data).to(device)
-        return (items, columns), values, torch.from_numpy(n.astype(np.float32)).to(device)
+        return _placed_labels(self.labels[users.cpu().numpy()], device)
+
+    def explainer(self) -> Explainer:
+        """As in `Scorer`: what the user's labels do to the scores, taken out one by one."""
+        return OfLabels(self)
+
+    def scores_with(self, user: int, labels: csr_matrix) -> torch.Tensor:
+        """Scores of all items for a user (a code) with other labels, a set in each row (n, n_items): (n, n_items)."""
+        y = self._start(torch.full((labels.shape[0],), user))
+        device = y.device if y.device.type != 'mps' else torch.device('cpu')
+        columns = y.to(device).T.contiguous()
+        return self._propagate(self._edges(device), columns, *_placed_labels(labels, device)).T
 
     def _score_chunk(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of all items for codes of users that fit the memory budget: (B,) -> (B, n_items)."""
@@ -557,6 +564,41 @@ class _Propagated(Scorer):
             rows = (of_pair[pairs] - start).to(device)
             res[pairs.to(device)] = scores[rows, items[pairs].to(device)]
         return torch.zeros(0) if res is None else res
+
+
+def _placed_labels(
+    labels: csr_matrix, device: torch.device
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Of rows of labels (B, n_items): (item, column) of each, the labels, how many a row has; see `_propagate`."""
+    n = np.diff(labels.indptr)
+    items = torch.from_numpy(labels.indices.astype(np.int64)).to(device)
+    columns = torch.from_numpy(np.repeat(np.arange(len(n)), n)).to(device)
+    values = torch.from_numpy(labels.data).to(device)
+    return (items, columns), values, torch.from_numpy(n.astype(np.float32)).to(device)
+
+
+class OfLabels(Explainer):
+    """What scores lose without a label of the user's on the graph; what the scorer below knows of the user stays."""
+
+    method = 'deletion'
+    is_quick = False
+
+    def of(self, user: int, items: np.ndarray, own: Own) -> Carried:
+        """As in `Explainer`."""
+        scorer = self.scorer
+        row = scorer.labels[[user]]
+        n = row.nnz
+        # row j of the variants lacks label j, the last one none
+        places = np.tile(np.arange(n), n + 1)
+        variants: np.ndarray = np.repeat(np.arange(n + 1), n)
+        stays = places != variants
+        entries = row.data[places[stays]], (variants[stays], row.indices[places[stays]])
+        labels = csr_matrix(entries, shape=(n + 1, scorer.catalog.n_items), dtype=np.float32)
+        step = max(1, MEMORY_BUDGET // (32 * scorer.catalog.n_items))
+        chunks = [scorer.scores_with(user, labels[at : at + step])[:, items] for at in range(0, n + 1, step)]
+        scores = torch.cat(chunks).double().cpu().numpy()
+        lost = pd.DataFrame(scores[-1] - scores[:-1], index=row.indices)
+        return self.carried(user, items, own, lost.reindex(own.items, fill_value=0.0).to_numpy())
 
 
 def _sparse_tensor(matrix: csr_matrix) -> torch.Tensor:

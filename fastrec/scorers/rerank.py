@@ -26,6 +26,7 @@ from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
 from ..notices import warn_user
 from .baselines import HasCatalog
+from .carried import Explainer
 from .lists import as_lists, by_score, id_columns, ids_of, moments, numbers_in, pack, padded, relevance_of, table_of
 from .recommend import recommend
 from .scorer import Scorer
