@@ -55,6 +55,8 @@ from .training.decay import *
 from .training.loop import *
 from .training.learner import *
 from .training.builders import *
+from .training.candidates import *
+from .training.choose import *
 from .training.resume import *
 from .training.cross_validation import *
 from .training.selection import *
