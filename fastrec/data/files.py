@@ -168,7 +168,7 @@ class FileTable:
     # --- reading
 
     def names(self) -> list:
-        """Columns."""
+        """Names of the columns."""
         if self.wanted is not None:
             return list(self.wanted)
         if self.kind == 'csv':

@@ -155,6 +155,7 @@ class Content(DotModel):
     # --- features
 
     def feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
+        """The layers that read features of 'user' or 'item' (`side`); none where it reads none."""
         layer = self.item_net.first if side == 'item' else self.user_net
         return () if layer is None else (layer,)
 

@@ -553,6 +553,7 @@ class SVDpp(DotBias):
         return codes, terms @ q.T, q @ p + b.squeeze(1) + user_bias + self.mean
 
     def feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
+        """The layers that read features of 'user' or 'item' (`side`); none where it reads none."""
         layer = self._layer(side)
         return () if layer is None else (layer,)
 

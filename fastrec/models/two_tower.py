@@ -172,6 +172,7 @@ class TwoTower(RecModel):
     # --- features
 
     def feature_layers(self, side: str) -> tuple[FeatureLinear, ...]:
+        """The layers that read features of 'user' or 'item' (`side`); none where it reads none."""
         layer = self._tower(side).features
         return () if layer is None else (layer,)
 
