@@ -1,12 +1,17 @@
 """Each loss against a naive loop of its formula."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from fastrec.models.losses import BCELoss, BPRLoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
+from fastrec.data.datasets import synthetic_ratings
+from fastrec.data.splits import LeaveLastSplitter
+from fastrec.models.losses import BCELoss, BPRLoss, InBatchSoftmaxLoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
+from fastrec.training.builders import collab_learner
+from fastrec.training.dataloaders import RecDataLoaders
 
 B = 5
 C = 4
@@ -107,6 +112,72 @@ def test_log_q_makes_the_sampled_loss_estimate_the_whole_one():
     assert apart(mean_gradient(torch.log(q))) < 0.02 < 0.12 < apart(mean_gradient(None))
 
 
+DISCOUNT = 0.4
+COUNTS = torch.tensor([7, 0, 2, 1, 20, 3])
+
+
+def discounted(logits, own, n_own):
+    """-log of the share of `own` (of n_own positives) among `logits`, pairs of a logit and its number of positives."""
+    n = [c + 1 for c in COUNTS.tolist()]
+    share = {c: math.exp(DISCOUNT * math.log((c + 1) / sum(n))) for c in COUNTS.tolist()}
+    return -math.log(math.exp(own) * share[n_own] / sum(math.exp(s) * share[c] for s, c in logits))
+
+
+def test_discounted_softmax_over_the_catalogue():
+    scores = torch.randn(2, 6, generator=torch.Generator().manual_seed(2))
+    target = torch.tensor([[0, 0, 0, 0, 1.0, 0], [0, 1.0, 0, 0, 0, -1]])
+    loss = SoftmaxLoss(reduction='none', popularity_discount=DISCOUNT)
+    loss.set_counts(COUNTS)
+    rows = []
+    for s, t in zip(scores.tolist(), target.tolist()):
+        at = t.index(1)
+        pairs = [(s[i], COUNTS[i].item()) for i in range(6) if t[i] >= 0]
+        rows.append(discounted(pairs, s[at], COUNTS[at].item()))
+    assert torch.allclose(loss(scores, target), torch.tensor(rows), atol=1e-5)
+
+
+def test_discounted_softmax_of_sampled_negatives():
+    items = torch.randint(6, (B, C), generator=torch.Generator().manual_seed(3))
+    loss = SampledSoftmaxLoss(reduction='none', popularity_discount=DISCOUNT)
+    loss.set_counts(COUNTS)
+    rows = []
+    for s, i in zip(SCORES.tolist(), items):
+        counts = COUNTS[i].tolist()
+        rows.append(discounted(list(zip(s, counts)), s[0], counts[0]))
+    assert torch.allclose(loss(SCORES, TARGET, items=items), torch.tensor(rows), atol=1e-5)
+
+
+def test_a_discount_of_the_items_of_a_batch_is_that_of_shifted_scores():
+    items = torch.tensor([[4, 0, 2, 3]])
+    target = torch.eye(4)[:3]
+    scores = SCORES[:3]
+    shift = DISCOUNT * ((COUNTS + 1) / (COUNTS + 1).sum()).log()
+    loss = InBatchSoftmaxLoss(COUNTS, 'none', popularity_discount=DISCOUNT)
+    plain = InBatchSoftmaxLoss(COUNTS, 'none')
+    assert torch.allclose(loss(scores, target, items=items), plain(scores + shift[items], target, items=items))
+
+
+@pytest.mark.parametrize('n_neg', [None, 4, 0])
+def test_a_discount_trades_popularity_for_novelty(n_neg):
+    ratings, _, _ = synthetic_ratings(n_users=150, n_items=80, n_factors=3, density=0.15, noise=0.3, seed=3)
+    often = ratings['item'].rank(pct=True) < 0.3
+    ratings = ratings[often | (np.arange(len(ratings)) % 4 == 0)]  # a third of the items is popular
+    dls = RecDataLoaders.from_df(ratings, target='implicit', n_neg=n_neg, bs=64, splitter=LeaveLastSplitter(1), seed=0)
+    counts = dls.catalog.counts['item']
+    losses = {None: SoftmaxLoss, 4: SampledSoftmaxLoss, 0: partial(InBatchSoftmaxLoss, counts)}
+    popularity = []
+    for discount in (0.0, 0.5, 1.0):
+        given = losses[n_neg](popularity_discount=discount)
+        torch.manual_seed(0)
+        learn = collab_learner(dls, n_factors=8, loss_func=given)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(8, 0.1 if n_neg is None else 2e-2)  # of so many users an epoch is three steps
+        top = learn.score_items(torch.arange(dls.n_users)).topk(10).indices
+        popularity.append(counts[top.numpy()].mean())
+        assert n_neg == 0 or not given.lacks_counts or given is not learn.loss_func, 'each learner has its own counts'
+    assert popularity[0] > 1.1 * popularity[1] and popularity[1] > 1.1 * popularity[2]
+
+
 def test_errors():
     with pytest.raises(ValueError, match="target='implicit'"):
         BPRLoss()(torch.rand(3), torch.rand(3))
@@ -114,5 +185,9 @@ def test_errors():
         BCELoss()(torch.rand(3, 2), torch.rand(3, 3))
     with pytest.raises(ValueError, match='items='):
         SampledSoftmaxLoss(torch.zeros(3))(SCORES, TARGET)
+    with pytest.raises(ValueError, match='needs to know how popular items are'):
+        SoftmaxLoss(popularity_discount=0.2)(SCORES, TARGET)
+    with pytest.raises(ValueError, match='popularity_discount=-1: a number from 0'):
+        SoftmaxLoss(popularity_discount=-1)
     with pytest.raises(ValueError, match="'mean', 'sum' or 'none'"):
         BPRLoss('max')

@@ -67,6 +67,63 @@ class MSELoss(RankingLoss):
         return (scores - target).square()
 
 
+class PopularityDiscounted(RankingLoss):
+    """What the softmax losses share: a discount on what is popular, for lists of more novelty at a price in accuracy.
+
+    With d = `popularity_discount` the softmax is of s_i + d log p_i, p_i = (n_i + 1) / sum_j (n_j + 1) of the training
+    positives n_i, and what ranks is s_i alone: the more of an item's popularity the loss explains, the less of it the
+    scores have. This is the logit-adjusted loss of Menon et al., 'Long-tail learning via logit adjustment', ICLR 2021,
+    eq. 10 (tau = d), whose d = 1 ranks as if all items were equally frequent; the 1 is for items without positives. The
+    aim is that of Abdollahpouri et al., 'Controlling popularity bias in learning-to-rank recommendation', RecSys 2017,
+    who add a regulariser to the loss. 0 by default: no discount. A learner gives the loss its counts (`set_counts`).
+    """
+
+    log_share: torch.Tensor | None  # (n_items,): log p_i
+
+    def __init__(
+        self,
+        popularity_discount: float = 0.0,
+        reduction: Reduction = 'mean',
+    ) -> None:
+        super().__init__(reduction)
+        if not 0 <= popularity_discount < math.inf:
+            raise ValueError(
+                f'popularity_discount={popularity_discount}: a number from 0, no discount, to about 1, where '
+                'popularity counts for nothing'
+            )
+        self.popularity_discount = popularity_discount
+        self.register_buffer('log_share', None, persistent=False)
+
+    def set_counts(
+        self,
+        counts: Any,  # (n_items,) training positives of each item
+    ) -> None:
+        """Count popularity by these."""
+        counts = torch.as_tensor(counts, dtype=torch.float64) + 1
+        self.log_share = (counts / counts.sum()).log().float()
+
+    @property
+    def lacks_counts(self) -> bool:
+        """Is there a discount, and nothing to count it by?"""
+        return self.popularity_discount > 0 and self.log_share is None
+
+    def discounted(
+        self,
+        scores: torch.Tensor,  # (B, C)
+        items: torch.Tensor | slice,  # codes of what was scored, which broadcast to (B, C)
+    ) -> torch.Tensor:
+        """s + d log p: (B, C). `ValueError` where there is a discount, and the counts are not there."""
+        if not self.popularity_discount:
+            return scores
+        if self.log_share is None:
+            raise ValueError(
+                f'{type(self).__name__}(popularity_discount={self.popularity_discount:g}) needs to know how popular '
+                'items are, which a learner tells it: give it as loss_func=, or call '
+                'loss.set_counts(dls.catalog.counts["item"])'
+            )
+        return scores + self.popularity_discount * self.log_share[items]
+
+
 class BCELoss(RankingLoss):
     """Binary cross-entropy of the logits, averaged over the positive and its negatives (He et al. 2017, eq. 7).
 
@@ -124,7 +181,7 @@ class WARPLoss(RankingLoss):
         return self.harmonic[rank] * margins.mean(1)
 
 
-class SampledSoftmaxLoss(RankingLoss):
+class SampledSoftmaxLoss(PopularityDiscounted):
     """Cross-entropy of the positive among itself and its negatives.
 
     Row value: -log softmax(s)[0]. With `log_q`, a negative's score becomes s - log(n_neg * q), so that the negatives'
@@ -136,9 +193,10 @@ class SampledSoftmaxLoss(RankingLoss):
         self,
         log_q: Any = None,  # (n_items,) log probability of each item in the sampler; None: no correction
         reduction: Reduction = 'mean',
+        popularity_discount: float = 0.0,  # from 0 to 1, see `PopularityDiscounted`
     ) -> None:
-        super().__init__(reduction)
-        self.needs_items = log_q is not None
+        super().__init__(popularity_discount, reduction)
+        self.needs_items = log_q is not None or popularity_discount > 0
         if log_q is not None:
             log_q = torch.as_tensor(log_q, dtype=torch.float32)
         self.register_buffer('log_q', log_q, persistent=False)
@@ -148,12 +206,16 @@ class SampledSoftmaxLoss(RankingLoss):
         scores: torch.Tensor,
         target: torch.Tensor,
         weight: torch.Tensor | None = None,
-        items: torch.Tensor | None = None,  # (B, 1 + n_neg): the codes that were scored, needed with `log_q`
+        items: torch.Tensor | None = None,  # (B, 1 + n_neg): the codes that were scored, if it `needs_items`
     ) -> torch.Tensor:
         """The reduced loss."""
-        if self.log_q is not None:
-            if items is None:
-                raise ValueError('a SampledSoftmaxLoss with log_q needs items=, the codes (B, C) that were scored')
+        if items is None and self.needs_items:
+            raise ValueError(
+                'a SampledSoftmaxLoss with log_q or popularity_discount needs items=, the codes (B, C) that were scored'
+            )
+        if items is not None:
+            scores = self.discounted(scores, items)
+        if self.log_q is not None and items is not None:
             n_neg = scores.shape[1] - 1
             negatives = scores[:, 1:] - self.log_q[items[:, 1:]] - math.log(n_neg)
             scores = torch.cat([scores[:, :1], negatives], 1)
@@ -164,7 +226,7 @@ class SampledSoftmaxLoss(RankingLoss):
         return -scores.log_softmax(1)[:, 0]
 
 
-class InBatchSoftmaxLoss(RankingLoss):
+class InBatchSoftmaxLoss(PopularityDiscounted):
     """Cross-entropy of each row's positive among the distinct items of the batch, corrected for their popularity.
 
     scores and target (B, C), a column per item of the batch: target 1 for the row's positive, -1 where the item is not
@@ -182,8 +244,10 @@ class InBatchSoftmaxLoss(RankingLoss):
         self,
         counts: Any,  # (n_items,) training positives of each item
         reduction: Reduction = 'mean',
+        popularity_discount: float = 0.0,  # from 0 to 1, see `PopularityDiscounted`
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(popularity_discount, reduction)
+        self.set_counts(counts)
         counts = torch.as_tensor(counts, dtype=torch.float64)
         counts = counts.clamp(min=1)  # an item of the validation rows alone counts as rare, not as impossible
         share = (counts / counts.sum()).clamp(max=1 - 1e-9)
@@ -203,7 +267,7 @@ class InBatchSoftmaxLoss(RankingLoss):
                 'make the DataLoaders with n_neg=0'
             )
         self._log_q = torch.log(-torch.expm1(len(scores) * self.log_absent[items[0]]))
-        return super().forward(scores, target, weight)
+        return super().forward(self.discounted(scores, items), target, weight)
 
     def rows(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Value of each row: (B,)."""
@@ -213,7 +277,7 @@ class InBatchSoftmaxLoss(RankingLoss):
         return logits.logsumexp(1) - own.squeeze(1)
 
 
-class SoftmaxLoss(RankingLoss):
+class SoftmaxLoss(PopularityDiscounted):
     """Multinomial cross-entropy over the whole catalogue: - sum_i x_ui log softmax(s_u)_i, a row per user.
 
     Liang et al. 2018, eq. 2. With n_u = sum_i x_ui, the row counts n_u^(power - 1), over the mean of n_u^power in the
@@ -227,12 +291,14 @@ class SoftmaxLoss(RankingLoss):
         self,
         power: float = 0.5,  # from 0, users count alike, to 1, their interactions do
         reduction: Reduction = 'mean',
+        popularity_discount: float = 0.0,  # from 0 to 1, see `PopularityDiscounted`
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(popularity_discount, reduction)
         self.power = power
 
     def rows(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Value of each row: (B,)."""
+        scores = self.discounted(scores, slice(None))  # a column per item
         positive = target.clamp(min=0)
         n = positive.sum(1)
         log_sum = scores.masked_fill(target < 0, -torch.inf).logsumexp(1)

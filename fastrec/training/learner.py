@@ -32,7 +32,15 @@ from ..evaluation.named import as_metrics
 from ..models.base import as_rec_model
 from ..models.blocks import FeatureLinear
 from ..models.embedding import EmbeddingTable, set_gradients
-from ..models.losses import BCELoss, InBatchSoftmaxLoss, MSELoss, SampledSoftmaxLoss, SoftmaxLoss, WARPLoss
+from ..models.losses import (
+    BCELoss,
+    InBatchSoftmaxLoss,
+    MSELoss,
+    PopularityDiscounted,
+    SampledSoftmaxLoss,
+    SoftmaxLoss,
+    WARPLoss,
+)
 from ..notices import warn_user
 from ..scorers.extend import copy_vectors, extend_interactions, extend_model
 from ..scorers.model_scorer import ModelScorer
@@ -98,6 +106,9 @@ class RecLearner(FastLearner, ModelScorer):
             loss_func = default_loss(dls)
         if opt_func is None:
             opt_func = default_optimizer(dls, model)
+        if isinstance(loss_func, PopularityDiscounted) and loss_func.lacks_counts:
+            loss_func = deepcopy(loss_func)  # another learner may have it, of other data
+            loss_func.set_counts(dls.catalog.counts['item'])
         elif isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer):
             opt_func = partial(TorchOptimizer, opt=opt_func)
         if splitter is None:
@@ -333,6 +344,8 @@ class RecLearner(FastLearner, ModelScorer):
     def _user_blocks(self, ids: pd.Index, user_df: pd.DataFrame | None) -> dict[str, Block] | None:
         """The features of the users `ids`, if the model reads any; users without a row have none."""
         if user_df is None or not len(ids) or as_rec_model(self.model).has_features('user') is None:
+        if isinstance(loss, PopularityDiscounted) and loss.popularity_discount:
+            loss.set_counts(dls.catalog.counts['item'])
             return None
         if self.user_features is None:
             warn_user(
