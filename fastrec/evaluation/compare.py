@@ -378,7 +378,9 @@ def _dots(ax: Any, models: pd.DataFrame, best: str) -> None:
         color = BEST if mean == models['mean'][best] else OTHERS
         ax.plot([low, high], [i, i], color=color, lw=2)
         ax.plot([mean], [i], 'o', color=color)
-        if np.isfinite(mean):
+        if np.isnan(mean):
+            ax.text(0.02, i, 'predicts no ratings', transform=ax.get_yaxis_transform(), fontsize=8, color='gray')
+        else:
             ax.annotate(f'{mean:.4f}', (mean, i), (0, 5), textcoords='offset points', ha='center', fontsize=8)
     ax.set_yticks(range(len(models)), models.index)
     ax.set_ylim(-0.5, len(models) - 0.3)
