@@ -44,6 +44,7 @@ from .evaluation.metrics import *
 from .evaluation.ranking import *
 from .evaluation.evaluate import *
 from .evaluation.compare import *
+from .evaluation.fidelity import *
 from .evaluation.card import *
 from .training.batches import *
 from .training.stream_batches import *

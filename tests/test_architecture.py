@@ -22,10 +22,10 @@ HOUSE = {
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',
     'scorers': 'recommend retrieval coldstart carried influence pathways because given scorer model_scorer extend '
     'baselines linear neighbors factorization blend refine lists rerank sound packing folder artifact',
-    'evaluation': 'metrics named held_out errors ranking evaluate compare card',
+    'evaluation': 'metrics named held_out errors ranking evaluate compare fidelity card',
     'training': (
         'batches stream_batches dataloaders recipes optimizers callbacks decay loop finder checks learner builders '
-        'clock candidates choose settings resume cross_validation selection'
+        'clock candidates choose settings resume cross_validation spaces selection'
     ),
     'interpretation': 'tables text figures maps clusters errors losses interpret',
 }

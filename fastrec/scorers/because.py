@@ -1,4 +1,4 @@
-"""Why a score is what it is, for somebody who is not a data scientist: by the user's own items, in a table or a sentence.
+"""Why a score is what it is, for people who are not data scientists: the user's own items, in a table or a sentence.
 
 `scorer` is here whatever keeps the contract of `Scorer`, which stands above this room and calls it."""
 
@@ -12,7 +12,7 @@ import torch
 
 from ..data.catalog import Catalog
 from ..progress import Progress
-from .carried import Carried, Own, given_rows, own_rows
+from .carried import Carried, Own, given_rows, in_order, own_rows, shares
 from .influence import SumsInModel
 from .pathways import feature_parts
 from .recommend import checked_k, require_numbers
@@ -70,24 +70,17 @@ def _of_items(scorer: Any, user: int, item: int, k: int | None, history: Any, by
     return _table(scorer.catalog, carried, own, k)
 
 
-def _in_order(contributions: np.ndarray) -> np.ndarray:
-    """Places of contributions (n,), those first that moved a score where it has gone, by size."""
-    direction = 1.0 if contributions.sum() >= 0 else -1.0
-    return np.argsort(-direction * contributions, kind='stable')
-
-
 def _table(catalog: Catalog, carried: Carried, own: Own, k: int | None) -> pd.DataFrame:
     """A row for each of the user's items: item, title, rating (those there are), share, contribution."""
     parts = carried.contributions[:, 0]
-    order = _in_order(parts)[:k]
+    order = in_order(parts)[:k]
     codes = carried.items[order]
-    together = parts.sum()
     columns: dict[str, Any] = {catalog.columns['item']: catalog.vocab['item'].decode(codes)}
     if catalog.shows_titles:
         columns['title'] = catalog.titles(codes)
     if own.is_rated:
         columns[catalog.columns['rating']] = own.values[order]
-    columns['share'] = parts[order] / together if together else np.full(len(order), np.nan)
+    columns['share'] = shares(parts)[order]
     columns['contribution'] = parts[order]
     res = pd.DataFrame(columns)
     res.attrs.update(score=float(carried.scores[0]), base=float(carried.base[0]), method=carried.method)
@@ -97,12 +90,22 @@ def _table(catalog: Catalog, carried: Carried, own: Own, k: int | None) -> pd.Da
 # --- in a sentence
 
 
+def check_explain(explain: bool, basket: Any, to: Any) -> None:
+    """`ValueError` for arguments of `recommend` that no sentences go with."""
+    if explain and (basket is not None or to is not None):
+        raise ValueError(
+            'explain=True is for tables in memory of users with rows: leave out to=, and of a basket ask '
+            'fold_in(basket).recommend(explain=True)'
+        )
+
+
 def sentences(scorer: Any, recommendations: pd.DataFrame) -> list[str]:
-    """For each row of a table of `recommend` why it is there: 'because you rated Alien (1979) 5 and Aliens (1986) 4'."""
+    """Why each row of a table of `recommend` is there: 'because you rated Alien (1979) 5 and Aliens (1986) 4'."""
     catalog = scorer.catalog
     users = catalog.vocab['user'].encode(recommendations[catalog.columns['user']])
     items = catalog.vocab['item'].encode(recommendations[catalog.columns['item']])
     explainer = scorer.explainer()
+    titles = catalog.titles(np.arange(catalog.n_items))
     res = np.full(len(users), '', dtype=object)
     rows_of = pd.Series(np.arange(len(users))).groupby(users, sort=False).indices
     with scorer.inference(), Progress(len(rows_of), 'explaining', 'users', scorer.shows_progress) as progress:
@@ -110,20 +113,20 @@ def sentences(scorer: Any, recommendations: pd.DataFrame) -> list[str]:
             own = own_rows(catalog, int(user))
             if len(own.items):
                 carried = explainer.of(int(user), items[rows].astype(np.int64), own)
-                res[rows] = [_sentence(catalog, own, parts) for parts in carried.contributions.T]
+                res[rows] = [_sentence(titles, own, parts) for parts in carried.contributions.T]
             else:
                 res[rows] = OF_NOBODY
             progress.update(1)
     return res.tolist()
 
 
-def _sentence(catalog: Catalog, own: Own, parts: np.ndarray) -> str:
+def _sentence(titles: np.ndarray, own: Own, parts: np.ndarray) -> str:
     """What an item's score owes to the user's items, of which `parts` (n,) are the contributions."""
     order = np.argsort(-parts, kind='stable')[:NAMED]
     order = order[(parts[order] > 0) & (parts[order] >= WORTH_NAMING * parts[order[0]])]
     if not len(order):
         return OF_OTHERS
-    named = list(catalog.titles(own.items[order]))
+    named = list(titles[own.items[order]])
     if own.is_rated:
         named = [f'{title} {rating:g}' for title, rating in zip(named, own.values[order])]
     verb = 'rated' if own.is_rated else 'chose'

@@ -41,7 +41,7 @@ def own_rows(catalog: Catalog, user: int) -> Own:
     """What a user (a code) has in the training rows; `ValueError` if the history did not travel."""
     if catalog.history is None:
         catalog.require_history(
-            'Give it: because(user, item, history={item: rating, ...}), or save with save_recommender(..., history=True)'
+            'Give it: because(user, item, history={item: rating}), or save with save_recommender(..., history=True)'
         )
     assert catalog.history is not None
     row = catalog.history.seen_of(np.array([user]))[np.array([user])].tocsr()
@@ -116,6 +116,23 @@ def on_scale(
     moved = to_range(at, y_range) - to_range(at - together, y_range)
     factor = torch.where(together.abs() > AT_LEAST, moved / together, slope)
     return contributions * factor.numpy()
+
+
+def shares(contributions: np.ndarray) -> np.ndarray:
+    """What each contribution (n,) is of all that moved a score where it has gone: these add up to 1.
+
+    Negative where it spoke against that, 0 where nothing moved it. (Of the sum of all, what speaks for and against
+    would have to be shares as well, and several hundred percent where the two are about equal.)
+    """
+    direction = 1.0 if contributions.sum() >= 0 else -1.0
+    along = np.maximum(direction * contributions, 0.0).sum()
+    return direction * contributions / along if along else np.zeros_like(contributions)
+
+
+def in_order(contributions: np.ndarray) -> np.ndarray:
+    """Places of contributions (n,), those first that moved a score where it has gone, by size."""
+    direction = 1.0 if contributions.sum() >= 0 else -1.0
+    return np.argsort(-direction * contributions, kind='stable')
 
 
 class Explainer:

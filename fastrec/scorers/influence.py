@@ -41,8 +41,9 @@ class Influence(Explainer):
             parts = dot_parts(scorer)
             if parts is None:
                 self.rows: Rows = _RowsOfTables(scorer)
+                self.is_quick = False
             else:
-                self.rows = _DotRows(scorer, *parts)
+                self.rows = _DotRows(*parts)
             prior, noise = scorer.prior_of_users()
             if prior is None:
                 prior = prior_of(self.rows.users[torch.from_numpy(scorer.catalog.known('user'))].double().cpu())
@@ -111,7 +112,6 @@ class _DotRows(Rows):
 
     def __init__(
         self,
-        scorer: Any,
         users: torch.Tensor,
         items: torch.Tensor,
         mean: float,

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from ..models.blocks import FeatureLinear
 from ..models.gated import GatedHybrid
 from ..models.svdpp import SVDpp
+from .carried import in_order, shares
 from .recommend import require_numbers
 
 __all__: list[str] = []
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 def feature_parts(scorer: Any, user: int, item: int, k: int | None) -> pd.DataFrame:
-    """The table of `because(by='features')` for codes of a user and an item; `TypeError` for models without features."""
+    """The table of `because(by='features')` for codes of a user and an item; `TypeError` where no features are read."""
     if scorer.model is None or not scorer.rec_model.feature_layers('item'):
         name = type(scorer.model or scorer).__name__
         raise TypeError(
@@ -47,11 +47,10 @@ def feature_parts(scorer: Any, user: int, item: int, k: int | None) -> pd.DataFr
                 rows.append((part.block, part.value, score - _score_without(model, layer, part, user, item, device)))
     require_numbers(torch.tensor([score, *(o[2] for o in rows)]))
     res = pd.DataFrame(rows, columns=['feature', 'value', 'contribution'])
-    together = res['contribution'].sum()
-    direction = 1.0 if together >= 0 else -1.0
-    res = res.iloc[np.argsort(-direction * res['contribution'].to_numpy(), kind='stable')[:k]].reset_index(drop=True)
-    res.insert(2, 'share', res['contribution'] / together if together else np.nan)
-    res.attrs.update(score=score, base=score - float(together), method='deletion')
+    parts = res['contribution'].to_numpy()
+    res.insert(2, 'share', shares(parts))
+    res = res.iloc[in_order(parts)[:k]].reset_index(drop=True)
+    res.attrs.update(score=score, base=score - float(parts.sum()), method='deletion')
     return res
 
 

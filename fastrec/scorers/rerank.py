@@ -26,6 +26,7 @@ from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
 from ..notices import warn_user
 from .baselines import HasCatalog
+from .because import check_explain, sentences
 from .carried import Explainer
 from .lists import as_lists, by_score, id_columns, ids_of, moments, numbers_in, pack, padded, relevance_of, table_of
 from .recommend import recommend
@@ -740,15 +741,19 @@ class Reranked(Scorer):
         basket: Any = None,
         to: Any = None,
         columns: Any = None,
+        explain: bool = False,
     ) -> pd.DataFrame | Path:
         """The first `k` of the re-ranked lists; arguments as in `Scorer.recommend`."""
         self.require_current()
+        check_explain(explain, basket, to)
         recs = self.scorer.recommend(
             users, max(k, self.n), exclude_seen, candidates, cold, seen, basket, columns=columns
         )
         assert isinstance(recs, pd.DataFrame)  # no file was asked for
         res = self.rerank(recs)
         res = res[res['rank'] <= k].reset_index(drop=True)
+        if explain:
+            res = res.assign(because=sentences(self, res))
         if to is None:
             return res
         if 'cold' not in res:

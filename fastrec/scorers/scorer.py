@@ -18,7 +18,7 @@ from ..data.catalog import Catalog, distinct
 from ..data.interactions import Interactions, Vocab
 from ..models.base import as_rec_model
 from ..notices import warn_user
-from .because import because, sentences
+from .because import because, check_explain, sentences
 from .carried import Deletion, Explainer
 from .coldstart import new_users
 from .recommend import basket_cosines, pairs_of, recommend, recommend_basket, recommend_users, require_numbers
@@ -233,11 +233,7 @@ class Scorer:
         its name once it is whole, always with `cold`; returned is its path.
         """
         self.require_trained()
-        if explain and (basket is not None or to is not None):
-            raise ValueError(
-                'explain=True is for tables in memory of users with rows: leave out to=, and of a basket ask '
-                'fold_in(basket).recommend(explain=True)'
-            )
+        check_explain(explain, basket, to)
         if basket is not None:
             if users is not None:
                 raise ValueError('give users or a basket, not both')
@@ -265,8 +261,8 @@ class Scorer:
         """Why a score is what it is: the user's own items that carried it, those that speak for it most first.
 
         `learn.because(196, 'Kolya (1996)')`. A row for each: item, title, rating (those there are), `contribution` on
-        the scale of the score, `share` of what all items bring together (negative where one speaks against it). Base
-        and contributions add up to the score: `.attrs` has 'score', 'base', 'method', 'user', 'item', 'title'.
+        the scale of the score, and `share` of all that moved the score where it has gone (negative where one speaks
+        against that). Base and contributions add up to the score: `.attrs` has 'score', 'base', 'method', 'user', 'item', 'title'.
 
         Methods: 'exact' where scores are sums over what the user has (`EASE`, `ItemKNN`, `BiasOnly`); 'influence' of
         models with a row for each user, a ridge regression on what the user has (see `Influence`), also of `SVDpp`,
