@@ -123,15 +123,19 @@ def _add_train(commands: Any) -> None:
     p.add_argument('--items', metavar='FILE', help='metadata of items: a column of ids, and e.g. title, year, genres')
     p.add_argument(
         '--split',
-        choices=['random', 'time', 'last'],
+        choices=['random', 'time', 'user-time', 'last'],
         default='random',
-        help='held-out rows: random, those after one moment, or the last of each user (default: random)',
+        help="held-out rows: random, those after one moment, the last share of each user's, or the last of each user "
+        '(default: random)',
+    )
+    p.add_argument(
+        '--split-date', metavar='DATE', help='hold out the rows from this date on, e.g. 1998-03-01 (UTC), for all users'
     )
     p.add_argument(
         '--valid-pct',
         type=float,
         default=0.1,
-        help='share of rows held out, random or by time (default: 0.1); '
+        help='share of rows held out, random, by time or user-time (default: 0.1); '
         '0 trains on every row, once the settings are chosen',
     )
     p.add_argument(
@@ -178,7 +182,8 @@ def _add_recommend(commands: Any) -> None:
     p = commands.add_parser(
         'recommend',
         help='recommendations for users, to parquet or CSV',
-        description='Recommend to the users of a file, in chunks: user, item, title, score, rank, cold.',
+        description='Recommend to the users of a file, in chunks: user, item (called as in the ratings), title, score, '
+        'rank, cold.',
     )
     p.set_defaults(run=_recommend)
     p.add_argument('folder', help='a saved recommender')
@@ -197,6 +202,7 @@ def _add_recommend(commands: Any) -> None:
         metavar='CONDITION',
         help="only items for which it is true, of their columns: 'year > 1990', \"genres.str.contains('Comedy')\"",
     )
+    p.add_argument('--show', metavar='A,B,...', help='columns of the metadata of items to write beside them')
     p.add_argument(
         '--cold',
         choices=['popular', 'mean', 'raise'],
@@ -379,9 +385,15 @@ def _loaders(
         raise ValueError(
             f'--valid-pct 0 holds nothing out, and --split {args.split} says what to hold out: leave one of them out'
         )
+    if args.split_date is not None and args.split not in ('random', 'time'):
+        raise ValueError(f'--split-date says what to hold out, and --split {args.split}, too: leave one of them out')
     splitter = None  # random
-    if args.split == 'time':
+    if args.split_date is not None:
+        splitter = fr.TimeSplitter(args.split_date)
+    elif args.split == 'time':
         splitter = fr.TimeSplitter(args.valid_pct)
+    elif args.split == 'user-time':
+        splitter = fr.TimeSplitter(args.valid_pct, by='user', seed=args.seed)
     elif args.split == 'last':
         splitter = fr.LeaveLastSplitter(1, seed=args.seed)
     options: dict[str, Any]
@@ -535,6 +547,7 @@ def _write_recommendations(args: argparse.Namespace, scorer: Any, seen: Any) -> 
                 args.candidates,
                 args.cold,
                 seen,
+                columns=None if args.show is None else [name.strip() for name in args.show.split(',')],
             )
             assert isinstance(df, pd.DataFrame)  # not a path: it is written here
             if 'cold' not in df:

@@ -20,6 +20,7 @@ from fastrec.all import (
     evaluate,
     hr,
     model_card,
+    rec_learner,
     rmse,
     set_seed,
     synthetic_ratings,
@@ -81,7 +82,7 @@ def test_the_card_of_a_ranker_and_other_parts(table):
         n_neg=None,
         bs=16,
     )
-    learn = collab_learner(dls, n_factors=3)
+    learn = rec_learner(dls, collab_learner(dls, n_factors=3).model)  # which may be trained, who knows where
     card = learn.card(split='test', metrics=hr(5), baselines={'pop': Popularity().fit(dls)})
     assert [o['model'] for o in card['metrics']['rows']] == ['DotBias', 'pop']
     assert 'hr@5' in card['metrics']['rows'][0]
@@ -119,7 +120,7 @@ def test_fingerprints_change_with_the_data_alone(table):
 
 
 def test_splitters_are_described():
-    assert describe_splitter(TimeSplitter(0.2, 0.1)) == 'TimeSplitter(valid_pct=0.2, test_pct=0.1)'
+    assert describe_splitter(TimeSplitter(0.2, 0.1)) == 'TimeSplitter(valid_pct=0.2, test_pct=0.1, by=None, seed=0)'
     assert describe_splitter(KFoldSplitter(5, 1, 2)) == 'KFoldSplitter(n_folds=5, seed=1, fold=2)'
     assert describe_splitter('part') == "column 'part'"
     assert describe_splitter(([0], [1])) == 'given index arrays'

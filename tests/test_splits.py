@@ -17,6 +17,7 @@ from fastrec.data.splits import (
     LeaveLastSplitter,
     Split,
     TimeSplitter,
+    describe_splitter,
     folds_of,
     make_split,
     split_summary,
@@ -108,6 +109,78 @@ def test_time_splitter_does_not_depend_on_the_order_of_rows():
     a = TimeSplitter(0.2)(inter_of(users, times))
     b = TimeSplitter(0.2)(inter_of(users[order], times[order]))
     assert set(a.valid) == set(order[b.valid])
+
+
+def user_shares_slowly(users, times, share):
+    """How many rows of each user are held out, and that none of them is older than one that stays."""
+    return {u: min(int(users.count(u) * share + 0.5), users.count(u) - 1) for u in set(users)}
+
+
+@quick
+@given(timed(), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([0.0, 0.25]))
+def test_the_last_share_of_each_user(data, valid_pct, test_pct):
+    users, times = data
+    splitter = TimeSplitter(valid_pct, test_pct, by='user')
+    split = splitter(inter_of(users, times))
+    assert_partition(split, len(users))
+    parts = [list(part) for part in split if part is not None]
+    held_out = [row for part in parts[1:] for row in part]
+    for user, n in user_shares_slowly(users, times, valid_pct + test_pct).items():
+        assert sum(users[row] == user for row in held_out) == n
+        for earlier, later in itertools.pairwise(parts):
+            of_earlier, of_later = ([times[row] for row in part if users[row] == user] for part in (earlier, later))
+            if of_earlier and of_later:
+                assert max(of_earlier) <= min(of_later)
+    assert (split.test is None) == (test_pct == 0)
+    again = TimeSplitter(valid_pct, test_pct, by='user')(inter_of(users, times))
+    assert lists(again) == lists(split)
+
+
+def test_shares_of_users_by_hand():
+    users = [0] * 10 + [1] * 3 + [2] * 2 + [3]
+    split = TimeSplitter(0.2, by='user')(inter_of(users, np.arange(16)))
+    assert split.valid.tolist() == [8, 9, 12]  # 2 of 10, 1 of 3 (0.6), none of 2 (0.4) and of 1
+    with pytest.warns(UserWarning, match="each user's own last rows"):
+        splitter = TimeSplitter(0.5, by='user', seed=1)
+        splitter(inter_of([0] * 4 + [1] * 4, [1, 1, 1, 1, 1, 1, 2, 2]))
+    assert splitter.n_ties == 1
+    assert describe_splitter(splitter) == "TimeSplitter(valid_pct=0.5, test_pct=0.0, by='user', seed=1)"
+
+
+@pytest.mark.parametrize('unit', ['datetime', 's', 'ms', 'us', 'ns', 'zone'])
+def test_dates(unit):
+    days = pd.Series(pd.date_range('1998-02-26', periods=6))  # to 3 March
+    times = {'datetime': days, 'zone': days.dt.tz_localize('UTC')}.get(unit)
+    if times is None:
+        times = (days - pd.Timestamp(0)) // pd.Timedelta(1, unit)
+    inter = Interactions.from_df(
+        pd.DataFrame(dict(user=[0, 1] * 3, item=range(6), rating=[1, 2, 3] * 2, time=times)), time_name='time'
+    )
+    assert lists(TimeSplitter('1998-03-01')(inter)) == [[0, 1, 2], [3, 4, 5], None]
+    assert lists(TimeSplitter(days[2], days[5])(inter)) == [[0, 1], [2, 3, 4], [5]]
+    assert lists(TimeSplitter(days[2].date())(inter)) == [[0, 1], [2, 3, 4, 5], None]
+    assert lists(TimeSplitter('1998-03-01T01:00+01:00')(inter)) == [[0, 1, 2], [3, 4, 5], None]
+    with pytest.raises(ValueError, match=r'cuts nothing off: the times run from 1998-02-26 .* to 1998-03-03'):
+        TimeSplitter('2005')(inter)
+    assert describe_splitter(TimeSplitter('1998-03-01')) == (
+        "TimeSplitter(valid_pct='1998-03-01', test_pct=0.0, by=None, seed=0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ('args', 'why'),
+    [
+        (('soon',), 'not a date'),
+        (('1998-03-01', 0.1), 'two shares, or two dates'),
+        ((0.1, '1998-03-01'), 'two shares, or two dates'),
+        (('1998-03-01', '1998-02-01'), 'has to be after'),
+        (('1998-03-01', 0.0, 'user'), "by='user' goes with shares"),
+        ((0.2, 0.0, 'item'), "by='item': 'user'"),
+    ],
+)
+def test_what_is_not_a_split_in_time(args, why):
+    with pytest.raises(ValueError, match=why):
+        TimeSplitter(*args)
 
 
 def test_rows_of_one_time_only_cannot_be_cut():

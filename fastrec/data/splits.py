@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from types import FunctionType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -48,39 +49,125 @@ def _times(inter: Interactions, who: str) -> np.ndarray:
 
 
 class TimeSplitter:
-    """Split at one moment for everybody: rows after it are valid (after a second one: test).
+    """Split in time: rows after one moment are valid (after a second one: test).
 
-    Rows at the very moment of the cut stay together on the earlier side, so parts can be a little smaller than asked
-    for. The honest protocol for a system that recommends tomorrow what it learned until today; many valid users are new
-    then. `ValueError` for shares that leave nothing to train on, and where the interactions have no times.
+    The moment is the same for everybody: the honest protocol for a system that recommends tomorrow what it learned
+    until today; many valid users are new then. Of shares, rows at the very moment of the cut stay together on the
+    earlier side, so parts can be a little smaller than asked for. Of dates, rows from then on (midnight of a day, UTC)
+    are later: `TimeSplitter('1998-03-01')`; times that are numbers count from 1970, in seconds, milli-, micro- or
+    nanoseconds, as their size tells.
+
+    With `by='user'` it is a moment for each user, of whose n rows the last round(n * share) are held out (halves up),
+    so none of users with one or two rows at a share of 0.2, and never the first. Ties in time are broken at random by
+    `seed` (`n_ties` users, after the call). A row that is held out can then be older than training rows of others: it
+    says how models compare, not how well tomorrow is predicted.
+
+    `ValueError` for what leaves nothing to train on or to hold out, and where the interactions have no times.
     """
 
     def __init__(
         self,
-        valid_pct: float = 0.2,  # share of rows in valid
-        test_pct: float = 0.0,  # share of rows in test, after valid
+        valid_pct: float | str | date = 0.2,  # share of rows in valid, or the date (as text or datetime) it begins at
+        test_pct: float | str | date = 0.0,  # share of rows in test, after valid, or the date it begins at
+        by: str | None = None,  # 'user': shares of each user's own rows; None: of all rows
+        seed: int = 0,  # breaks ties in time, with by='user'
     ) -> None:
-        if not (valid_pct > 0 and test_pct >= 0 and valid_pct + test_pct < 1):
+        if by not in (None, 'user'):
+            raise ValueError(f"by={by!r}: 'user', or None for one moment for everybody")
+        self.dates = _dates(valid_pct, test_pct)
+        if not self.dates and not (valid_pct > 0 and test_pct >= 0 and valid_pct + test_pct < 1):  # type: ignore
             raise ValueError(
-                f'valid_pct={valid_pct}, test_pct={test_pct}: shares above 0 that leave something to train on'
+                f'valid_pct={valid_pct}, test_pct={test_pct}: shares above 0 that leave something to train on, '
+                "or dates such as '1998-03-01'"
             )
-        self.valid_pct = valid_pct
-        self.test_pct = test_pct
+        if self.dates and by == 'user':
+            raise ValueError("by='user' goes with shares: a date is the same for everybody")
+        self.valid_pct: Any = str(valid_pct) if self.dates else valid_pct
+        self.test_pct: Any = str(test_pct) if len(self.dates) > 1 else test_pct
+        self.by = by
+        self.seed = seed
+        self.n_ties = 0  # with by='user': users for whom the seed decided what is held out, as of the last call
 
     def __call__(self, inter: Interactions) -> Split:
         times = _times(inter, 'TimeSplitter')
-        ordered = np.sort(times)
-        after = times > self._moment(ordered, self.valid_pct + self.test_pct)
-        if not self.test_pct:
-            return Split(np.flatnonzero(~after), np.flatnonzero(after))
-        last = times > self._moment(ordered, self.test_pct)
+        if self.by == 'user':
+            return self._by_user(inter, times)
+        if self.dates:
+            is_later = [times >= _moment_in(times, begin) for begin in self.dates]
+        else:
+            ordered = np.sort(times)
+            shares = [self.valid_pct + self.test_pct, self.test_pct] if self.test_pct else [self.valid_pct]
+            is_later = [times > _moment_of_share(ordered, share) for share in shares]
+        if len(is_later) == 1:
+            return Split(np.flatnonzero(~is_later[0]), np.flatnonzero(is_later[0]))
+        after, last = is_later
         return Split(np.flatnonzero(~after), np.flatnonzero(after & ~last), np.flatnonzero(last))
 
-    @staticmethod
-    def _moment(ordered: np.ndarray, share_after: float):
-        """The moment after which at most this share of the `ordered` times lies."""
-        n_before = round(len(ordered) * (1 - share_after))
-        return ordered[max(n_before - 1, 0)]
+    def _by_user(self, inter: Interactions, times: np.ndarray) -> Split:
+        """The last share of each user's rows."""
+        warn_user(
+            "TimeSplitter(by='user') holds out each user's own last rows, so a model learns from what others did "
+            'later: it says how models compare, not how well tomorrow is predicted (TimeSplitter() does)'
+        )
+        order = _by_user_and_time(inter, times, np.arange(len(inter)), self.seed)
+        counts = inter.counts('user', order)
+        n_later, n_spare = _within_user(counts)
+        n_held_out, n_test = (
+            np.floor(np.repeat(counts, counts) * share + 0.5)
+            for share in (self.valid_pct + self.test_pct, self.test_pct)
+        )
+        is_test = n_later < np.minimum(n_test, n_spare)
+        is_held_out = n_later < np.minimum(n_held_out, n_spare)
+        self.n_ties = _count_ties(inter.users[order], times[order], is_held_out, is_test)
+        train, valid, test = (np.sort(order[rows]) for rows in (~is_held_out, is_held_out & ~is_test, is_test))
+        return Split(train, valid, test if self.test_pct else None)
+
+
+def _dates(*moments: Any) -> list[pd.Timestamp]:
+    """The dates among what may be shares or dates, in UTC; `ValueError` for texts that are none, and for a wrong order.
+
+    A first one that is a date may stand alone (the second is 0).
+    """
+    if isinstance(moments[0], (float, int)) and isinstance(moments[1], (float, int)):
+        return []
+    given = [moments[0]] if isinstance(moments[1], (float, int)) and not moments[1] else list(moments)
+    if any(isinstance(o, (float, int)) for o in given):
+        raise ValueError(f'valid_pct={moments[0]!r}, test_pct={moments[1]!r}: two shares, or two dates')
+    dates = []
+    for moment in given:
+        try:
+            stamp = pd.Timestamp(moment)
+        except (ValueError, TypeError) as e:
+            raise ValueError(f"{moment!r} is not a date such as '1998-03-01' ({e})") from e
+        dates.append(stamp if stamp.tz is None else stamp.tz_convert(None))
+    if len(dates) > 1 and dates[1] <= dates[0]:
+        raise ValueError(f'test begins at {moments[1]!r}, which has to be after valid begins, {moments[0]!r}')
+    return dates
+
+
+def _moment_in(times: np.ndarray, begin: pd.Timestamp) -> Any:
+    """The date `begin` as `times` have it; `ValueError` where none of them is before, or none from then on."""
+    unit = 'ns'
+    if times.dtype.kind == 'M':
+        moment: Any = begin.to_datetime64()
+    else:
+        largest = np.abs(times).max()
+        unit = next((o for o, limit in (('s', 1e11), ('ms', 1e14), ('us', 1e17)) if largest < limit), 'ns')
+        moment = (begin - pd.Timestamp(0)) / pd.Timedelta(1, unit)
+    first, last = times.min(), times.max()
+    if not first < moment <= last:
+        as_dates = ' to '.join(
+            str(pd.Timestamp(o) if unit == 'ns' else pd.Timestamp(o, unit=unit)) for o in (first, last)
+        )
+        numbers = '' if times.dtype.kind == 'M' else f' ({first} to {last} {unit} since 1970)'
+        raise ValueError(f'{begin} cuts nothing off: the times run from {as_dates}{numbers}')
+    return moment
+
+
+def _moment_of_share(ordered: np.ndarray, share_after: float):
+    """The moment after which at most this share of the `ordered` times lies."""
+    n_before = round(len(ordered) * (1 - share_after))
+    return ordered[max(n_before - 1, 0)]
 
 
 class LeaveLastSplitter:
@@ -112,35 +199,40 @@ class LeaveLastSplitter:
             'it says how models compare, not how well tomorrow is predicted (TimeSplitter does)'
         )
         rows = inter.positive()
-        tie_break = np.random.default_rng(self.seed).permutation(len(rows))
-        order = rows[np.lexsort((tie_break, times[rows], inter.users[rows]))]  # by user, then time, then at random
-        n_later, n_spare = self._within_user(inter.counts('user', rows))
+        order = _by_user_and_time(inter, times, rows, self.seed)
+        n_later, n_spare = _within_user(inter.counts('user', rows))
         is_test = n_later < np.minimum(self.n_test, n_spare)
         is_held_out = n_later < np.minimum(self.n + self.n_test, n_spare)
         is_valid = is_held_out & ~is_test
-        self.n_ties = self._count_ties(inter.users[order], times[order], is_held_out, is_test)
+        self.n_ties = _count_ties(inter.users[order], times[order], is_held_out, is_test)
         valid = np.sort(order[is_valid])
         test = np.sort(order[is_test])
         train = np.setdiff1d(np.arange(len(inter)), np.concatenate([valid, test]), assume_unique=True)
         return Split(train, valid, test if self.n_test else None)
 
-    @staticmethod
-    def _within_user(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of rows sorted by user, from the number of rows of each: how many are still to come of the same user (n,).
 
-        And how many its user can give away (n,): all but one.
-        """
-        last_of_user: np.ndarray = np.repeat(np.cumsum(counts) - 1, counts)
-        n_later = last_of_user - np.arange(len(last_of_user))
-        return n_later, np.repeat(counts - 1, counts)
+def _by_user_and_time(inter: Interactions, times: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """`rows` (positions) by user, then time, then at random."""
+    tie_break = np.random.default_rng(seed).permutation(len(rows))
+    return rows[np.lexsort((tie_break, times[rows], inter.users[rows]))]
 
-    @staticmethod
-    def _count_ties(users: np.ndarray, times: np.ndarray, is_held_out: np.ndarray, is_test: np.ndarray) -> int:
-        """Users for whom a boundary between two parts falls between rows of one time."""
-        part = is_held_out.astype(np.int8) + is_test
-        same_moment = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
-        torn = same_moment & (part[1:] != part[:-1])
-        return len(np.unique(users[1:][torn]))
+
+def _within_user(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows sorted by user, from the number of rows of each: how many are still to come of the same user (n,).
+
+    And how many its user can give away (n,): all but one.
+    """
+    last_of_user: np.ndarray = np.repeat(np.cumsum(counts) - 1, counts)
+    n_later = last_of_user - np.arange(len(last_of_user))
+    return n_later, np.repeat(counts - 1, counts)
+
+
+def _count_ties(users: np.ndarray, times: np.ndarray, is_held_out: np.ndarray, is_test: np.ndarray) -> int:
+    """Users for whom a boundary between two parts falls between rows of one time."""
+    part = is_held_out.astype(np.int8) + is_test
+    same_moment = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    torn = same_moment & (part[1:] != part[:-1])
+    return len(np.unique(users[1:][torn]))
 
 
 class KFoldSplitter:
@@ -370,7 +462,7 @@ def describe_splitter(splitter: Callable | str | Iterable) -> str:
         settings = dict(inspect.getclosurevars(splitter).nonlocals)
         name = splitter.__qualname__.split('.<locals>')[0]
     else:
-        settings = {k: v for k, v in vars(splitter).items() if k != 'n_ties'}
+        settings = {k: v for k, v in vars(splitter).items() if k not in ('n_ties', 'dates')}
         name = type(splitter).__name__
     plain = {k: v for k, v in settings.items() if v is None or isinstance(v, (bool, int, float, str))}
     return f'{name}({", ".join(f"{k}={v!r}" for k, v in plain.items())})'

@@ -63,7 +63,7 @@ def ids_of(
     given = [items] if np.isscalar(items) else list(items)
     _, item = id_columns(recs)
     if titles is None:
-        titles = recs.drop_duplicates(item).set_index(item)['title'] if 'title' in recs else None
+        titles = recs.drop_duplicates(item).set_index(item, drop=False)['title'] if 'title' in recs else None
     if titles is None or not any(isinstance(o, str) for o in given):
         return given
     has_texts = kind_of(titles.index) == 'string'
