@@ -1,12 +1,13 @@
 # make demo: own environment, install, train on real MovieLens 100K, show what was learned
 # make test: the same environment: linter, type checker, all tests
+# make docs: the site, from this repository alone, into site/; make docs-serve: the same, shown at http://localhost:8000
 # make benchmarks DATA=FOLDER: everything in benchmarks/, with the peers' environments; writes benchmarks/RESULTS.md (hours; ONLY='speed growth': some; QUICK=1: only see whether each one runs)
 VENV   ?= .venv
 PYTHON ?= python3
 OUT    ?= demo-output
 PY      = $(VENV)/bin/python
 
-.PHONY: demo test clean peers benchmarks
+.PHONY: demo test docs docs-serve clean peers benchmarks
 
 $(VENV)/.installed: settings.ini setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +24,16 @@ test: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -q -n 2 --dist loadfile tests
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs
+	$(PY) -m sphinx -q -W --keep-going -b html docs site
+
+docs-serve: docs
+	$(PY) -m http.server --directory site 8000
 
 clean:
 	rm -rf $(VENV) $(OUT) *.egg-info
