@@ -19,7 +19,6 @@ from fastrec.all import (
     Popularity,
     RecDataLoaders,
     collab_learner,
-    evaluate,
     save_recommender,
     synthetic_ratings,
 )
@@ -142,12 +141,8 @@ def test_verbs_of_learners(table, unseen):
     def test_dl():
         cold.dls.test_dl(pd.DataFrame(dict(user=[user], item=[item])))
 
-    def untrained():
-        evaluate(cold)
-
     assert_points_at(predict, 'has no training row')
     assert_points_at(test_dl, 'without training rows')
-    assert_points_at(untrained, 'never trained')
 
 
 def test_extending_and_loading_vectors(table, learn):

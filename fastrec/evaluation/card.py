@@ -85,12 +85,12 @@ def model_card(
 
     `ValueError` if there is no such part, and for a learner that was never trained.
     """
-    scorer.require_trained()
     catalog = dls.catalog
     inter = catalog.require_history().interactions
     held_out = catalog.split._asdict().get(split)
     if held_out is None:
         raise ValueError(f'there is no {split!r} part in the split')
+    scorer.require_trained()
     name = _name(scorer)
     scorers: dict[str, Scorer] = {}  # that have figures
     if len(held_out):

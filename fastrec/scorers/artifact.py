@@ -50,7 +50,7 @@ def save_recommender(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f'{folder} is a file: a recommender is a folder')
-    catalog = scorer.require_fitted()
+    catalog = scorer.require_trained()
     if history:
         catalog.require_history('Or leave out history=True')
     elif any(part.reads_history for part in _parts(scorer)):
