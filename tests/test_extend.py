@@ -126,12 +126,12 @@ def test_old_rows_stay_and_new_ones_start_at_the_mean(kind, table):
         assert fresh.any()
         assert torch.allclose(m.weight[fresh], was[ok].mean(0).expand(int(fresh.sum()), -1), atol=1e-5)
     tables = [name for name, m in learn.model.named_modules() if isinstance(m, EmbeddingTable)]
+    counts = dict(log_counts='item', user_log_counts='user') if kind == 'gated' else {}
     for name, p in learn.model.state_dict().items():
-        assert name.rpartition('.')[0] in tables or name == 'log_counts' or torch.equal(p, before[name]), name
-    if kind == 'gated':
-        assert torch.allclose(
-            learn.model.log_counts, torch.from_numpy(learn.catalog.counts['item']).float().log1p(), atol=1e-5
-        )
+        assert name.rpartition('.')[0] in tables or name in counts or torch.equal(p, before[name]), name
+    for name, side in counts.items():
+        want = torch.from_numpy(learn.catalog.counts[side]).float().log1p()
+        assert torch.allclose(getattr(learn.model, name), want, atol=1e-5)
     quietly(learn, lambda: learn.fine_tune(1, 1e-2))
     assert np.isfinite(learn.recorder.values[-1][1])
     learn.recommend(learn.vocab['user'].ids[-1], 3)

@@ -344,6 +344,46 @@ def test_the_gate_leans_on_features_where_history_is_short(table, feats, tmp_pat
         RecInterpretation.from_learner(quiet(collab_learner(dls))).gates()
 
 
+def test_the_gate_trusts_ids_the_more_the_longer_the_users_history(blocks):
+    """By hand: with nothing else that tells users apart, the id's odds grow as (1 + n_u)^user_trust."""
+    counts = np.array([0, 1, 3, 9, 40, *[5] * 15])
+    options = dict(item_counts=np.full(150, 12), user_counts=counts, known_users=torch.from_numpy(counts > 0))
+    model = GatedHybrid(20, 150, _paths(blocks), 5, user_trust=0.5, **options).eval()
+    for p in (model.query.weight, model.keys):
+        torch.nn.init.zeros_(p)
+    weights = model.gate_weights(torch.arange(5), torch.tensor([0]))[:, 0, 0]
+    odds = weights / (1 - weights)
+    assert torch.allclose(odds[1:] / odds[1], torch.from_numpy(((1 + counts[1:5]) / 2) ** 0.5).float(), rtol=1e-4)
+    average = 13 / 8 * torch.ones(())  # (1 + n) / shrinkage, of the item alone
+    assert torch.allclose(odds[0], average, rtol=1e-4), 'who has no rows counts as the average user'
+    blind = GatedHybrid(20, 150, _paths(blocks), 5, **options)
+    assert 'user_trust' not in blind.config()
+    assert 'user_log_counts' not in blind.state_dict(), 'as versions before have it'
+
+
+def test_the_gates_trust_after_training(table, feats, tmp_path):
+    ratings, items, _ = table
+    short = ratings['user'].isin(ratings['user'].unique()[::2])
+    ratings = ratings[~short | (ratings.groupby('user').cumcount() < 5)]  # half of the users keep five rows
+    dls = RecDataLoaders.from_df(ratings, item_df=items, valid_pct=0.1, seed=1, bs=64)
+    set_seed(0)
+    learn = quiet(gated_learner(dls, feats[['genres']], n_factors=8))
+    learn.fit_one_cycle(5, 1e-2)
+    counts = dls.catalog.counts['user']
+    users = dls.vocab['user'].ids.to_numpy()
+    interp = RecInterpretation.from_learner(learn)
+    few, many = (interp.gates(users=users[which]).id.mean() for which in (counts < 8, counts > 20))
+    assert many > few + 0.05
+    saved = load_recommender(save_recommender(learn, tmp_path))
+    codes = torch.arange(dls.n_users)
+    assert torch.allclose(saved.score_items(codes), learn.score_items(codes), atol=1e-5)
+    taste = ratings[ratings['user'] == users[counts > 20][0]]
+    folded = learn.fold_in(taste[:3].assign(user='new'))
+    log_counts = folded.model.user_log_counts
+    assert log_counts.tolist() == pytest.approx([np.log(4)])
+    assert learn.model.user_log_counts.shape == (dls.n_users,), 'the learner keeps its own'
+
+
 def test_user_features_speak_for_users_without_ratings(table, feats):
     ratings, items, truth = table
     users = pd.DataFrame(dict(user=[f'u{i:04}' for i in range(200)], taste=truth.user_factors.argmax(1).astype(str)))
@@ -379,6 +419,7 @@ def test_errors_of_items_known_by_features_stand_apart(table, feats):
     )
     assert list(learn.recorder.values[-1][2:]) == pytest.approx(res.rmse.tolist(), rel=1e-4)
     other = quiet(collab_learner(dls, n_factors=4, metrics=rmse))
+    other.fit(1, 1e-2)
     assert list(evaluate(other).index) == ['all', 'warm', 'cold']
     assert other.metrics.attrgot('name') == ['rmse', 'rmse_warm', 'rmse_cold']
 

@@ -12,6 +12,7 @@ from fastrec.data.datasets import synthetic_ratings
 from fastrec.data.features import ItemFeatures
 from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_l2, set_l2
 from fastrec.models.base import from_range, to_range
+from fastrec.models.losses import BCELoss
 from fastrec.models.svdpp import residuals_of
 from fastrec.training.builders import collab_learner, content_learner, gated_learner, mlp_learner, svdpp_learner
 from fastrec.training.dataloaders import RecDataLoaders
@@ -592,6 +593,50 @@ def test_sums_are_over_the_length_of_the_history_to_the_norm(norm):
         atol=1e-5,
     )
     assert model.config()['norm'] == norm
+
+
+# --- what a learner takes for the range of its predictions
+
+RANGED = {
+    'collab': collab_learner,
+    'svdpp': svdpp_learner,
+    'mlp': mlp_learner,
+    'content': lambda dls, **kw: content_learner(dls, items_features(dls.item_df), **kw),
+    'gated': lambda dls, **kw: gated_learner(dls, items_features(dls.item_df), **kw),
+}
+
+
+@pytest.fixture(scope='module')
+def rated():
+    ratings, items, _ = synthetic_ratings(n_users=60, n_items=40, n_factors=3, density=0.3, seed=6)
+    return ratings, items
+
+
+def loaders(ratings, items, **kwargs):
+    return RecDataLoaders.from_df(ratings, item_df=items, valid_pct=0.1, seed=0, bs=64, **kwargs)
+
+
+@pytest.mark.parametrize('name', RANGED)
+def test_predictions_of_ratings_go_a_tenth_beyond_them_unless_asked(name, rated):
+    dls = loaders(*rated)
+    low, high = dls.y_bounds
+    margin = (high - low) / 10
+    assert RANGED[name](dls).model.y_range == pytest.approx((low - margin, high + margin))
+    assert RANGED[name](dls, y_range=False).model.y_range is None
+    assert RANGED[name](dls, y_range=(0, 7)).model.y_range == (0, 7)
+    with pytest.raises(ValueError, match=r'give two numbers .* with y_range=False predictions are unbounded'):
+        RANGED[name](dls, y_range=True)
+
+
+def test_what_has_no_range_of_ratings_is_unbounded(rated):
+    ratings, items = rated
+    assert collab_learner(loaders(ratings, items), loss_func=BCELoss()).model.y_range is None, 'scores are logits'
+    assert collab_learner(loaders(ratings, items, target='liked')).model.y_range is None
+    assert collab_learner(loaders(ratings, items, target='liked'), y_range=False).model.y_range is None
+    assert collab_learner(loaders(ratings, items, target='implicit'), y_range=False).model.y_range is None
+    counts = ratings.assign(rating=1.0)
+    counts.loc[counts.index[:5], 'rating'] = 300.0
+    assert collab_learner(loaders(counts, items)).model.y_range is None, 'a long tail'
 
 
 # --- what a learner says of users it never saw

@@ -347,7 +347,7 @@ def check_y_range(
     if np.ndim(y_range) != 1 or len(y_range) != 2 or not -math.inf < y_range[0] < y_range[1] < math.inf:
         raise ValueError(
             f'y_range={y_range}: give two numbers (low, high) with low < high, for ratings from {lo:g} to {hi:g} '
-            f'e.g. y_range=({lo - 0.5:g}, {hi + 0.5:g}); without y_range= predictions are unbounded'
+            f'e.g. y_range=({lo - 0.5:g}, {hi + 0.5:g}); with y_range=False predictions are unbounded'
         )
     if lo < y_range[0] or hi > y_range[1]:
         raise ValueError(

@@ -258,7 +258,9 @@ def _copy_rows(
     is_parameter = name in dict(larger.named_parameters())
     if is_table and attribute == 'known':
         return None  # as `catalog` says
-    if not is_parameter and 'item_counts' in arguments(type(model)) and new.shape == (catalog.n_items,):
+    n_of = dict(user_counts=catalog.n_users, item_counts=catalog.n_items)
+    counted = [n for given, n in n_of.items() if given in arguments(type(model))]
+    if not is_parameter and new.dim() == 1 and len(new) in counted:
         return None  # counts, as `catalog` says
     if not old.dim() or (len(old) == len(new) and not is_table):
         new.copy_(old)

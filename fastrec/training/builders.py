@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -43,6 +43,12 @@ __all__ = [
     'two_tower_learner',
 ]
 
+# (low, high) of predictions; None: `_range_of_ratings`; False: unbounded
+YRange = tuple[float, float] | Literal[False] | None
+
+MARGIN = 0.1  # of the range of ratings: how far beyond it predictions may go (a sigmoid never reaches its ends)
+TAIL = 0.02  # of the range of ratings: a mean as near to an end has a long tail on the other side
+
 # default weight decay by what the loaders are made for: see `goal_of`
 NO_DECAY: Mapping[str, float] = dict(rating=0.0, liked=0.0, negatives=0.0, catalogue=0.0)
 
@@ -75,7 +81,7 @@ def rec_learner(
 def collab_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
     n_factors: int = 50,  # length of the vectors of users and items
-    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    y_range: YRange = None,  # (low, high) of predictions; None: a tenth beyond the ratings; False: unbounded
     loss_func: Callable | None = None,  # by default by what the loaders are made for, see below
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
@@ -116,7 +122,7 @@ def svdpp_learner(
     item_side: bool | None = None,  # do items sum who rated them, as users what they rated? By default for ratings
     residuals: bool | None = None,  # sums weighted by what biases leave of the ratings, too? By default for ratings
     leave_one_out: bool | None = None,  # is a row scored as if it were not in the histories? By default for ratings
-    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings; None: a tenth beyond the ratings
+    y_range: YRange = None,  # (low, high) of predictions; None: a tenth beyond the ratings; False: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`; for implicit feedback and large tables `LazyAdam`
     metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
@@ -169,10 +175,6 @@ def svdpp_learner(
     )
     wds = dict(rating=0.0, liked=0.01, negatives=0.0, catalogue=0.4)
     if of_ratings:
-        lo, hi = dls.y_bounds
-        margin = (hi - lo) / 10
-        if y_range is None and lo < hi:
-            y_range = (lo - margin, hi + margin)
         opt_func = _default(opt_func, FusedAdam)  # sums touch every row at every step
         history = dls.catalog.require_history()
         wds['rating'] = 0.02 * history.interactions.ratings[history.split.train].var().item()
@@ -188,7 +190,7 @@ def mlp_learner(
     n_factors: int = 16,  # length of the vectors of users and items
     layers: list[int] | tuple[int, ...] = (64, 32),  # widths of the hidden layers
     dropout: float | None = None,  # after each hidden layer; by default 0.5 for ratings, 0 for implicit feedback
-    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    y_range: YRange = None,  # (low, high) of predictions; None: a tenth beyond the ratings; False: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
@@ -305,7 +307,7 @@ def content_learner(
     n_factors: int = 64,  # length of the vectors of users and items
     hidden: int = 256,  # width of the hidden layer over the features; 0: none
     dropout: float = 0.2,  # after it
-    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    y_range: YRange = None,  # (low, high) of predictions; None: a tenth beyond the ratings; False: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `LazyAdam`: a large first layer at the columns of the batch
     metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
@@ -344,7 +346,8 @@ def gated_learner(
     id_dropout: float = 0.2,  # share of items whose id is hidden at each step of training
     feature_dropout: float = 0.2,  # share of items whose features are hidden
     shrinkage: float = 8.0,  # training rows at which the gate starts with as much weight for the id as for all features
-    y_range: tuple[float, float] | None = None,  # (low, high) of predicted ratings, a little wider; None: unbounded
+    user_trust: float | None = 0.25,  # how the id's weight rises with the user's rows (`GatedHybrid`); None: not
+    y_range: YRange = None,  # (low, high) of predictions; None: a tenth beyond the ratings; False: unbounded
     loss_func: Callable | None = None,  # as in `collab_learner`
     opt_func: Callable | None = None,  # by default `FusedAdam`
     metrics: Any = None,  # e.g. `[rmse, mae]`; for implicit feedback `[hr(10), ndcg(10)]`
@@ -363,7 +366,7 @@ def gated_learner(
     if pathways is None:
         pathways = {name: [name] for name in features}
     groups = {name: [of] if isinstance(of, str) else list(of) for name, of in pathways.items()}
-    options: dict[str, Any] = dict(shrinkage=shrinkage) if fusion == 'gate' else {}
+    options: dict[str, Any] = dict(shrinkage=shrinkage, user_trust=user_trust) if fusion == 'gate' else {}
     make: partial[RecModel] = partial(
         models[fusion],
         pathways={name: features[names].blocks for name, names in groups.items()},
@@ -414,7 +417,7 @@ def _build(
     builder: str,  # who makes it: its name in `RECIPES`
     dls: RecDataLoaders,
     make: partial[RecModel],  # the model's class with the options that were asked for
-    y_range: tuple[float, float] | None,
+    y_range: YRange,
     loss_func: Callable | None,
     opt_func: Callable | None,
     metrics: Any,
@@ -438,13 +441,16 @@ def _build(
     return rec_learner(dls, model, loss_func, opt_func, metrics, **kwargs).starts_at_random()
 
 
-def _rating_options(dls: RecDataLoaders, y_range: tuple[float, float] | None, loss_func: Callable | None) -> dict:
+def _rating_options(dls: RecDataLoaders, y_range: YRange, loss_func: Callable | None) -> dict:
     """`y_range` and `mean` of a rating model, after the checks; {} for implicit feedback."""
     if dls.target == 'liked':
         logits = loss_func is None or takes_logits(loss_func)
+    from_ratings = y_range is None and (loss_func is None or not takes_logits(loss_func))
+    if y_range is False:
+        y_range = None
         if logits and y_range is not None:
             raise ValueError(
-                f"y_range={tuple(y_range)}: with target='liked' scores are logits and have no range: leave it out, "
+                f"y_range={y_range}: with target='liked' scores are logits and have no range: leave it out, "
                 'or learn probabilities with y_range=(0, 1), loss_func=nn.MSELoss()'
             )
         if not logits:
@@ -465,10 +471,24 @@ def _rating_options(dls: RecDataLoaders, y_range: tuple[float, float] | None, lo
         )
     check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
     return dict(y_range=y_range, mean=dls.catalog.mean_rating)
+    if from_ratings:
+        y_range = _range_of_ratings(dls)
 
 
 def _start(dls: RecDataLoaders, loss_func: Callable | None) -> float | None:
     """The score of the average training row: the mean rating, or the share of liked rows, as a logit if need be."""
+def _range_of_ratings(dls: RecDataLoaders) -> tuple[float, float] | None:
+    """The ratings' range and `MARGIN` beyond it either way.
+
+    None, unbounded, where the mean rating lies within `TAIL` of the range from an end: a long tail, as counts have.
+    """
+    lo, hi = dls.y_bounds
+    width = hi - lo
+    if min(dls.catalog.mean_rating - lo, hi - dls.catalog.mean_rating) < TAIL * width:
+        return None
+    return lo - MARGIN * width, hi + MARGIN * width
+
+
     if dls.target != 'liked':
         return dls.catalog.mean_rating
     liked = dls.catalog.liked(dls.catalog.require_history().split.train)
