@@ -484,7 +484,8 @@ def _range_of_ratings(dls: RecDataLoaders) -> tuple[float, float] | None:
     """
     lo, hi = dls.y_bounds
     width = hi - lo
-    if min(dls.catalog.mean_rating - lo, hi - dls.catalog.mean_rating) < TAIL * width:
+    mean = dls.catalog.mean_rating
+    if mean is None or min(mean - lo, hi - mean) < TAIL * width:
         return None
     return lo - MARGIN * width, hi + MARGIN * width
 
