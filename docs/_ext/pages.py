@@ -16,7 +16,7 @@ from pathlib import Path
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
 
-import fastrec.all
+import fastrec.all  # noqa: F401  # explains the arguments in the docstrings
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
