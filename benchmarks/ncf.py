@@ -156,7 +156,7 @@ def models_1m():
         import implicit  # noqa: F401
     except ImportError:
         return res
-    ials = baseline(lambda: IALS(192, regularization=30.0, alpha=3.0, iterations=12))
+    ials = baseline(lambda: IALS(192, l2=30.0, alpha=3.0, n_iter=12))
     return {**res, 'IALS (the library implicit), 192 factors': (ials, one)}
 
 

@@ -107,7 +107,7 @@ SCORERS = dict(
     popular=lambda r, i: Popularity().fit(i),
     ease=lambda r, i: EASE(20.0).fit(i),
     knn=lambda r, i: ItemKNN(k=5).fit(i),
-    ials=lambda r, i: IALS(factors=4, iterations=2).fit(i),
+    ials=lambda r, i: IALS(n_factors=4, n_iter=2).fit(i),
     blend=lambda r, i: Blend([EASE(20.0).fit(i), trained(gmf_learner(i, n_factors=4))], weights=[0.3, 0.7]),
 )
 

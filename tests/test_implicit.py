@@ -566,7 +566,7 @@ def test_ials(idls):
     pytest.importorskip('implicit')
     from fastrec.all import IALS
 
-    base = IALS(factors=8, iterations=5).fit(idls)
+    base = IALS(n_factors=8, n_iter=5).fit(idls)
     assert evaluate(base, idls).loc['all', 'ndcg@10'] > evaluate(Popularity().fit(idls), idls).loc['all', 'ndcg@10']
     assert base.score(torch.tensor([2]), torch.tensor([3])).item() == pytest.approx(
         base.score_items(torch.tensor([2]))[0, 3].item(), abs=1e-5
@@ -591,8 +591,9 @@ def test_baselines_on_ratings_count_rows(dls):
 def test_baselines_show_their_settings(idls):
     from fastrec.all import IALS, Baseline, BiasOnly, GlobalMean
 
-    assert repr(EASE(l2=200)) == repr(EASE(l2=200).fit(idls)) == 'EASE(l2=200)'
-    assert repr(GlobalMean()) == 'GlobalMean()'
+    assert repr(EASE(l2=200)) == 'EASE(l2=200), not fitted'
+    assert repr(EASE(l2=200).fit(idls)) == 'EASE(l2=200)'
+    assert repr(GlobalMean()) == 'GlobalMean(), not fitted'
     for made in (EASE(7.0), ItemKNN(5, 3.0), BiasOnly((1.0, 2.0)), GlobalMean(), Popularity(), IALS(8, alpha=2.0)):
         assert isinstance(made, Baseline)
         assert type(made)(**made.config()).config() == made.config()

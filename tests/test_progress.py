@@ -76,7 +76,7 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
     assert 'inverse of 120 x 120' in capfd.readouterr().err
     pytest.importorskip('implicit')
     monkeypatch.setattr(fastrec.progress, 'DELAY', -1.0)
-    IALS(4, iterations=3).fit(dls)
+    IALS(4, n_iter=3).fit(dls)
     text = capfd.readouterr().err
     assert 'iALS' in text
     assert '1.00/3.00' in text

@@ -403,7 +403,7 @@ def test_rankers_order_as_the_scores_do(build, synthetic):
     if build == 'ials':
         pytest.importorskip('implicit')
     scorer = (
-        IALS(8, iterations=2).fit(dls)
+        IALS(8, n_iter=2).fit(dls)
         if build == 'ials'
         else dict(collab=collab_learner, svdpp=svdpp_learner, two_tower=two_tower_learner)[build](dls, n_factors=8)
     )

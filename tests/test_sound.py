@@ -333,7 +333,7 @@ def test_narrow_ids_of_older_folders_are_wide(tmp_path):
 def test_widths_of_factors(tmp_path):
     ratings, items, _ = synthetic_ratings(n_users=30, n_items=20, density=0.4, seed=2)
     dls = RecDataLoaders.from_df(ratings, item_df=items, target='implicit', valid_pct=0.2, seed=0)
-    scorer = IALS(factors=4)
+    scorer = IALS(n_factors=4)
     scorer.catalog = dls.catalog
     scorer.user_factors, scorer.item_factors = torch.rand(30, 4), torch.rand(20, 4)
     load_recommender(save_recommender(scorer, tmp_path / 'good'))

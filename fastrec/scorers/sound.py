@@ -27,10 +27,10 @@ from ..data.splits import Split
 from ..models.base import as_rec_model
 from .baselines import BiasOnly, Popularity
 from .blend import Blend, Ensemble
-from .factorization import IALS
+from .factorization import ALS, IALS
 from .linear import EASE
 from .model_scorer import ModelScorer
-from .neighbors import ItemKNN
+from .neighbors import ItemKNN, UserKNN
 from .refine import ItemGraph, LabelPropagation, Refined
 from .rerank import Reranked
 from .scorer import Scorer
@@ -45,9 +45,10 @@ SHAPES: dict[type, dict[str, tuple[str, ...]]] = {
     EASE: dict(weights=('item', 'item')),
     ItemKNN: dict(weights=('item', 'item')),
     IALS: dict(item_factors=('item', 'd'), user_factors=('user', 'd')),
+    ALS: dict(item_factors=('item', 'd'), user_factors=('user', 'd'), item_biases=('item',), user_biases=('user',)),
 }
 # and those that are a number
-NUMBERS: dict[type, tuple[str, ...]] = {BiasOnly: ('mean',), LabelPropagation: ('mean', 'prior')}
+NUMBERS: dict[type, tuple[str, ...]] = {BiasOnly: ('mean',), ALS: ('mean',), LabelPropagation: ('mean', 'prior')}
 
 
 def require(holds: bool, what: str) -> None:
@@ -427,6 +428,25 @@ def _of_parts(scorer: Any, parts: Any) -> None:
     require(all(o.vocab == scorer.vocab for o in parts), f'parts of {type(scorer).__name__} have other users or items')
 
 
+def _knn(knn: ItemKNN | UserKNN) -> None:
+    """Neighbors, of ratings with the biases that these are compared by."""
+    _scorer(knn)
+    require(knn.k is None or (type(knn.k) is int and knn.k >= 1), f'{knn.k!r} neighbors')
+    require_number(knn.shrink, 'shrink', 0)
+    baseline: Any = knn.baseline
+    fits = baseline is None or (isinstance(baseline, BiasOnly) and baseline.vocab == knn.vocab)
+    require(fits, f'the biases of {type(knn).__name__} are of other users or items')
+    require(knn.scale == ('rank' if baseline is None else 'rating'), f'{type(knn).__name__} of scale {knn.scale!r}')
+
+
+def _user_knn(knn: UserKNN) -> None:
+    _knn(knn)
+    trained: Any = knn.trained
+    if trained is not None:
+        fits = isinstance(trained, UserKNN) and trained.trained is None and trained.scale == knn.scale
+        require(fits and trained.vocab['item'] == knn.vocab['item'], 'the neighbors of UserKNN are of other items')
+
+
 def _blend(blend: Blend) -> None:
     _of_parts(blend, blend.scorers)
     fits = isinstance(blend.weights, list) and len(blend.weights) == len(blend.scorers)
@@ -474,6 +494,8 @@ CHECKS: list[tuple[type, Callable[[Any], None]]] = [
     (ItemGraph, _graph),
     (Scorer, _scorer),
     (ModelScorer, _model_scorer),
+    (ItemKNN, _knn),
+    (UserKNN, _user_knn),
     (Blend, _blend),
     (Ensemble, _ensemble),
     (Reranked, _reranked),
