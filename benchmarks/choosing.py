@@ -93,7 +93,7 @@ def judged(name, make, folder, budget):
     dls, features = make(folder)
     found = quick_compare(dls, budget, **features)
     metric = found.table.columns[0]
-    test = found.test().loc[metric, 'mean']
+    test = found.test().xs(metric)['mean']
     lower = lower_is_better(metric)
     best = test.idxmin() if lower else test.idxmax()
     regret = abs(test[found.name] - test[best]) / test[best]

@@ -27,7 +27,7 @@ HOUSE = {
         'batches stream_batches dataloaders recipes optimizers callbacks decay loop finder checks learner builders '
         'clock candidates choose settings resume cross_validation spaces selection'
     ),
-    'interpretation': 'tables text figures maps clusters errors losses interpret',
+    'interpretation': 'tables text figures explanations maps clusters errors losses interpret',
 }
 ORDER = [f'{wing}.{name}'.lstrip('.') for wing, names in HOUSE.items() for name in names.split()] + [
     'renamed',

@@ -155,7 +155,7 @@ def _products(dls: RecDataLoaders, side: str) -> float:
 ITEM = ('item',)
 BOTH = ('item', 'user')
 OF_RATINGS = (
-    Candidate('mean', GlobalMean),
+    Candidate('global mean', GlobalMean),
     Candidate('biases', BiasOnly),
     Candidate('dot product', collab_learner, loaders=_at_least_64, reads_context=True),
     Candidate('MLP', mlp_learner, loaders=_at_least_64),

@@ -276,9 +276,9 @@ class _Run:
         scorers = {entry.name: entry.scorer for entry in order}
         compared = compare_models(scorers, self.dls, self.metrics, seed=self.seed, plot=False, **self.options)
         first, *more = compared.index.get_level_values('metric').unique()
-        table = compared.loc[first, ['mean', 'low', 'high', 'p']].rename(columns={'mean': first})
+        table = compared.xs(first)[['mean', 'low', 'high', 'p']].rename(columns={'mean': first})
         for metric in more:
-            table[metric] = compared.loc[metric, 'mean']
+            table[metric] = compared.xs(metric)['mean']
         table['seconds'] = [entry.seconds for entry in order]
         table['code'] = [entry.code for entry in order]
         table['note'] = ''

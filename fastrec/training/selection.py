@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +17,20 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 
 from ..evaluation.metrics import lower_is_better
+from ..evaluation.named import as_metrics, metric_name
+from .clock import seconds_of
 from .dataloaders import RecDataLoaders
+from .learner import RecLearner
+from .recipes import recipe_of
+from .spaces import default_space
 
 __all__ = ['Tuning', 'tune_learner']
 
 OF_FIT = ('n_epoch', 'lr')  # arguments that are searched and are not the builder's
 WARM_UP = 4  # trials that are never pruned
 STATES = ('complete', 'pruned', 'fail', 'running', 'waiting')  # of trials, in the order of the table
+MONITORS = dict(rating='rmse', liked='roc_auc', implicit='ndcg@10')  # by what loaders are made for
+SHARES = 10  # of a cycle after which trials of different lengths are compared
 NOT_ARGUMENTS = ('trial', 'epochs', 'state', 'seconds')  # columns of the table, beside `monitor`
 
 # colors and marks of the plots
@@ -43,9 +51,12 @@ class PruneTrial(Callback):
         self,
         trial: Any,  # of Optuna
         monitor: str,  # column of the training table
+        by_share: bool = False,  # compare trials at the same share of their cycles, which are of different lengths
     ) -> None:
         self.trial = trial
         self.monitor = monitor
+        self.by_share = by_share
+        self.last_step = -1  # that was reported
         self.values: list[float] = []  # of `monitor`, one per epoch
         self.pruned = False
 
@@ -65,9 +76,19 @@ class PruneTrial(Callback):
         if value is None or not math.isfinite(value):
             self._end()  # diverged
         self.values.append(float(value))
-        self.trial.report(self.values[-1], len(self.values) - 1)
+        n = len(self.values)
+        step = SHARES * n // self.n_epoch - 1 if self.by_share else n - 1
+        if step == self.last_step:
+            return
+        self.last_step = step
+        self.trial.report(self.values[-1], step)
         if self.trial.should_prune():
             self._end()
+
+    def after_fit(self) -> None:
+        """Keep how many epochs it ran, where reports do not tell."""
+        if self.by_share:
+            self.trial.set_user_attr('epochs', len(self.values))
 
     def _end(self) -> None:
         self.pruned = True
@@ -75,15 +96,17 @@ class PruneTrial(Callback):
 
 
 class Tuning:
-    """What `tune_learner` found: `best` (arguments), `value`, `table()`, `plot()`; `study` is Optuna's."""
+    """What `tune_learner` found: `best` (arguments), `value`, `table()`, `plot()`, `fit()`; `study` is Optuna's."""
 
     def __init__(
         self,
         study: Any,  # of Optuna
         monitor: str,  # column of the training table that was searched by
+        train: Callable[[dict[str, Any]], RecLearner],  # trains a learner with the arguments of a trial
     ) -> None:
         self.study = study
         self.monitor = monitor
+        self._train = train
 
     def __repr__(self) -> str:
         return f'Tuning({len(self.study.trials)} trials, best {self.monitor} {self.value:.4f} with {self.best})'
@@ -97,6 +120,10 @@ class Tuning:
     def value(self) -> float:
         """The value of `monitor` that they gave."""
         return self.study.best_value
+
+    def fit(self) -> RecLearner:
+        """A learner with the best arguments, trained as in its trial."""
+        return self._train(self.best)
 
     @property
     def _minimizes(self) -> bool:
@@ -124,7 +151,7 @@ class Tuning:
             'trial': trial.number,
             **trial.params,
             self.monitor: value,
-            'epochs': len(reported),
+            'epochs': trial.user_attrs.get('epochs', len(reported)),
             'state': trial.state.name.lower(),
             'seconds': trial.duration.total_seconds() if trial.duration else None,
         }
@@ -182,49 +209,67 @@ def tune_learner(
     dls: RecDataLoaders,  # what is chosen is chosen on their valid part, so report figures on other rows
     learner: Callable,  # a builder such as `svdpp_learner`
     # argument of the builder (or 'lr', 'n_epoch') -> (low, high), both whole numbers or not, (low, high, 'log'), a list
-    # of choices, or a function of an Optuna trial
-    space: dict[str, Any],
+    # of choices, or a function of an Optuna trial; None: the space of the builder and of what the loaders are made for
+    space: dict[str, Any] | None = None,
     n_trials: int = 20,  # in all: a study that is resumed runs those that are missing
-    n_epoch: int = 5,  # epochs of each trial, with one cycle
-    lr: float = 5e-3,  # highest learning rate of each trial
-    monitor: str = 'valid_loss',  # column of the training table
+    n_epoch: int | None = None,  # epochs of each trial, with one cycle; None: searched, or those of the recipe
+    lr: float | None = None,  # highest learning rate of each trial; None: searched, or that of the recipe
+    # column of the training table; None: the first metric that the builder is given, by default rmse of ratings,
+    # roc_auc of likes, ndcg@10 of clicks
+    monitor: str | None = None,
     # file (SQLite) or URL of an Optuna storage, from which an interrupted search goes on; None: memory
     storage: str | Path | None = None,
     name: str = 'tune',  # of the study in the storage
     prune: bool = True,  # end trials whose `monitor` is behind the median of the others at the same epoch
     seed: int = 0,  # of the sampler, and of every trial's training
     # arguments of the first trial, such as settings that are known to do well: a short search that does not find back
-    # to them still has them
+    # to them still has them; None: of the builder's own space its defaults
     start: dict[str, Any] | None = None,
+    # time for all trials, '90s', '10min', '1h' or seconds, after which none is begun; None: as long as they take
+    budget: str | float | None = None,
     **kwargs,  # of the builder
 ) -> Tuning:
     """The best arguments of a builder by a search (TPE, pruned by the median rule).
 
-    `found = tune_learner(dls, svdpp_learner, dict(wd=(.005, .1, 'log'), n_factors=[20, 50, 100]), 30)`, then `learn =
-    svdpp_learner(dls, **found.best)`; `found.table()`, `found.plot()`.
+    `found = tune_learner(dls, svdpp_learner)` searches the space of the builder (`fastrec.training.spaces`), beginning
+    with its defaults: the rate, epochs, weight decay, and what else matters most. With a space of your own,
+    `tune_learner(dls, svdpp_learner, dict(wd=(.005, .1, 'log'), n_factors=[20, 50, 100]), 30)`. `found.best` are the
+    arguments, `learn = found.fit()` a learner trained with them; `found.table()`, `found.plot()`.
 
-    `ValueError` for a space that makes no sense, for a study of another space, and where all trials diverged.
+    Rates, and epochs where they are not searched, are by default those of the recipe. `ValueError` for a space that
+    makes no sense, for a study of another space, and where all trials diverged.
     """
     optuna = _optuna()
+    seconds = seconds_of(budget)
+    of_fit = {key: value for key, value in (('n_epoch', n_epoch), ('lr', lr)) if value is not None}
+    if space is None:
+        space, defaults = default_space(learner, dls, kwargs, of_fit)
+        start = defaults if start is None else start
     _check_space(space, kwargs)
     _check_start(start, space)
+    monitor, kwargs = _monitored(learner, dls, monitor, kwargs)
+    recipe = recipe_of(learner, dls)
+    of_fit = {'n_epoch': recipe.n_epoch, 'lr': recipe.lr, **of_fit}
 
-    def objective(trial):
-        args = {argument: _suggest(trial, argument, choice) for argument, choice in space.items()}
-        fit = {'n_epoch': n_epoch, 'lr': lr}
-        for argument in OF_FIT:
-            if argument in args:
-                fit[argument] = args.pop(argument)
-        pruner = PruneTrial(trial, monitor)
+    def train(arguments: dict[str, Any], cbs: Any = None) -> RecLearner:
+        args = dict(arguments)
+        fit = {key: args.pop(key, value) for key, value in of_fit.items()}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             learn = learner(dls, **args, **kwargs)
             with learn.no_bar(), learn.no_logging():
-                learn.fit_one_cycle(fit['n_epoch'], fit['lr'], cbs=pruner)
+                learn.fit_one_cycle(fit['n_epoch'], fit['lr'], cbs=cbs)
+        return learn
+
+    def objective(trial):
+        args = {argument: _suggest(trial, argument, choice) for argument, choice in space.items()}
+        pruner = PruneTrial(trial, monitor, 'n_epoch' in space)
+        train(args, pruner)
         if pruner.pruned:
             raise optuna.TrialPruned()
         return pruner.values[-1]
 
+    n_steps = SHARES if 'n_epoch' in space else int(of_fit['n_epoch'])
     url = _storage_url(storage)
     with _quiet(optuna):
         study = optuna.create_study(
@@ -233,20 +278,47 @@ def tune_learner(
             load_if_exists=True,
             direction='minimize' if 'loss' in monitor or lower_is_better(monitor) else 'maximize',
             sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=_pruner(optuna, n_epoch) if prune else optuna.pruners.NopPruner(),
+            pruner=_pruner(optuna, n_steps) if prune else optuna.pruners.NopPruner(),
         )
         _check_same_space(study, space, name, url)
         if start is not None and not study.trials:
             study.enqueue_trial(start)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         n_ended = sum(trial.state in ended for trial in study.trials)
-        study.optimize(objective, n_trials=max(0, n_trials - n_ended))
+        study.optimize(objective, n_trials=max(0, n_trials - n_ended), timeout=seconds)
     if not any(trial.state.name == 'COMPLETE' for trial in study.trials):
         raise ValueError(
             f'none of {len(study.trials)} trials came to its end: training diverged in all of them. '
             'Search smaller learning rates'
         )
-    return Tuning(study, monitor)
+    return Tuning(study, monitor, train)
+
+
+def _monitored(
+    learner: Callable,
+    dls: RecDataLoaders,
+    monitor: str | None,
+    kwargs: dict[str, Any],  # of the builder
+) -> tuple[str, dict[str, Any]]:
+    """The column to search by, and the builder's arguments, with its metric where none was given.
+
+    A function that takes no metrics is searched by its loss.
+    """
+    if monitor is not None:
+        return monitor, kwargs
+    metrics = as_metrics(kwargs.get('metrics'))
+    if metrics:
+        return metric_name(metrics[0]), kwargs
+    if not _takes_metrics(learner):
+        return 'valid_loss', kwargs
+    monitor = MONITORS[dls.target]
+    return monitor, {**kwargs, 'metrics': monitor}
+
+
+def _takes_metrics(learner: Callable) -> bool:
+    """Has a builder an argument `metrics`, or any?"""
+    parameters = inspect.signature(learner).parameters.values()
+    return any(p.name == 'metrics' or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 def _optuna() -> ModuleType:
@@ -276,9 +348,9 @@ def _storage_url(storage: str | Path | None) -> str | None:
     return str(storage) if '://' in str(storage) else f'sqlite:///{storage}'
 
 
-def _pruner(optuna: ModuleType, n_epoch: int) -> Any:
+def _pruner(optuna: ModuleType, n_steps: int) -> Any:
     """The median rule, from the second third of a trial on."""
-    return optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=max(1, n_epoch // 3))
+    return optuna.pruners.MedianPruner(n_startup_trials=WARM_UP, n_warmup_steps=max(1, n_steps // 3))
 
 
 # --- spaces
