@@ -2,7 +2,12 @@
 
 from functools import partial
 
+import matplotlib
+import numpy as np
 import pytest
+import torch
+from fastai.callback.schedule import minimum, slide, steep, valley
+from fastai.torch_core import set_seed
 
 from fastrec.all import (
     ItemFeatures,
@@ -20,8 +25,10 @@ from fastrec.all import (
     two_tower_learner,
 )
 from fastrec.models.dot import DotBias
+from fastrec.training.finder import sound_valley
 from fastrec.training.recipes import RECIPES
 
+matplotlib.use('Agg')
 RATINGS, ITEMS, _ = synthetic_ratings(n_users=120, n_items=60, density=0.2, noise=0.8, step=1, seed=3)
 
 
@@ -85,3 +92,78 @@ def test_goals_of_clicks_and_likes():
     assert two_tower_learner(clicks).lr == recipe_of(two_tower_learner, clicks).lr
     whole = loaders(target='implicit', n_neg=None)
     assert svdpp_learner(whole).lr == recipe_of(svdpp_learner, whole).lr
+
+
+# --- lr_find
+
+
+def test_the_suggestion_is_steady():
+    found = []
+    for seed in range(5):
+        set_seed(seed)
+        learn = collab_learner(RecDataLoaders.from_df(RATINGS, valid_pct=0.2, seed=seed, bs=16), y_range=(0.5, 5.5))
+        with learn.no_bar():
+            found.append(learn.lr_find(show_plot=False).valley)
+    assert max(found) < 2.5 * min(found)
+    assert all(1e-4 < lr < 0.1 for lr in found)
+
+
+def test_the_curve_is_free_of_the_difference_between_batches():
+    curves = []
+    for seed in range(3):
+        set_seed(seed)
+        learn = collab_learner(RecDataLoaders.from_df(RATINGS, valid_pct=0.2, seed=0, bs=16), y_range=(0.5, 5.5))
+        with learn.no_bar():
+            learn.lr_find(show_plot=False)
+        curves.append([float(o) for o in learn.recorder.losses])
+    for curve in curves:
+        assert max(curve[:40]) - min(curve[:40]) < 2e-3, 'at rates below 2e-4 nothing is learned'
+
+
+@pytest.mark.parametrize('seed', [None, 5])
+def test_training_after_it_is_as_if_it_had_not_been(seed):
+    def trained(look):
+        set_seed(0)
+        dls = loaders()
+        dls.train.seed = seed
+        learn = mlp_learner(dls)
+        with learn.no_bar(), learn.no_logging():
+            if look:
+                learn.lr_find(show_plot=False)
+            learn.fit_one_cycle(1)
+        return learn
+
+    a, b = trained(True), trained(False)
+    assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
+    assert len(a.fits) == 1
+
+
+def test_the_curve_moves_a_rate_that_it_contradicts():
+    rates = np.logspace(-7, 1, 100)
+    losses = np.log(rates / 0.1) ** 2  # the lowest at 0.1
+    assert sound_valley(0.005, rates, losses)[0] == 0.005
+    assert sound_valley(0.5, rates, losses)[0] == pytest.approx(0.1, rel=0.1)
+    assert sound_valley(1e-6, rates, losses)[0] == pytest.approx(0.1 / 300, rel=0.1)
+    assert sound_valley(0.005, rates, rates)[0] == 0.005, 'a curve that never falls says nothing'
+
+
+def test_other_suggestions_the_plot_and_a_diverging_sweep():
+    learn = svdpp_learner(loaders())
+    with learn.no_bar():
+        found = learn.lr_find(suggest_funcs=(valley, slide, steep, minimum))
+        assert found._fields == ('valley', 'slide', 'steep', 'minimum')
+        assert all(np.isfinite(found))
+        assert learn.lr_find(suggest_funcs=None, show_plot=False) is None
+        learn = collab_learner(loaders(), opt_func=torch.optim.SGD)
+        assert np.isfinite(learn.lr_find(end_lr=1e6, stop_div=False).valley)
+
+
+@pytest.mark.parametrize('goal', ['liked', 'negatives', 'in_batch', 'catalogue'])
+def test_it_works_for_every_goal(goal):
+    if goal == 'liked':
+        dls = loaders(target='liked')
+    else:
+        dls = loaders(target='implicit', n_neg=dict(negatives=4, in_batch=0, catalogue=None)[goal])
+    learn = collab_learner(dls)
+    with learn.no_bar():
+        assert learn.lr_find(show_plot=False, num_it=30).valley > 0

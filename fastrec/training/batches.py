@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from types import MethodType
 from typing import Any, Protocol
@@ -229,6 +230,18 @@ class InteractionDL(TfmdDL):
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device).manual_seed(self.seed)
         return self._generator
+
+    @contextmanager
+    def kept_generator(self) -> Iterator[None]:
+        """What the loader's own generator draws inside, it draws again after it."""
+        state = None if self._generator is None else self._generator.get_state()
+        try:
+            yield
+        finally:
+            if state is None:
+                self._generator = None  # it is made of the seed when it is next asked for
+            elif self._generator is not None:
+                self._generator.set_state(state)
 
     def order(self) -> torch.Tensor | None:
         """A fresh order of the samples, int64 (n,) (int32 from 16 million on) on the device of the data.

@@ -438,7 +438,9 @@ def _build(
     cls = cast('type[RecModel]', make.func)
     model = make(dls.n_users, dls.n_items, **given_to(cls, dls.catalog, **wanted))
     kwargs |= dict(wd=_default(wd, wds[goal_of(dls)]), lr=_default(lr, recipe_of(builder, dls).lr))
-    return rec_learner(dls, model, loss_func, opt_func, metrics, **kwargs).starts_at_random()
+    learn = rec_learner(dls, model, loss_func, opt_func, metrics, **kwargs)
+    learn.builder = builder
+    return learn.starts_at_random()
 
 
 def _rating_options(dls: RecDataLoaders, y_range: YRange, loss_func: Callable | None) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelFitException
-from fastai.callback.schedule import LRFinder, ParamScheduler
+from fastai.callback.schedule import LRFinder, ParamScheduler, SuggestionMethod
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
 from fastai.learner import Learner, Metric, Recorder, SkipToEpoch
@@ -51,6 +51,7 @@ from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
 from .checks import check_loaders, check_model, check_takes_weights, takes_logits
 from .dataloaders import RecDataLoaders
 from .decay import WeightDecay, decay_groups
+from .finder import find_rate
 from .loop import FastLearner, Scheduler
 from .optimizers import LARGE, FusedAdam, LazyAdam, TorchOptimizer, one_cycle
 from .recipes import recipe_of
@@ -76,6 +77,7 @@ class RecLearner(FastLearner, ModelScorer):
 
     dls: RecDataLoaders
     model: nn.Module
+    builder: str = 'rec_learner'  # whose recipe its learning rate is from
     opt: Any  # fastai's optimiser; None until it is needed
     user_features: Features | None = None  # `UserFeatures` without rows: they tell what `extend` reads of new users
     _start: list[torch.Tensor] | None = None  # numbers of the weights it started with, where those are random
@@ -204,6 +206,27 @@ class RecLearner(FastLearner, ModelScorer):
             self.fit_one_cycle(freeze_epochs, base_lr, cbs=NewRowsFirst(**self.new_rows), reset_opt=True)
         self.new_rows = None
         self.fit_one_cycle(epochs, base_lr / 2, pct_start=pct_start, div=div, reset_opt=True, **kwargs)
+
+    @delegates(Learner.lr_find)
+    def lr_find(
+        self,
+        start_lr: float = 1e-7,
+        end_lr: float = 10,
+        num_it: int = 100,
+        stop_div: bool = True,
+        show_plot: bool = True,
+        suggest_funcs: Any = SuggestionMethod.Valley,
+    ) -> Any:
+        """A sweep of the learning rate; returns the suggestions as a named tuple, and changes nothing.
+
+        `valley` is the rate of the builder's recipe (`recipe_of`), which knows the batch size, held inside of what the
+        sweep leaves open: above the rate at which the loss is lowest no training goes well. For models and optimizers
+        of your own it is this range that counts. Other functions of fastai (`slide`, `steep`, `minimum`) read their
+        rates off the curve. The curve is the loss of each step as if all batches were alike; `fastrec.training.finder`
+        says what is done, and why a curve alone cannot tell.
+        """
+        usual = recipe_of(self.builder, self.dls).lr
+        return find_rate(self, usual, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
 
     def freeze_to(self, n: int) -> None:
         """Freeze up to group `n` of a splitter of your own; without one there are no layers to freeze."""

@@ -350,16 +350,19 @@ class FastLearner(Learner):
         target = self.yb[0]
         if isinstance(self.pred, torch.Tensor) and self.pred.shape != target.shape:
             raise ValueError(self._wrong_shape(self.pred, target))
-        if isinstance(self.loss_func, RankingLoss) and self.loss_func.needs_items:
-            self.loss_grad = self.loss_func(self.pred, *self.yb, items=self.xb[1])
-        else:
-            self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss_grad = self.loss_of(self.pred)
         penalty = self.decay.penalty() if self.training and self.decay is not None else None
         self.loss = self.loss_grad.detach()
         if penalty is None:
             self.loss = self.loss.clone()  # a callback may change loss_grad in place
         else:
             self.loss_grad = self.loss_grad + penalty
+
+    def loss_of(self, pred: torch.Tensor) -> torch.Tensor:
+        """The loss of these scores of the batch that is at hand, without the L2 of the tables."""
+        if isinstance(self.loss_func, RankingLoss) and self.loss_func.needs_items:
+            return self.loss_func(pred, *self.yb, items=self.xb[1])
+        return self.loss_func(pred, *self.yb)
 
     def _wrong_shape(self, pred: torch.Tensor, target: torch.Tensor) -> str:
         name, got, wanted = type(self.model).__name__, tuple(pred.shape), tuple(target.shape)
