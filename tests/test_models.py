@@ -14,7 +14,15 @@ from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_
 from fastrec.models.base import from_range, to_range
 from fastrec.models.losses import BCELoss
 from fastrec.models.svdpp import residuals_of
-from fastrec.training.builders import collab_learner, content_learner, gated_learner, mlp_learner, svdpp_learner
+from fastrec.scorers.artifact import load_recommender, save_recommender
+from fastrec.training.builders import (
+    collab_learner,
+    content_learner,
+    gated_learner,
+    mlp_learner,
+    neumf_learner,
+    svdpp_learner,
+)
 from fastrec.training.dataloaders import RecDataLoaders
 
 N_USERS = 7
@@ -572,6 +580,22 @@ def test_a_neumf_of_pathways_of_different_width_is_made_again_from_its_config():
     assert model.tower.user_factors.embedding_dim == 4
     assert NeuMF(3, 3, mlp_dim=7).vectors('item').shape == (3, 32 + 7)
     assert 'gmf_dim' not in NeuMF(3, 3).config(), 'what one width tells, versions before can read'
+
+
+@pytest.mark.parametrize('pretrain', [0, 1])
+def test_neumf_learner_makes_pathways_of_the_widths_asked_for(pretrain, tmp_path, capsys):
+    ratings, _, _ = synthetic_ratings(n_users=40, n_items=30, n_factors=3, density=0.2, seed=6)
+    dls = RecDataLoaders.from_df(ratings, target='implicit', valid_pct=0.1, seed=0, bs=64)
+    learn = neumf_learner(dls, n_factors=6, layers=(8, 4), gmf_dim=3, pretrain=pretrain, alpha=0.25)
+    assert [learn.model.vectors(side).shape[1] for side in ('user', 'item')] == [3 + 6, 3 + 6]
+    assert neumf_learner(dls, layers=(8,), mlp_dim=5).model.vectors('item').shape[1] == 32 + 5
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-2)
+    saved = load_recommender(save_recommender(learn, tmp_path))
+    users = torch.arange(dls.n_users)
+    assert torch.allclose(saved.score_items(users), learn.score_items(users), atol=1e-6)
+    with pytest.raises(ValueError, match='alpha=2: a share from 0'):
+        neumf_learner(dls, alpha=2)
 
 
 @pytest.mark.parametrize('norm', [0.4, 0.5, 1.0])

@@ -236,6 +236,9 @@ def neumf_learner(
     dropout: float = 0.0,  # after each hidden layer
     pretrain: int = 0,  # epochs of GMF and of MLP that are trained first, to start from (He et al. 2017, 3.4.1)
     pretrain_lr: float = 5e-3,  # highest rate of their one cycle
+    alpha: float = 0.5,  # share of the pre-trained GMF in the output layer
+    gmf_dim: int | None = None,  # length of the vectors of the GMF pathway; None: `n_factors`
+    mlp_dim: int | None = None,  # of those of the MLP pathway; None: `n_factors`
     loss_func: Callable | None = None,  # by default `BCELoss()`
     opt_func: Callable | None = None,  # by default `FusedAdam`, for large tables `LazyAdam`
     metrics: Any = None,  # e.g. `[hr(10), ndcg(10)]`
@@ -247,16 +250,20 @@ def neumf_learner(
     _check_implicit(dls, 'neumf_learner')
     _check_pairs(dls, 'neumf_learner')
     options = dict(loss_func=loss_func, opt_func=opt_func, wd=wd)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f'alpha={alpha}: a share from 0, the MLP alone, to 1, the GMF alone')
     if pretrain:
-        gmf = gmf_learner(dls, n_factors, **options)
-        mlp = mlp_learner(dls, n_factors, layers, dropout, **options)
+        gmf = gmf_learner(dls, _default(gmf_dim, n_factors), **options)
+        mlp = mlp_learner(dls, _default(mlp_dim, n_factors), layers, dropout, **options)
         for name, learn in (('GMF', gmf), ('MLP', mlp)):
             print(f'pre-training {name}')
             learn.fit_one_cycle(pretrain, pretrain_lr)
-        model = NeuMF.from_pretrained(gmf.model.cpu(), mlp.model.cpu())
-        wd = _default(wd, NO_DECAY[goal_of(dls)])
-        return rec_learner(dls, model, loss_func, opt_func, metrics, wd=wd, **kwargs)
-    make = partial(NeuMF, n_factors=n_factors, layers=layers, dropout=dropout)
+        model = NeuMF.from_pretrained(gmf.model.cpu(), mlp.model.cpu(), alpha)
+        kwargs = dict(wd=_default(wd, NO_DECAY[goal_of(dls)]), lr=recipe_of('neumf_learner', dls).lr) | kwargs
+        learn = rec_learner(dls, model, loss_func, opt_func, metrics, **kwargs)
+        learn.builder = 'neumf_learner'
+        return learn
+    make = partial(NeuMF, n_factors=n_factors, layers=layers, dropout=dropout, gmf_dim=gmf_dim, mlp_dim=mlp_dim)
     return _build('neumf_learner', dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
@@ -445,11 +452,11 @@ def _build(
 
 def _rating_options(dls: RecDataLoaders, y_range: YRange, loss_func: Callable | None) -> dict:
     """`y_range` and `mean` of a rating model, after the checks; {} for implicit feedback."""
-    if dls.target == 'liked':
-        logits = loss_func is None or takes_logits(loss_func)
     from_ratings = y_range is None and (loss_func is None or not takes_logits(loss_func))
     if y_range is False:
         y_range = None
+    if dls.target == 'liked':
+        logits = loss_func is None or takes_logits(loss_func)
         if logits and y_range is not None:
             raise ValueError(
                 f"y_range={y_range}: with target='liked' scores are logits and have no range: leave it out, "
@@ -471,14 +478,12 @@ def _rating_options(dls: RecDataLoaders, y_range: YRange, loss_func: Callable | 
             f'all ratings are {lo:g}: there is nothing to regress on. Such a table says who chose what: '
             "rank with RecDataLoaders.from_df(..., target='implicit')"
         )
-    check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
-    return dict(y_range=y_range, mean=dls.catalog.mean_rating)
     if from_ratings:
         y_range = _range_of_ratings(dls)
+    check_y_range(lo, hi, y_range, dls.catalog.names['rating'])
+    return dict(y_range=y_range, mean=dls.catalog.mean_rating)
 
 
-def _start(dls: RecDataLoaders, loss_func: Callable | None) -> float | None:
-    """The score of the average training row: the mean rating, or the share of liked rows, as a logit if need be."""
 def _range_of_ratings(dls: RecDataLoaders) -> tuple[float, float] | None:
     """The ratings' range and `MARGIN` beyond it either way.
 
@@ -492,6 +497,8 @@ def _range_of_ratings(dls: RecDataLoaders) -> tuple[float, float] | None:
     return lo - MARGIN * width, hi + MARGIN * width
 
 
+def _start(dls: RecDataLoaders, loss_func: Callable | None) -> float | None:
+    """The score of the average training row: the mean rating, or the share of liked rows, as a logit if need be."""
     if dls.target != 'liked':
         return dls.catalog.mean_rating
     liked = dls.catalog.liked(dls.catalog.require_history().split.train)

@@ -106,11 +106,11 @@ class RecLearner(FastLearner, ModelScorer):
         self.has_layer_groups = splitter is not None  # without a splitter the groups say what is decayed
         if loss_func is None:
             loss_func = default_loss(dls)
-        if opt_func is None:
-            opt_func = default_optimizer(dls, model)
         if isinstance(loss_func, PopularityDiscounted) and loss_func.lacks_counts:
             loss_func = deepcopy(loss_func)  # another learner may have it, of other data
             loss_func.set_counts(dls.catalog.counts['item'])
+        if opt_func is None:
+            opt_func = default_optimizer(dls, model)
         elif isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer):
             opt_func = partial(TorchOptimizer, opt=opt_func)
         if splitter is None:
@@ -344,8 +344,11 @@ class RecLearner(FastLearner, ModelScorer):
     def _extend_loss(self, dls: RecDataLoaders) -> None:
         """Losses that count items are made anew; of one with a user's own `log_q` it is said."""
         loss = self.loss_func
+        if isinstance(loss, PopularityDiscounted) and loss.popularity_discount:
+            loss.set_counts(dls.catalog.counts['item'])
         if isinstance(loss, InBatchSoftmaxLoss):
-            self.loss_func = default_loss(dls)
+            counts = dls.catalog.counts['item']
+            self.loss_func = InBatchSoftmaxLoss(counts, loss.reduction, loss.popularity_discount)
         elif isinstance(loss, WARPLoss):
             self.loss_func = WARPLoss(dls.n_items, loss.reduction)
         elif isinstance(loss, SampledSoftmaxLoss) and loss.log_q is not None and len(loss.log_q) != dls.n_items:
@@ -367,8 +370,6 @@ class RecLearner(FastLearner, ModelScorer):
     def _user_blocks(self, ids: pd.Index, user_df: pd.DataFrame | None) -> dict[str, Block] | None:
         """The features of the users `ids`, if the model reads any; users without a row have none."""
         if user_df is None or not len(ids) or as_rec_model(self.model).has_features('user') is None:
-        if isinstance(loss, PopularityDiscounted) and loss.popularity_discount:
-            loss.set_counts(dls.catalog.counts['item'])
             return None
         if self.user_features is None:
             warn_user(
