@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ from .batches import (
     InteractionDataset,
     InteractionDL,
     NegativesDL,
+    UnseenDL,
     UserDataset,
     UserDL,
     auto_batch_size,
@@ -61,6 +62,7 @@ class RecDataLoaders(DataLoaders):
     """
 
     split_by: str | None = None  # how the split was made, in words
+    val_bs: int | None = None  # batch size of valid and test that was asked for
 
     def __init__(
         self,
@@ -108,6 +110,9 @@ class RecDataLoaders(DataLoaders):
         n_neg: int | None = 4,  # 'implicit': negatives of each positive; 0: those of the batch; None: all items
         alpha: float = 0.0,  # 'implicit': negatives come in proportion to popularity^alpha (0: uniformly)
         bs: int | None = None,  # batch size; by default a power of two that leaves about 300 steps an epoch
+        val_bs: int | None = None,  # of valid and test, where it changes no figure; by default `bs`, or more
+        shuffle_train: bool = True,  # training rows in a new order each epoch; False: as they stand in the table
+        unseen: tuple[int, float] | None = None,  # 'rating': pairs made up to each training row, and their rating
         path: str | Path = '.',  # where learners save models
         device: Any = None,  # where batches are made; by default fastai's default device
     ) -> RecDataLoaders:
@@ -125,6 +130,11 @@ class RecDataLoaders(DataLoaders):
         `context` (of ratings: time, a device, a weekday) is the third input of batches; `svdpp_learner` and
         `collab_learner` read it (see `Context`). With `weight_name`, e.g. recent or rare ratings count more in the
         loss; errors such as rmse count all rows alike.
+
+        A model of ratings predicts well what users chose to rate, and ranks badly what they did not. `unseen=(1, 1.0)`
+        adds to each training row a pair that its user has no training row of, drawn anew each epoch, with the rating
+        1.0 (see `UnseenDL`): lists get better, errors of held-out ratings larger, and predictions are no longer what a
+        user would rate.
         """
         _check_target(target, threshold, weighted, context, weight_name)
         is_implicit = target == 'implicit'
@@ -159,6 +169,9 @@ class RecDataLoaders(DataLoaders):
             n_neg=n_neg,
             alpha=alpha,
             bs=bs,
+            val_bs=val_bs,
+            shuffle_train=shuffle_train,
+            unseen=unseen,
             path=path,
             device=device,
             liked=target == 'liked',
@@ -235,6 +248,9 @@ class RecDataLoaders(DataLoaders):
         n_neg: int | None = 4,
         alpha: float = 0.0,
         bs: int | None = None,
+        val_bs: int | None = None,
+        shuffle_train: bool = True,
+        unseen: tuple[int, float] | None = None,
         path: str | Path = '.',
         device: Any = None,
         liked: bool = False,  # of ratings: the target is whether they reach the user's mean over the training rows
@@ -251,9 +267,12 @@ class RecDataLoaders(DataLoaders):
             raise ValueError('liked=True is for ratings, and these interactions are implicit feedback')
         split = make_split(inter, splitter)
         catalog = Catalog(History(inter, split), item_df, user_df, title_name, liked)
+        if unseen is not None:
+            _check_unseen(unseen, catalog, is_implicit)
+        order = _Order(val_bs, shuffle_train)
         loaders: list[Any]
         if is_implicit and n_neg is None:
-            loaders = _user_loaders(catalog, bs)
+            loaders = _user_loaders(catalog, bs, order)
         else:
             n_rows = len(inter.positive(split.train))
             if bs is None:
@@ -261,12 +280,13 @@ class RecDataLoaders(DataLoaders):
             else:
                 _warn_of_few_steps(bs, n_rows)
             if not is_implicit:
-                loaders = _rating_loaders(catalog, bs)
+                loaders = _rating_loaders(catalog, bs, order, unseen)
             elif n_neg:
-                loaders = _negatives_loaders(catalog, bs, n_neg, alpha)
+                loaders = _negatives_loaders(catalog, bs, n_neg, alpha, order)
             else:
-                loaders = _in_batch_loaders(catalog, bs)
+                loaders = _in_batch_loaders(catalog, bs, order)
         res = cls(*loaders, path=path, device=device)
+        res.val_bs = val_bs
         res.split_by = describe_splitter(splitter)
         return res
 
@@ -291,6 +311,9 @@ class RecDataLoaders(DataLoaders):
             user_df=_joined(old.user_df, user_df, old.names['user'], 'user'),
             title_name=old.title_name,
             bs=self.train.bs,
+            val_bs=self.val_bs,
+            shuffle_train=self.train.shuffle,
+            unseen=self.train.unseen,
             path=self.path,
             device=self.device,
             liked=self.target == 'liked',
@@ -321,22 +344,25 @@ class RecDataLoaders(DataLoaders):
         `dls.remade(bs=2048)`, `dls.remade(n_neg=None)`: what learners trained on them score can be compared row by row.
         `ValueError` for negatives where the loaders are of ratings or likes, which have none.
         """
+        order = _Order(self.val_bs, self.train.shuffle)
         if self.target != 'implicit':
             if n_neg != SAME:
                 raise ValueError(
                     f'negatives are for implicit feedback, and these loaders hold a {self.target}: '
                     f"make them with target='implicit', n_neg={n_neg}"
                 )
-            loaders: list[Any] = _rating_loaders(self.catalog, bs or self.train.bs)
+            loaders: list[Any] = _rating_loaders(self.catalog, bs or self.train.bs, order, self.train.unseen)
             return self._of_loaders(loaders)
         options = self._negatives_options()
         kind: Any = options['n_neg'] if n_neg == SAME else n_neg
         if kind is None:
-            loaders = _user_loaders(self.catalog, bs or (self.train.bs if self.objective == 'catalogue' else None))
+            bs = bs or (self.train.bs if self.objective == 'catalogue' else None)
+            loaders = _user_loaders(self.catalog, bs, order)
         elif kind:
-            loaders = _negatives_loaders(self.catalog, bs or self._pairs_batch_size(), kind, options.get('alpha', 0.0))
+            alpha = options.get('alpha', 0.0)
+            loaders = _negatives_loaders(self.catalog, bs or self._pairs_batch_size(), kind, alpha, order)
         else:
-            loaders = _in_batch_loaders(self.catalog, bs or self._pairs_batch_size())
+            loaders = _in_batch_loaders(self.catalog, bs or self._pairs_batch_size(), order._replace(val_bs=None))
         return self._of_loaders(loaders)
 
     def in_batch(
@@ -352,6 +378,7 @@ class RecDataLoaders(DataLoaders):
         for dl, before in zip(res.loaders, self.loaders):
             dl.seed = before.seed
         res.split_by = self.split_by
+        res.val_bs = self.val_bs
         return res
 
     def _pairs_batch_size(self) -> int:
@@ -517,6 +544,32 @@ def _check_target(target: str, threshold: float | None, weighted: bool, context:
         )
 
 
+def _check_unseen(unseen: Any, catalog: Catalog, is_implicit: bool) -> None:
+    """`ValueError` for `unseen=` that is not a number of pairs and a rating, or goes with no ratings."""
+    if not isinstance(unseen, (tuple, list)) or len(unseen) != 2:
+        raise ValueError(
+            f'unseen={unseen!r}: pairs made up to each training row, and their rating, e.g. unseen=(1, 1.0)'
+        )
+    n, rating = unseen
+    if is_implicit or catalog.thresholds is not None:
+        way = 'n_neg= says how many negatives there are' if is_implicit else 'likes are learned without'
+        raise ValueError(f"unseen= makes up ratings: it goes with target='rating' ({way})")
+    if catalog.context_of is not None:
+        raise ValueError('unseen= and context= do not go together: a pair that was made up has no context')
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f'unseen=({n!r}, {rating!r}): a whole number of pairs from 1 on, then their rating')
+    inter, split = _rows_and_split(catalog)
+    low, high = float(inter.ratings.min()), float(inter.ratings.max())
+    if not low <= rating <= high:
+        raise ValueError(f'unseen=({n}, {rating}): the rating of unseen items has to be one from {low:g} to {high:g}')
+    left = NegativeSampler(catalog.require_history().seen).left()[np.unique(inter.users[split.train])]
+    if left.min() < n:
+        raise ValueError(
+            f'unseen=({n}, {rating}): {int((left < n).sum()):,} users leave as few as {int(left.min())} items unseen. '
+            'Take fewer, or drop those users'
+        )
+
+
 def _warn_of_few_steps(bs: int, n_rows: int) -> None:
     """Warn of a batch size that leaves few steps an epoch, where the default one is smaller."""
     best = auto_batch_size(n_rows)
@@ -574,7 +627,22 @@ def _rows_and_split(catalog: Catalog) -> tuple[Interactions, Split]:
 # --- loaders of each kind: of each part, train first
 
 
-def _rating_loaders(catalog: Catalog, bs: int) -> list[InteractionDL]:
+class _Order(NamedTuple):
+    """How large the batches of held-out rows are, and in which order training rows come."""
+
+    val_bs: int | None = None  # None: that of training, or more
+    shuffle: bool = True
+
+    def of(self, part: int, bs: int, least: int = SCORING_BATCH) -> dict[str, Any]:
+        """Arguments of the loader of a part, where training has batches of `bs`; held-out rows stay in their order."""
+        if part == 0:
+            return dict(bs=bs, shuffle=self.shuffle)
+        return dict(bs=max(bs, least) if self.val_bs is None else self.val_bs, shuffle=False)
+
+
+def _rating_loaders(
+    catalog: Catalog, bs: int, order: _Order, unseen: tuple[int, float] | None = None
+) -> list[InteractionDL]:
     """Loaders of pairs with their ratings, or whether they are liked."""
     inter, split = _rows_and_split(catalog)
     all_rows: Any = slice(None)  # which copies nothing, as positions would
@@ -585,11 +653,15 @@ def _rating_loaders(catalog: Catalog, bs: int) -> list[InteractionDL]:
     loaders = []
     for part, rows in enumerate(_parts(split)):
         dataset = InteractionDataset(shared, torch.from_numpy(rows), catalog, n_inp)
-        loaders.append(InteractionDL(dataset, **_order_and_size(part, bs)))
+        if part == 0 and unseen is not None:
+            sampler = NegativeSampler(catalog.require_history().seen)
+            loaders.append(UnseenDL(dataset, sampler, *unseen, **order.of(part, bs)))
+        else:
+            loaders.append(InteractionDL(dataset, **order.of(part, bs)))
     return loaders
 
 
-def _negatives_loaders(catalog: Catalog, bs: int, n_neg: int, alpha: float) -> list[NegativesDL]:
+def _negatives_loaders(catalog: Catalog, bs: int, n_neg: int, alpha: float, order: _Order) -> list[NegativesDL]:
     """Loaders of positives with negatives that are drawn for them, which are not among what the user has so far."""
     if n_neg < 1:
         raise ValueError(
@@ -607,22 +679,27 @@ def _negatives_loaders(catalog: Catalog, bs: int, n_neg: int, alpha: float) -> l
         _check_enough_left(sampler, inter.users[rows], n_neg)
         # training draws afresh at each epoch; what is held out is judged on the same negatives each time
         neg_seed = None if part == 0 else part
-        loaders.append(NegativesDL(dataset, sampler, n_neg, neg_seed, **_order_and_size(part, bs)))
+        loaders.append(NegativesDL(dataset, sampler, n_neg, neg_seed, **order.of(part, bs)))
     return loaders
 
 
-def _in_batch_loaders(catalog: Catalog, bs: int) -> list[InBatchDL]:
+def _in_batch_loaders(catalog: Catalog, bs: int, order: _Order) -> list[InBatchDL]:
     """Loaders of positives whose negatives are those of the batch, unless they are among what the user has so far.
 
     All parts have the same batch size, which is how many negatives there are.
     """
+    if order.val_bs is not None:
+        raise ValueError(
+            f'val_bs={order.val_bs}: with n_neg=0 the other items of the batch are the negatives, and held-out rows '
+            'have as many as training rows. Leave it out'
+        )
     loaders = []
     for part, (_, dataset) in enumerate(_positives(catalog)):
-        loaders.append(InBatchDL(dataset, _seen_until(catalog, part), bs=bs, shuffle=part == 0))
+        loaders.append(InBatchDL(dataset, _seen_until(catalog, part), **order.of(part, bs, least=bs)))
     return loaders
 
 
-def _user_loaders(catalog: Catalog, bs: int | None) -> list[UserDL]:
+def _user_loaders(catalog: Catalog, bs: int | None, order: _Order) -> list[UserDL]:
     """Loaders of users with their positives; what is held out is not looked for among what a user had before."""
     inter, split = _rows_and_split(catalog)
     history = catalog.require_history()
@@ -633,7 +710,7 @@ def _user_loaders(catalog: Catalog, bs: int | None) -> list[UserDL]:
     for part, rows in enumerate(_parts(split)):
         positives = history.matrix(inter.positive(rows))
         masked = None if part == 0 else history.matrix(_rows_until(split, part - 1))
-        loaders.append(UserDL(UserDataset(positives, masked, catalog), bs=bs, shuffle=part == 0))
+        loaders.append(UserDL(UserDataset(positives, masked, catalog), **order.of(part, bs, least=bs)))
     return loaders
 
 
@@ -653,13 +730,6 @@ def _require_memory_of_step(bs: int, n_items: int) -> None:
 def _parts(split: Split) -> list[np.ndarray]:
     """Rows of the parts that there are."""
     return [o for o in split if o is not None]
-
-
-def _order_and_size(part: int, bs: int) -> dict[str, Any]:
-    """Training goes in a new order each epoch; the other parts as they stand, in large batches."""
-    if part == 0:
-        return dict(bs=bs, shuffle=True)
-    return dict(bs=max(bs, SCORING_BATCH), shuffle=False)
 
 
 def _positives(catalog: Catalog) -> list[tuple[np.ndarray, InteractionDataset]]:
@@ -792,6 +862,8 @@ class StreamDataLoaders(RecDataLoaders):
         target: str = 'rating',  # (no other)
         missing_rating: float | list[float] | None = None,
         bs: int | None = None,
+        val_bs: int | None = None,
+        shuffle_train: bool = True,
         path: str | Path = '.',
         device: Any = None,
         **others,  # arguments of `from_df` that are not for a stream
@@ -808,10 +880,11 @@ class StreamDataLoaders(RecDataLoaders):
         catalog = Catalog(StreamHistory(stream), item_df, user_df, title_name)
         if bs is None:
             bs = auto_batch_size(stream.sizes[0])
+        order = _Order(val_bs, shuffle_train)
         loaders = []
         for part in _stream_parts(stream):
             dataset = StreamDataset(stream, part, catalog)
-            loaders.append(StreamDL(dataset, buffer, **_order_and_size(part, bs)))
+            loaders.append(StreamDL(dataset, buffer, **order.of(part, bs)))
         res = cls(*loaders, path=path, device=device)
         if splitter is not None:
             res.split_by = f'column {splitter!r}'
