@@ -438,9 +438,6 @@ def _learner(fr: Any, args: argparse.Namespace, name: str, dls: Any) -> Any:
     if args.wd is not None:
         options['wd'] = args.wd
     if args.target == 'rating':
-        low, high = dls.y_bounds
-        margin = (high - low) / 8  # a sigmoid never reaches its ends
-        options['y_range'] = (low - margin, high + margin)
         metrics = [fr.rmse, fr.mae]
     else:
         metrics = [fr.hr(10), fr.ndcg(10)]
