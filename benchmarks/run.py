@@ -33,6 +33,7 @@ QUICK = {  # options that leave of a benchmark what shows that it runs
     'implicit_speed': '--repeats 1',
     'item_cold_start': '--seeds 1',
     'large': '--rows 300000 --users 1024 --repeats 1',
+    'learning_rate': '--quick',
     'leaving': '--turns 1',
     'ncf': '--only Popularity EASE gmf',
     'ratings': '--splits u1 --sides fastrec myfm',

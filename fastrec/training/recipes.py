@@ -13,7 +13,7 @@ __all__ = ['Recipe', 'recipe_of']
 
 BATCH = 256  # batch size that the rates of `RECIPES` are for; of a catalogue `USERS`
 USERS = 32
-POWER = 0.35  # the rate grows with this power of the batch size, see `recipe_of`
+POWER = 0.4  # the rate grows with this power of the batch size
 
 
 @dataclass(frozen=True)
