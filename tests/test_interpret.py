@@ -9,20 +9,30 @@ import pytest
 import torch
 from fastai.basics import noop, set_seed
 from fastai.callback.all import ProgressCallback
+from matplotlib.text import Text
+from scipy.sparse import csr_matrix
 
 from fastrec.all import (
     EASE,
     BCELoss,
+    BiasOnly,
+    Blend,
     Popularity,
     RecDataLoaders,
     collab_learner,
+    evaluate,
+    evaluate_users,
     load_recommender,
+    mae,
     mlp_learner,
+    ndcg,
     save_recommender,
     svdpp_learner,
     two_tower_learner,
 )
-from fastrec.interpretation.interpret import RecInterpretation, place_labels
+from fastrec.interpretation.clusters import Clusters, lifts, marked
+from fastrec.interpretation.interpret import RecInterpretation
+from fastrec.interpretation.text import place_labels, shortened, width_of, wrapped
 from fastrec.models.base import from_range
 
 
@@ -139,7 +149,8 @@ def test_labels_never_overlap():
     xy = np.random.default_rng(0).normal(size=(2, 80))
     ax.scatter(*xy)
     place_labels(ax, *xy, [f'a label of some length {i}' for i in range(80)])
-    boxes = [t.get_window_extent() for t in ax.texts]
+    _fig.draw_without_rendering()
+    boxes = [Text.get_window_extent(t) for t in ax.texts]  # without the line that leads to the dot
     assert 5 < len(boxes) < 80
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     frame = ax.get_window_extent()
@@ -183,6 +194,10 @@ CALLS = {
     'top_losses': lambda interp, user, item: interp.top_losses(3, items=True),
     'plot_top_losses': lambda interp, user, item: interp.plot_top_losses(3),
     'worst_users': lambda interp, user, item: interp.worst_users(3, min_rows=1),
+    'worst_ranks': lambda interp, user, item: interp.worst_ranks(3, relevant=4),
+    'plot_errors': lambda interp, user, item: interp.plot_errors('history'),
+    'clusters': lambda interp, user, item: interp.clusters(3),
+    'plot_clusters': lambda interp, user, item: interp.plot_clusters(2, 'item', n=20),
     'plot_ratings': lambda interp, user, item: interp.plot_ratings(5, 5),
     'show_results': lambda interp, user, item: interp.show_results([0, 1]),
     '__getitem__': lambda interp, user, item: interp[[1, 0]],
@@ -328,11 +343,198 @@ def test_rows_of_a_test_dl(trained, small):
 
 def test_in_batch_losses_do_not_compare(small):
     dls = RecDataLoaders.from_df(small[['user', 'item']], target='implicit', seed=1)
-    interp = RecInterpretation.from_learner(two_tower_learner(dls, n_factors=4, layers=()))
-    for call in (interp.worst_users, interp.plot_top_losses, interp.top_losses):
-        with pytest.raises(TypeError, match=r'evaluate_users\(learn'):
+    learn = two_tower_learner(dls, n_factors=4, layers=())
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging():
+        learn.fit_one_cycle(1, 1e-2)
+    interp = RecInterpretation.from_learner(learn)
+    for call in (interp.plot_top_losses, interp.top_losses):
+        with pytest.raises(TypeError, match=r'worst_ranks\(k\).*worst_users\(k\)'):
             call()
+    served = evaluate_users(learn, metrics=ndcg(10))['ndcg@10']
+    got = interp.worst_users(len(served))
+    assert got['ndcg@10'].tolist() == pytest.approx(sorted(served))
+    assert (served[got['user']].to_numpy() == got['ndcg@10']).all()
     interp.plot_pca(5)
+
+
+def test_worst_ranks_are_those_of_the_scores(trained):
+    """Counted by hand from the scores of each user, ties at their mean rank."""
+    for kind, relevant in (('negatives', None), ('rating', 4)):
+        learn = trained[kind]
+        inter, split = learn.catalog.interactions, learn.catalog.split
+        got = RecInterpretation.from_learner(learn).worst_ranks(10**6, relevant=relevant)
+        rows = split.valid if relevant is None else split.valid[inter.ratings[split.valid] >= relevant]
+        assert len(got) == len(rows)
+        assert got['rank'].is_monotonic_decreasing
+        for row in [*got.head(5).itertuples(), *got.tail(5).itertuples()]:
+            user, item = (int(learn.vocab[side].encode([getattr(row, side)])[0]) for side in ('user', 'item'))
+            scores = learn.score_items(torch.tensor([user]))[0]
+            own = scores[item].item()
+            seen = inter.items[split.train][inter.users[split.train] == user]
+            left = np.delete(scores.numpy(), seen)
+            assert row.candidates == len(left)
+            assert row.rank == (left > own).sum() + ((left == own).sum() + 1) / 2
+            assert row.rows == learn.catalog.counts['item'][item]
+
+
+def test_errors_are_drawn_in_quarters(trained):
+    learn = trained['rating']
+    interp = RecInterpretation.from_learner(learn)
+    for by in ('popularity', 'history'):
+        ax = interp.plot_errors(by, 'mae')
+        want = evaluate(learn, metrics=mae, by=by)
+        assert [bar.get_height() for bar in ax.patches] == pytest.approx(want['mae'].tolist())
+        (line,) = ax.lines
+        assert line.get_ydata()[0] == pytest.approx(evaluate(learn, metrics=mae)['mae'].iloc[0])
+        assert str(want['rows'].iloc[0]) in ax.get_xticklabels()[0].get_text()
+    ax = RecInterpretation.from_learner(trained['negatives']).plot_errors('history')
+    assert ax.get_ylabel() == 'ndcg@10 (higher is better)'
+    assert RecInterpretation.from_learner(trained['liked']).plot_errors().get_ylabel().startswith('roc_auc')
+    ax = interp.plot_errors('history', relevant=4)
+    assert 'ndcg@10' in ax.get_title()
+
+
+def test_what_marks_a_cluster_is_its_lift():
+    codes = np.arange(40)
+    found = Clusters(codes, np.repeat([0, 1], [30, 10]), np.array([30, 10]))
+    has = np.zeros((40, 2))
+    has[30:38, 0] = 1  # eight of the ten in the second cluster, two of the others
+    has[:2, 0] = 1
+    lift = lifts(csr_matrix(has), found)
+    assert lift[1, 0] == pytest.approx((8 + 10) / (2.5 + 10))
+    assert lift[0, 0] == pytest.approx((2 + 10) / (7.5 + 10))
+    assert lift[:, 1].tolist() == [1, 1]
+    assert marked(np.array(['A', 'B'], dtype=object), lift[1], 5, least=1.2) == 'A ×1.4'
+
+
+def test_clusters_find_the_planted_genres(learn, synthetic):
+    """Items of one planted genre are near each other, and the genre is what marks their cluster."""
+    interp = RecInterpretation.from_learner(learn)
+    n = synthetic[1].genres.nunique()
+    df = interp.clusters(n, side='item', n_marks=1)
+    assert list(df.columns) == ['cluster', 'items', 'share', 'rows', 'titles', 'traits']
+    assert df['items'].sum() == (learn.catalog.counts['item'] > 0).sum()
+    assert df['items'].is_monotonic_decreasing
+    assert df['share'].sum() == pytest.approx(1)
+    genre = synthetic[1].set_index('item').genres
+    cluster_of = pd.Series(df.attrs['cluster_of'])
+    agree = pd.crosstab(cluster_of, genre[cluster_of.index]).max(axis=1).sum() / len(cluster_of)
+    assert agree > 0.75
+    assert df['traits'].str.startswith('genres').sum() >= n - 1
+    users = interp.clusters(3)
+    assert list(users.columns) == ['cluster', 'users', 'share', 'rows', 'titles']
+    assert users['titles'].str.contains('×').all()
+    ax = interp.plot_clusters(3)
+    assert [o.get_text()[0] for o in ax.get_legend().get_texts()] == ['1', '2', '3']
+    with pytest.raises(ValueError, match='k=1 clusters'):
+        interp.clusters(1)
+
+
+def test_a_scorer_without_loaders_has_errors_where_its_rows_came_along(trained, small, tmp_path):
+    learn = trained['rating']
+    ours = RecInterpretation.from_learner(learn)
+    save_recommender(learn, tmp_path / 'bare')
+    save_recommender(learn, tmp_path / 'whole', history=True)
+    scorers = [
+        RecInterpretation.from_learner(load_recommender(tmp_path / 'whole')),
+        RecInterpretation.from_learner(load_recommender(tmp_path / 'bare'), dl=learn.dls),
+    ]
+    want, worst = ours.worst_users(5, min_rows=1), ours.plot_top_losses(5, show=False)
+    for interp in scorers:
+        got = interp.worst_users(5, min_rows=1)
+        assert got['user'].tolist() == want['user'].tolist()
+        assert got['rmse'].tolist() == pytest.approx(want['rmse'].tolist(), rel=1e-4)
+        shown = interp.plot_top_losses(5, show=False)
+        assert list(shown.columns) == list(worst.columns)
+        assert shown['loss'].tolist() == pytest.approx(worst['loss'].tolist(), rel=1e-4)
+        assert interp.plot_errors().get_title()
+    baseline = BiasOnly().fit(learn.dls)
+    interp = RecInterpretation.from_learner(baseline)
+    inter, rows = learn.catalog.interactions, learn.catalog.split.valid
+    square = (baseline.score_rows(inter, rows).numpy() - inter.ratings[rows]) ** 2
+    assert interp.plot_top_losses(3, show=False)['loss'].tolist() == pytest.approx(sorted(square)[:-4:-1], rel=1e-4)
+    biases = pd.Series(baseline.item_biases, index=learn.vocab['item'].ids)
+    assert interp.top_bias(3)['bias'].tolist() == pytest.approx(biases.nlargest(3).tolist())
+    with pytest.raises(ValueError, match=r'from_learner\(scorer, dl=dls\)'):
+        RecInterpretation.from_learner(load_recommender(tmp_path / 'bare')).worst_users()
+
+
+def test_parts_of_a_blend_are_named(small):
+    dls = RecDataLoaders.from_df(small[['user', 'item']], target='implicit', seed=1)
+    blend = Blend([EASE().fit(dls), Popularity().fit(dls)])
+    interp = RecInterpretation.from_learner(blend)
+    for call in (interp.plot_pca, interp.top_bias, interp.clusters):
+        with pytest.raises(TypeError, match=r'its parts \(EASE, Popularity\): RecInterpretation.from_learner'):
+            call()
+    assert len(interp.worst_users(3)) == 3
+    assert len(interp.worst_ranks(3)) == 3
+    assert interp.plot_errors().get_title()
+
+
+def test_tables_have_the_columns_of_the_ratings(small):
+    stars = small.rename(columns=dict(user='reader', item='book', rating='stars'))[['reader', 'book', 'stars']]
+    learn = collab_learner(RecDataLoaders.from_df(stars, seed=1), n_factors=4)
+    learn.remove_cb(ProgressCallback)
+    with learn.no_logging():
+        learn.fit_one_cycle(1, 1e-2)
+    interp = RecInterpretation.from_learner(learn)
+    assert list(interp.top_bias(2)) == ['book', 'bias', 'rows']
+    assert list(interp.plot_top_losses(2, show=False)) == ['reader', 'book', 'stars', 'prediction', 'loss']
+    assert list(interp.worst_users(2)) == ['reader', 'rows', 'rmse', 'bias', 'mean_rating']
+    assert list(interp.worst_users(2, metric=ndcg(10), relevant=4)) == ['reader', 'rows', 'ndcg@10']
+    assert list(interp.worst_ranks(2, relevant=4)) == ['reader', 'book', 'rank', 'candidates', 'rows']
+    assert interp.plot_ratings(5, 5)[0].get_xlabel() == 'stars'
+
+
+def test_labels_cover_no_dots_and_say_how_many_there_are(interp):
+    ax = interp.plot_pca(30)
+    ax.figure.draw_without_rendering()
+    blue = np.concatenate([o.get_offsets() for o in ax.collections[1:]])
+    places = ax.transData.transform(blue)
+    for text in ax.texts:
+        box = Text.get_window_extent(text)
+        assert not ((places > box.min) & (places < box.max)).all(1).any(), text.get_text()
+    said = f'{len(ax.texts)} of 30 labels shown' if len(ax.texts) < 30 else '30 labeled'
+    assert said in ax.get_title().replace('\n', ' ')
+
+
+def test_text_fits(interp, learn):
+    assert shortened('Alien', 100, 10) == 'Alien'
+    short = shortened('A very long title that does not fit', 60, 10)
+    assert short.endswith('…')
+    assert width_of(short, 10) <= 60
+    lines = wrapped('one two three four five six seven', 60, 10)
+    assert len(lines) > 2
+    assert ' '.join(lines) == 'one two three four five six seven'
+    assert all(width_of(line, 10) <= 60 for line in lines)
+    user, item = (learn.vocab[side].ids[0] for side in ('user', 'item'))
+    for draw in (interp.plot_bias, lambda ax: interp.plot_explain(user, item, ax=ax), interp.plot_pca):
+        fig, ax = plt.subplots(figsize=(3, 3), layout='constrained')
+        draw(ax=ax)
+        fig.draw_without_rendering()
+        texts = [ax.title, ax.xaxis.label, *ax.get_yticklabels()]
+        inside = fig.bbox.padded(2)
+        for box in [o.get_window_extent() for o in texts if o.get_text()]:
+            assert inside.x0 <= box.x0, box
+            assert box.x1 <= inside.x1, box
+        assert ax.get_window_extent().width > 0.3 * fig.bbox.width
+
+
+def test_dollars_are_no_formulas():
+    _fig, ax = plt.subplots()
+    place_labels(ax, np.array([0.5]), np.array([0.5]), ['Paid $5 and $6'])
+    assert ax.texts[0].get_text() == r'Paid \$5 and \$6'
+
+
+def test_parts_of_a_prediction_without_a_range_stand_on_the_mean(trained):
+    learn = trained['rating']
+    interp = RecInterpretation.from_learner(learn)
+    user, item = (learn.vocab[side].ids[0] for side in ('user', 'item'))
+    df = interp.explain(user, item, k=2)
+    ax = interp.plot_explain(user, item, k=2)
+    assert [p.get_width() for p in ax.patches] == pytest.approx(df['value'].tolist()[1:])
+    assert f'mean of {df["value"].iloc[0]:.2f}' in ax.get_xlabel().replace('\n', ' ')
 
 
 def test_ratings_of_clicks_are_counted(small):
@@ -360,9 +562,6 @@ def test_scorers_without_loaders(trained, small, tmp_path):
     scorers = [loaded, EASE().fit(dls), Popularity().fit(dls)]
     for scorer in scorers:
         interp = RecInterpretation.from_learner(scorer)
-        for call in (interp.worst_users, interp.plot_top_losses):
-            with pytest.raises(TypeError, match=r'evaluate_users\(scorer, dls\)'):
-                call()
         for name, call in CALLS.items():
             try:
                 call(interp, user, item)

@@ -1,6 +1,6 @@
 """What a trained model has learned, as tables and pictures. Nothing here changes the model.
 
-Each picture is a method that gathers a table and a function below the class that draws it.
+Each picture is a method that gathers a table and a function that draws it (`figures`, `maps`).
 """
 
 from __future__ import annotations
@@ -11,96 +11,51 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from fastai.interpret import Interpretation
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..data.catalog import Catalog
-from ..memory import require_memory
 from ..models.base import as_rec_model, to_range
 from ..models.gated import GatedHybrid
-from ..models.losses import SoftmaxLoss
 from ..scorers.baselines import training_rows
 from ..scorers.model_scorer import ModelScorer
 from ..scorers.recommend import require_numbers
-from ..scorers.scorer import Scorer
-from ..training.batches import InBatchDL, InteractionDataset, InteractionDL, NegativesDL, UserDL, decode, show_table
-from ..training.learner import RecLearner
-from ..training.stream_batches import StreamDL
+from .clusters import LEAST_LIFT, Clusters, cluster, lifts, liked_items, marked, values_of
+from .explanations import plot_because
+from .figures import (
+    NAMES_WIDTH,
+    draw_activity,
+    draw_bars,
+    draw_distribution,
+    draw_long_tail,
+    draw_matrix,
+    draw_stacks,
+    means_by_rows,
+    new_axes,
+    with_gaps,
+)
+from .losses import ErrorInterpretation
+from .maps import axis_names, components_of, draw_dots, draw_groups_of_dots, finish_map, tsne_of
+from .tables import column_for, one_side
+from .text import LONGEST, set_label, set_title, settle
 
 __all__ = ['RecInterpretation']
 
-GREY, BLUE, ORANGE = '#8a8f98', '#2a6fb0', '#d9772b'
-PALE = '#c9ced6'  # of dots that are only there for comparison
-N_COLORS = 8  # values of a column that get a color of their own
-BYTES_PER_NEIGHBOR = 64  # of a dot, for t-SNE
 GATES_AT_A_TIME = 2**24  # weights of pathways: users x items x pathways
-ROW_BINS = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**14, 2**20, 2**62])  # first of each bin
 
 
-class RecInterpretation(Interpretation):
-    """Interpretation of a `RecLearner`, and of other scorers as far as they go without loaders.
+class RecInterpretation(ErrorInterpretation):
+    """What a learner, a loaded recommender, a baseline, an ensemble or any other `Scorer` has learned.
 
-    Biases, maps of the vectors, similar items, single predictions, errors, and the ratings themselves. Tables hold the
-    user's own ids and titles; plots return the matplotlib axes (an array of them where there are several), new ones
-    unless they are given. Only users and items with training rows are shown: nothing was learned about the others.
-    What a scorer or its loaders have not is a `TypeError` or `ValueError` that says what to call instead.
+    Biases, maps and clusters of the vectors, similar items, single predictions, errors, and the ratings themselves.
+    Tables hold the user's own ids, titles and names of columns; plots return the matplotlib axes (an array of them
+    where there are several), new ones unless they are given. Only users and items with training rows are shown: nothing
+    was learned about the others. What a scorer or its loaders have not is a `TypeError` or `ValueError` that says what
+    to call instead.
     """
 
-    _losses: torch.Tensor | None
-
-    def __init__(
-        self,
-        learn: Scorer,  # a learner, a loaded recommender, a baseline, ...
-        dl: Any = None,  # loader of the rows whose losses are looked at, in a fixed order; None: there is none
-        losses: torch.Tensor | None = None,  # of those rows; None: worked out when they are first asked for
-        act: Any = None,  # as in fastai
-    ) -> None:
-        super().__init__(learn, dl, losses, act)
-
-    @classmethod
-    def from_learner(
-        cls,
-        learn: Scorer,  # a learner; of another scorer there are no losses
-        ds_idx: int = 1,  # whose part of the rows losses are looked at: 0 train, 1 valid
-        dl: Any = None,  # a loader in its place, such as `dls.test_dl(table, with_labels=True)`
-        act: Any = None,  # as in fastai
-    ) -> RecInterpretation:
-        """The interpretation of a learner, or of another `Scorer`; losses are worked out when they are asked for."""
-        if not isinstance(learn, Scorer):
-            raise TypeError(f'expected a learner or another Scorer, got {type(learn).__name__}: collab_learner(dls)')
-        if dl is None and isinstance(learn, RecLearner):
-            dl = learn.dls[ds_idx]
-        if isinstance(dl, InteractionDL):
-            dl = dl.new(shuffle=False, drop_last=False)
-        return cls(learn, dl, None, act)
-
-    @property
-    def _name(self) -> str:
-        """What is interpreted, in a word."""
-        return type(self.learn if self.learn.model is None else self.learn.model).__name__
-
-    @property
-    def catalog(self) -> Catalog:
-        """Who and what there is."""
-        return self.learn.catalog
-
-    def _table(self, codes: np.ndarray, side: str, **columns) -> pd.DataFrame:
-        """A row a code: id, title (of items, if known), further columns, training rows."""
-        df = pd.DataFrame({side: self.catalog.vocab[side].decode(codes)})
-        if side == 'item' and self.catalog.title_name is not None:
-            df['title'] = self.catalog.titles(codes)
-        for name, values in columns.items():
-            df[name] = values
-        df['rows'] = self.catalog.counts[side][codes]
-        return df
-
-    def _labels(self, df: pd.DataFrame, side: str) -> list[str]:
+    def _labels(self, df: pd.DataFrame) -> list[str]:
         """Titles, or ids, short enough for a picture."""
-        labels = df['title'] if 'title' in df else df[side]
-        return [o if len(o) <= 32 else o[:30].rstrip() + '…' for o in map(str, labels)]
+        labels = df['title'] if 'title' in df else df.iloc[:, 0]
+        return [o if len(o) <= LONGEST else o[: LONGEST - 2].rstrip() + '…' for o in map(str, labels)]
 
     @property
     def _before(self) -> str:
@@ -116,10 +71,23 @@ class RecInterpretation(Interpretation):
         return np.argsort(-counts, kind='stable')[:n_known][:k]
 
     def _vectors(self, codes: np.ndarray, side: str) -> np.ndarray:
-        """What the model has learned of `codes`: (n, d)."""
-        vectors = self.learn.vectors(side)[torch.from_numpy(codes)].cpu()
+        """What the model has learned of `codes`: (n, d). `TypeError` where there are none."""
+        try:
+            vectors = self.learn.vectors(side)[torch.from_numpy(codes)].cpu()
+        except (TypeError, ValueError) as e:
+            instead = self._parts_instead or ("; of items there may be some: side='item'" if side == 'user' else '')
+            raise TypeError(f'{e}{instead}') from None
         require_numbers(vectors, 'vectors')
-        return vectors.numpy()
+        return vectors.float().numpy()
+
+    @property
+    def _parts_instead(self) -> str:
+        """Of a scorer that is made of others: that each of those can be looked at."""
+        parts = self.learn.parts()
+        if not parts:
+            return ''
+        names = ', '.join(type(part if part.model is None else part.model).__name__ for part in parts)
+        return f'; or look at one of its parts ({names}): RecInterpretation.from_learner(scorer.parts()[0])'
 
     # --- biases
 
@@ -128,14 +96,14 @@ class RecInterpretation(Interpretation):
         if learned is None:
             raise TypeError(
                 f'{self._name} has no {side} biases: plot_pca(side={side!r}) maps its vectors, where it has any, and '
-                'recommend(user) shows what it ranks first'
+                f'recommend(user) shows what it ranks first{self._parts_instead}'
             )
         require_numbers(learned, 'biases')
         bias = learned.cpu().numpy()
         codes = np.flatnonzero(self.catalog.counts[side] >= max(1, min_rows))
         order = np.argsort(-bias[codes] if largest else bias[codes], kind='stable')
         codes = codes[order[:k]]
-        return self._table(codes, side, bias=bias[codes])
+        return one_side(self.catalog, codes, side, bias=bias[codes])
 
     def top_bias(
         self,
@@ -156,7 +124,8 @@ class RecInterpretation(Interpretation):
     def _both_ends(self, k: int, side: str, min_rows: int) -> pd.DataFrame:
         """The `k` largest and the `k` smallest biases, descending; `ValueError` if there are none."""
         ends = [self.top_bias(k, side, min_rows), self.bottom_bias(k, side, min_rows)[::-1]]
-        df = pd.concat(ends).drop_duplicates(side)
+        df = pd.concat(ends)
+        df = df[~df[df.columns[0]].duplicated()]
         if not len(df):
             most = self.catalog.counts[side].max()
             raise ValueError(f'no {side} has {min_rows} training rows: the most rated has {most:,}')
@@ -165,14 +134,14 @@ class RecInterpretation(Interpretation):
     def plot_bias(self, k: int = 10, side: str = 'item', min_rows: int = 1, ax: Axes | None = None) -> Axes:
         """The `k` largest and the `k` smallest biases as bars."""
         df = self._both_ends(k, side, min_rows)
-        ax = ax or _new_axes(8, 1 + 0.28 * len(df))
-        _draw_bars(ax, df['bias'].to_numpy(), self._labels(df, side))
-        ax.margins(y=0.01)
+        ax = ax or new_axes(8, 1 + 0.28 * len(df))
+        draw_bars(ax, df['bias'].to_numpy(), self._labels(df))
         titles = dict(
             item='Items rated higher and lower than taste explains',
             user='Users who rate higher and lower than others',
         )
-        ax.set(xlabel=f'{side} bias{self._before}', title=titles[side])
+        set_label(ax, 'x', f'{side} bias{self._before}', inner=1 - NAMES_WIDTH)
+        set_title(ax, titles[side])
         return ax
 
     # --- maps of the vectors
@@ -187,38 +156,40 @@ class RecInterpretation(Interpretation):
 
         Explained shares of variance are in `.attrs['explained']`.
         """
-        from sklearn.decomposition import PCA
-
         codes = self._known(side, k)
-        vectors = self._vectors(codes, side)
-        pca = PCA(n_components=min(n_components, *vectors.shape), random_state=0).fit(vectors)
-        components = {f'pc{i + 1}': o for i, o in enumerate(pca.transform(vectors).T)}
-        df = self._table(codes, side, **components)
-        df.attrs['explained'] = pca.explained_variance_ratio_.tolist()
+        components, explained = components_of(self._vectors(codes, side), n_components)
+        df = one_side(self.catalog, codes, side, **{f'pc{i + 1}': o for i, o in enumerate(components.T)})
+        df.attrs['explained'] = explained
         return df
 
     def plot_pca(
         self,
-        k: int = 50,  # how many are in color
+        k: int = 50,  # how many of those with most rows are labeled, where labels find room
         components: tuple[int, int] = (1, 2),  # along x and y, from 1
         side: str = 'item',  # or 'user'
+        color: str | None = None,  # column of metadata to color by; None: the `k` are blue, the others pale
         ax: Axes | None = None,
     ) -> Axes:
-        """Map of two principal components: the 1,000 with most rows as dots, the `k` with most rows in color.
+        """Map of two principal components of the vectors of the 1,000 with most rows.
 
-        These are labelled where labels find room. `ValueError` for components that there are not.
+        The title says how many of the labels are shown. `ValueError` for components that there are not, or a column.
         """
         df = self.pca(max(components), side)
         if f'pc{max(components)}' not in df:
             n = sum(str(c).startswith('pc') for c in df)
             raise ValueError(f'components={components}: the vectors have {n} component(s); a map needs two')
-        ax = ax or _new_axes(11, 9)
-        _draw_components(ax, df, k, components)
-        ax.set_title(
-            f'{side.capitalize()} vectors: the {len(df)} with most ratings, {min(k, len(df))} of them in colour'
-        )
-        x, y = (df[f'pc{c}'].to_numpy()[:k] for c in components)
-        place_labels(ax, x, y, self._labels(df[:k], side))
+        ax = ax or new_axes(11, 9)
+        xy = df[[f'pc{c}' for c in components]].to_numpy()
+        of_map = f'{side.capitalize()} vectors: the {len(df):,} with most ratings'
+        if color is not None:
+            draw_dots(ax, xy, self._colors(color, side, self._known(side, len(df))))
+        else:
+            draw_groups_of_dots(ax, xy, [(f'{min(k, len(df)):,} with most', np.arange(len(df)) < k)], '', 'others')
+            ax.get_legend().remove()  # the title says it
+            of_map += f', {min(k, len(df)):,} of them in blue'
+        for axis, name in axis_names(components, df.attrs['explained']).items():
+            set_label(ax, axis[0], name)
+        finish_map(ax, xy, self._labels(df[:k]), of_map, n_pale=0 if color else max(0, len(df) - k))
         return ax
 
     def plot_tsne(
@@ -228,28 +199,25 @@ class RecInterpretation(Interpretation):
         side: str = 'item',  # or 'user'
         perplexity: float = 30.0,  # neighbors that count, about; fewer where there are few dots
         seed: int = 0,  # of the descent
-        n_labels: int = 15,  # how many of those with most rows are labelled, where labels find room
+        n_labels: int = 15,  # how many of those with most rows are labeled, where labels find room
         ax: Axes | None = None,
         budget: int | None = None,  # bytes that the neighbors may take; None: half of the memory that is available
     ) -> Axes:
         """t-SNE map (van der Maaten and Hinton 2008) of the vectors of the `k` with most rows, colored by metadata.
 
-        Lists such as 'Action|Comedy' count by their first entry; the eight most frequent values get a color of their
-        own, numbers a scale. `ValueError` for a column that is not there.
+        Of users by a column of `user_df`: `plot_tsne('age', side='user')`. Lists such as 'Action|Comedy' count by their
+        first entry; the eight most frequent values get a color of their own, numbers a scale. `ValueError` for a column
+        that is not there.
         """
         color = self._color_column(color, side)
-        df = self._tsne(color, k, side, perplexity, seed, budget)
-        ax = ax or _new_axes(11, 9)
-        if color is None:
-            ax.scatter(df['x'], df['y'], s=18, color=BLUE)
-        elif pd.api.types.is_numeric_dtype(df['color'].dtype):
-            _draw_by_number(ax, df, color)
-        else:
-            _draw_by_value(ax, df, color)
-        title = f'{side.capitalize()} vectors: the {len(df)} with most ratings'
-        ax.set(xlabel='t-SNE 1', ylabel='t-SNE 2', xticks=[], yticks=[], title=title)
-        labelled = df[:n_labels]
-        place_labels(ax, labelled['x'].to_numpy(), labelled['y'].to_numpy(), self._labels(labelled, side))
+        codes = self._known(side, k)
+        xy = tsne_of(self._vectors(codes, side), perplexity, seed, budget)
+        ax = ax or new_axes(11, 9)
+        draw_dots(ax, xy, None if color is None else self._colors(color, side, codes))
+        ax.set(xlabel='t-SNE 1', ylabel='t-SNE 2', xticks=[], yticks=[])
+        labels = self._labels(one_side(self.catalog, codes[:n_labels], side))
+        by = '' if color is None else f' by {color}'
+        finish_map(ax, xy, labels, f'{side.capitalize()} vectors{by}: the {len(codes):,} with most ratings')
         return ax
 
     def _metadata(self, side: str) -> pd.DataFrame | None:
@@ -261,43 +229,104 @@ class RecInterpretation(Interpretation):
         if color is None:
             return 'genres' if metadata is not None and 'genres' in metadata.columns else None
         if metadata is None or color not in metadata.columns:
-            there = 'no metadata was given' if metadata is None else list(metadata.columns)
-            raise ValueError(f'no column {color!r} in {side}_df to colour by: {there}')
+            there = (
+                f'no metadata was given, make the loaders with {side}_df='
+                if metadata is None
+                else list(metadata.columns)
+            )
+            raise ValueError(f'no column {color!r} in {side}_df to color by: {there}')
         return color
 
-    def _tsne(
-        self, color: str | None, k: int, side: str, perplexity: float, seed: int, budget: int | None
-    ) -> pd.DataFrame:
-        """Places on the map: id, title, x, y, color (values of that column), rows."""
-        from sklearn.manifold import TSNE
-
-        codes = self._known(side, k)
-        n = len(codes)
-        n_near = min(n - 1, 3 * perplexity + 1)
-        require_memory(
-            BYTES_PER_NEIGHBOR * n * n_near,
-            f't-SNE of {n:,} dots at perplexity={perplexity:g}',
-            'take fewer dots (k=) or a smaller perplexity',
-            budget,
-            'plot_tsne(..., {})',
-        )
-        vectors = self._vectors(codes, side)
-        init = 'pca' if min(vectors.shape) > 1 else 'random'  # one factor has no second component
-        tsne = TSNE(perplexity=min(perplexity, (n - 1) / 3), init=init, random_state=seed)
-        x, y = tsne.fit_transform(vectors).T
-        columns = dict(x=x, y=y)
+    def _colors(self, color: str, side: str, codes: np.ndarray) -> pd.Series:
+        """Values of a column of metadata of `codes`."""
         metadata = self._metadata(side)
-        if color is not None and metadata is not None:
-            columns['color'] = metadata[color].iloc[codes].array
-        return self._table(codes, side, **columns)
+        self._color_column(color, side)
+        assert metadata is not None
+        return metadata[color].iloc[codes].reset_index(drop=True)
 
     def similar_items(
         self,
         item: Any,  # an id, a title or a part of one
         k: int = 10,  # how many
+        **kwargs,  # of the scorer's method
     ) -> pd.DataFrame:
-        """Nearest items by cosine."""
-        return self.learn.similar_items(item, k)
+        """Nearest items: `Scorer.similar_items`."""
+        return self.learn.similar_items(item, k, **kwargs)
+
+    # --- clusters
+
+    def _clusters(self, k: int, side: str, seed: int, n: int | None = None) -> Clusters:
+        codes = self._known(side, n)
+        return cluster(codes, self._vectors(codes, side), k, seed)
+
+    def clusters(
+        self,
+        k: int = 6,  # how many
+        side: str = 'user',  # or 'item'
+        n_marks: int = 5,  # titles, and values of metadata, that are named of each
+        seed: int = 0,  # of k-means
+    ) -> pd.DataFrame:
+        """Clusters of users (or items) by their vectors, the largest first, and what their members have in common.
+
+        k-means on vectors of length 1, so that near means what `similar_users` calls near. Columns: cluster (from 1),
+        users, share (of all), rows (mean number of training rows), titles, and, where there is metadata, traits.
+        Titles that mark a cluster of users are those liked more often there than by all (rated at least the user's own
+        mean; of implicit feedback: positives), with their lift, (n_in + 10) / (n_expected + 10): users of the cluster
+        who like it, over how many would if they were as all are. Traits are values of `user_df` by the same formula,
+        from a lift of 1.2 on. Clusters of items are named by their items with most rows, and have traits of `item_df`.
+
+        `.attrs['cluster_of']` says which cluster an id is in.
+        """
+        found = self._clusters(k, side, seed)
+        counts = self.catalog.counts[side][found.codes]
+        df = pd.DataFrame(
+            {
+                'cluster': np.arange(1, k + 1),
+                f'{side}s': found.sizes,
+                'share': found.sizes / len(found.of),
+                'rows': np.bincount(found.of, counts) / found.sizes,
+                'titles': self._marks(found, side, n_marks),
+            }
+        )
+        metadata = self._metadata(side)
+        if metadata is not None:
+            not_traits = {self.catalog.names.get(side), self.catalog.title_name if side == 'item' else None}
+            has, names = values_of(metadata, found.codes, not_traits)
+            lift = lifts(has, found)
+            df['traits'] = [marked(np.array(names, dtype=object), row, n_marks, LEAST_LIFT) for row in lift]
+        ids = self.catalog.vocab[side].decode(found.codes)
+        df.attrs['cluster_of'] = dict(zip(ids.tolist(), (found.of + 1).tolist()))
+        return df
+
+    def _marks(self, found: Clusters, side: str, n: int) -> list[str]:
+        """Titles that mark each cluster, in a text."""
+        if side == 'item':  # codes are in the order of their rows
+            first = [found.codes[found.of == c][:n] for c in range(len(found.sizes))]
+            return ['; '.join(self.catalog.titles(codes)) for codes in first]
+        titles = self.catalog.titles(np.arange(self.catalog.n_items))
+        lift = lifts(liked_items(self.catalog)[found.codes], found)
+        return [marked(titles, row, n, least=1) for row in lift]
+
+    def plot_clusters(
+        self,
+        k: int = 6,  # how many clusters
+        side: str = 'user',  # or 'item'
+        n: int = 1000,  # dots: those with most rows
+        seed: int = 0,  # of k-means and of the map
+        ax: Axes | None = None,
+    ) -> Axes:
+        """The `clusters` as colors on a t-SNE map of the vectors; the legend has the title that marks each most."""
+        found = self._clusters(k, side, seed)
+        marks = self._marks(found, side, 1)
+        ax = ax or new_axes(11, 7.5)
+        n = min(n, len(found.codes))
+        xy = tsne_of(self._vectors(found.codes[:n], side), 30.0, seed, None)
+        names = [f'{c + 1}: {mark.rsplit(" ×", 1)[0]} ({found.sizes[c]:,})' for c, mark in enumerate(marks)]
+        draw_groups_of_dots(ax, xy, [(name, found.of[:n] == c) for c, name in enumerate(names)], f'cluster ({side}s)')
+        ax.set(xlabel='t-SNE 1', ylabel='t-SNE 2', xticks=[], yticks=[])
+        shown = f': the {n:,} with most ratings' if n < len(found.codes) else ''
+        finish_map(ax, xy, [], f'{k} clusters of {len(found.codes):,} {side}s{shown}')
+        return ax
 
     # --- single predictions
 
@@ -314,7 +343,10 @@ class RecInterpretation(Interpretation):
         `TypeError` for models that cannot explain.
         """
         if not isinstance(self.learn, ModelScorer):
-            raise TypeError(f'{self._name} has no model to explain a score by: predict(user, item) tells the score')
+            raise TypeError(
+                f'{self._name} has no factors to explain a score by: because(user, item) and plot_because(user, item) '
+                "tell it by the user's items, of every scorer"
+            )
         user_code = int(self.catalog.vocab['user'].encode([user])[0])
         item_code = self.catalog.find(item)
         with self.learn.inference():
@@ -340,17 +372,29 @@ class RecInterpretation(Interpretation):
         return df
 
     def plot_explain(self, user: Any, item: Any, k: int = 5, ax: Axes | None = None) -> Axes:
-        """The parts of a prediction (see `explain`) as bars."""
+        """The parts of a prediction (see `explain`) as bars: what they add to the mean, which the axis names."""
         df = self.explain(user, item, k)
-        ax = ax or _new_axes(7, 0.8 + 0.35 * len(df))
-        _draw_bars(ax, df['value'].to_numpy(), df.index.tolist())
-        code = np.array([self.catalog.find(item)])
-        (label,) = self._labels(self._table(code, 'item'), 'item')
-        ax.set(
-            xlabel=f'contribution to the score{self._before}',
-            title=f'{df.attrs["prediction"]:.2f} for user {user}:\n{label}',
-        )
+        ax = ax or new_axes(7, 0.8 + 0.35 * len(df))
+        mean = df['value'].get('global mean')
+        parts = df if mean is None else df.drop(index='global mean')
+        draw_bars(ax, parts['value'].to_numpy(), parts.index.tolist())
+        what = 'contribution to the score' if mean is None else f'added to the global mean of {mean:.2f}'
+        title = self.catalog.titles(np.array([self.catalog.find(item)]))[0]
+        set_label(ax, 'x', f'{what}{self._before}', inner=1 - NAMES_WIDTH)
+        set_title(ax, f'{df.attrs["prediction"]:.2f} for user {user}:\n{title}')
         return ax
+
+    def plot_because(
+        self,
+        user: Any,  # id
+        item: Any,  # an id, a title, or a part of a title that matches one
+        k: int = 10,  # bars; what is left has one of its own
+        by: str = 'items',  # or 'features', 'sums'; as in `Scorer.because`
+        history: Any = None,  # what the user has, where it did not travel with the recommender
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Why a score is what it is, by the user's own items (`learn.because`), a bar each. Of every scorer."""
+        return plot_because(self.learn, user, item, k, by, history, ax)
 
     # --- the gate of a hybrid
 
@@ -386,7 +430,7 @@ class RecInterpretation(Interpretation):
             for chunk in torch.from_numpy(user_codes).split(step):
                 total = total + of_pairs(chunk.to(device), item_codes).abs().sum(0)
         means = (total / total.sum(1, keepdim=True)).cpu().numpy()
-        return self._table(codes, 'item', **dict(zip(model.names, means.T)))
+        return one_side(self.catalog, codes, 'item', **dict(zip(model.names, means.T)))
 
     def plot_gates(self, shares: bool = False, n_users: int = 200, axes: Any = None) -> np.ndarray:
         """Mean weight of each pathway (`shares`: see `gates`) by the number of training rows of the item.
@@ -403,175 +447,15 @@ class RecInterpretation(Interpretation):
             width = 7.5 * len(panels)
             _, axes = plt.subplots(1, len(panels), figsize=(width, 4.8), layout='constrained', sharey=True)
         axes = np.atleast_1d(axes)
-        for ax, (title, items) in zip(axes, panels.items()):
-            _draw_stacks(ax, _means_by_rows(items, names, df['rows'].max()), names)
-            ax.set_title(title)
         axes[0].set_ylabel(f'mean {"share" if shares else "weight"} of the pathway')
+        for ax, items in zip(axes, panels.values()):
+            draw_stacks(ax, means_by_rows(items, names, df['rows'].max()), names)
         handles, labels = axes[-1].get_legend_handles_labels()
         axes[-1].legend(handles[::-1], labels[::-1], loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+        settle(axes[0])
+        for ax, title in zip(axes, panels):
+            set_title(ax, title, settled=True)
         return axes
-
-    # --- errors
-
-    @property
-    def losses(self) -> torch.Tensor:
-        """Loss of each row of the part interpreted, (n,), of a whole catalogue of each user.
-
-        The loss's own values. Only of `SoftmaxLoss`, which weighs users within a batch, it is the mean over a user's
-        items of -log of their share: values of one batch would not compare with those of another.
-        """
-        if self._losses is None:
-            self._require_losses()
-            own = self.learn.loss_func
-            if type(own) is SoftmaxLoss:
-                self.learn.loss_func = SoftmaxLoss(power=0.0)
-            try:
-                *_, losses = self.learn.get_preds(
-                    dl=self.dl, with_loss=True, with_preds=False, with_targs=False, act=self.act
-                )
-            finally:
-                self.learn.loss_func = own
-            require_numbers(losses, 'losses')
-            self._losses = losses
-        return self._losses
-
-    @losses.setter
-    def losses(self, values: torch.Tensor | None) -> None:
-        self._losses = values
-
-    def _require_losses(self) -> None:
-        """`TypeError` or `ValueError` where rows have no losses that compare, with what to call instead."""
-        if self.dl is None:
-            raise TypeError(
-                f'{type(self.learn).__name__} has no loaders, whose rows would have losses: '
-                'evaluate_users(scorer, dls) tells what each user gets, evaluate(scorer, dls) the means'
-            )
-        if isinstance(self.dl, InBatchDL):
-            raise TypeError(
-                'with the negatives of the batch the loss of a row depends on the rows beside it, so that losses do '
-                'not compare: evaluate_users(learn, metrics=[ndcg(10)]) tells who is served badly'
-            )
-        dataset = self.dl.dataset
-        if not len(dataset):
-            raise ValueError(
-                'there are no rows (valid_pct=0 holds none out): look at those of training, '
-                'RecInterpretation.from_learner(learn, ds_idx=0)'
-            )
-        if type(self.dl) is InteractionDL and len(dataset.columns) <= dataset.n_inp:
-            raise ValueError(
-                'the rows have no targets to compare with: dls.test_dl(table, with_labels=True) has them, and '
-                'learn.get_preds(dl=dl) predicts without'
-            )
-
-    def top_losses(
-        self,
-        k: int | None = None,  # how many; None, or more than there are: all
-        largest: bool = True,  # or those with the smallest
-        items: bool = False,  # return the rows, too, as a table
-    ) -> tuple:
-        """The `k` largest losses and the positions of their rows, (k,) each."""
-        n = len(self.losses) if k is None else min(k, len(self.losses))
-        losses, idx = super().top_losses(n, largest)
-        return (losses, idx, self._shown(idx)) if items else (losses, idx)
-
-    def __getitem__(self, idxs: Any) -> tuple:
-        """Inputs, predictions, targets, decoded predictions and losses of rows `idxs`, as fastai's.
-
-        `TypeError` where rows are not pairs.
-        """
-        losses = self.losses
-        if isinstance(self.dl, (NegativesDL, UserDL)):
-            raise TypeError(
-                'the rows of these loaders are not pairs with a target: plot_top_losses(k) shows those with the '
-                'largest losses, learn.show_results() a batch with its scores'
-            )
-        idx = torch.as_tensor(idxs).reshape(-1)
-        n_inp = self.dl.dataset.n_inp
-        dataset = InteractionDataset(list(self._columns(idx)[: n_inp + 1]), None, self.catalog, n_inp)
-        dl = InteractionDL(dataset, bs=len(idx), device=self.learn.dls.device)
-        columns = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
-        return (*columns, losses[idx])
-
-    def plot_top_losses(
-        self,
-        k: int = 9,  # how many
-        largest: bool = True,  # or those with the smallest
-        show: bool = True,  # show the table; False: return it
-    ) -> pd.DataFrame | None:
-        """The `k` rows with the largest loss.
-
-        Ids, title, rating (or liked, or, of positives with their negatives, nothing), prediction (as `predict` has it),
-        loss; of a whole catalogue user, number of positives, loss.
-        """
-        losses, idx = self.top_losses(k, largest)
-        df = self._shown(idx)
-        df['loss'] = losses.cpu().numpy()
-        if not show:
-            return df
-        show_table(df)
-        return None
-
-    def _columns(self, idx: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Columns of the rows `idx` on the CPU: users, items[, context][, target[, weight]]."""
-        if isinstance(self.dl, StreamDL):  # rows of files come one after the other
-            return tuple(torch.cat(parts)[idx] for parts in zip(*([o.cpu() for o in batch] for batch in self.dl)))
-        dataset = self.dl.dataset
-        return tuple(o.cpu() for o in dataset[idx.to(dataset.device)])
-
-    def _shown(self, idx: torch.Tensor | None = None) -> pd.DataFrame:
-        """Rows `idx` of the part interpreted (by default all) as `plot_top_losses` has them, without losses."""
-        idx = torch.arange(len(self.dl.dataset)) if idx is None else idx.cpu()
-        users, *columns = self._columns(idx)
-        if isinstance(self.dl, UserDL):
-            positives = self.dl.dataset.positives[users.numpy()]
-            ids = self.catalog.vocab['user'].decode(users.numpy())
-            return pd.DataFrame(dict(user=ids, positives=np.diff(positives.indptr)))
-        n_inp = self.dl.dataset.n_inp
-        items, *context = columns[: n_inp - 1]
-        scores = self.learn.score(users, items, *context).cpu()
-        require_numbers(scores)
-        prediction = scores.sigmoid() if self.learn.scale == 'logit' else scores
-        if isinstance(self.dl, NegativesDL):
-            return decode(self.catalog, users, items, prediction=prediction)
-        return decode(self.catalog, users, items, columns[n_inp - 1], self._target_name, prediction=prediction)
-
-    @property
-    def _target_name(self) -> str:
-        """What targets of pairs are called: 'rating' or 'liked'."""
-        return 'rating' if self.catalog.thresholds is None else 'liked'
-
-    def worst_users(
-        self,
-        k: int = 10,  # how many
-        min_rows: int = 5,  # only of those with so many rows in the part interpreted
-    ) -> pd.DataFrame:
-        """The `k` users with the largest error, or loss.
-
-        Of ratings: user, rows, rmse, bias (mean of prediction - rating), mean_rating. Of what is liked: user, rows,
-        loss (mean of the loss's own values), bias (mean of probability - liked), liked (share of the rows). Of implicit
-        feedback: user, rows, loss.
-        """
-        losses = self.losses.cpu().double().numpy()  # also says where there are none
-        df = self._shown().assign(loss=losses)
-        if isinstance(self.dl, UserDL):
-            per_user = df.set_index('user').rename(columns=dict(positives='rows'))
-            by = 'loss'
-        elif isinstance(self.dl, NegativesDL):
-            per_user = df.groupby('user').agg(rows=('loss', 'size'), loss=('loss', 'mean'))
-            by = 'loss'
-        elif self.catalog.thresholds is not None:
-            per_user = _losses_of_users(df)
-            by = 'loss'
-        else:
-            per_user = _errors_of_users(df)
-            by = 'rmse'
-        enough = per_user[per_user['rows'] >= min_rows]
-        if not len(enough):
-            most = per_user['rows'].max()
-            raise ValueError(
-                f'no user has min_rows={min_rows} rows here, the most have {most}: worst_users({k}, {most})'
-            )
-        return enough.nlargest(k, by).reset_index()
 
     # --- the ratings themselves
 
@@ -590,257 +474,18 @@ class RecInterpretation(Interpretation):
         values = inter.weights if inter.ratings is None else inter.ratings
         if axes is None:
             _, axes = plt.subplots(1, 3, figsize=(16, 4.6), layout='constrained')
+        name = 'weight' if inter.ratings is None else column_for(self.catalog, 'rating')
+        titles = ['', '', '']
         if values is None or (inter.ratings is None and np.ptp(values[rows]) == 0):
-            _draw_activity(axes[0], self.catalog.counts['user'])
+            titles[0] = draw_activity(axes[0], self.catalog.counts['user'])
         else:
-            _draw_distribution(axes[0], values[rows], 'rating' if inter.ratings is not None else 'weight')
-        _draw_long_tail(axes[1], np.sort(self.catalog.counts['item'])[::-1])
+            titles[0] = draw_distribution(axes[0], values[rows], name)
+        titles[1] = draw_long_tail(axes[1], np.sort(self.catalog.counts['item'])[::-1])
         seen = self.catalog.require_history().seen
-        grid = _with_gaps(seen[self._known('user', n_users)][:, self._known('item', n_items)])
-        name = 'rating' if inter.weights is None else 'weight'
-        _draw_matrix(axes[2], grid, seen.nnz / np.prod(seen.shape), name)
+        grid = with_gaps(seen[self._known('user', n_users)][:, self._known('item', n_items)])
+        filled = seen.nnz / np.prod(seen.shape)
+        titles[2] = draw_matrix(axes[2], grid, filled, name if inter.weights is None else 'weight')
+        settle(axes[0])
+        for ax, title in zip(axes, titles):
+            set_title(ax, title, settled=True)
         return axes
-
-
-def _errors_of_users(df: pd.DataFrame) -> pd.DataFrame:
-    """Rows, rmse, bias and mean_rating by user, of a table of ratings and predictions."""
-    error = df['prediction'] - df['rating']
-    res = (
-        df.assign(error=error, square=error**2)
-        .groupby('user')
-        .agg(
-            rows=('error', 'size'),
-            rmse=('square', 'mean'),
-            bias=('error', 'mean'),
-            mean_rating=('rating', 'mean'),
-        )
-    )
-    res['rmse'] **= 0.5
-    return res
-
-
-def _losses_of_users(df: pd.DataFrame) -> pd.DataFrame:
-    """Rows, loss, bias and the share that is liked by user, of a table of labels, probabilities and losses."""
-    res = df.assign(bias=df['prediction'] - df['liked']).groupby('user')
-    return res.agg(rows=('loss', 'size'), loss=('loss', 'mean'), bias=('bias', 'mean'), liked=('liked', 'mean'))
-
-
-# --- drawing
-
-
-def _new_axes(width: float, height: float) -> Axes:
-    """Axes of a new figure, in inches."""
-    _, ax = plt.subplots(figsize=(width, height), layout='constrained')
-    return ax
-
-
-def _draw_bars(ax: Axes, values: np.ndarray, labels: list[str]) -> None:
-    """A bar for each value, the first on top, blue above 0 and orange below."""
-    y = np.arange(len(values))[::-1]
-    ax.barh(y, values, color=[BLUE if o > 0 else ORANGE for o in values])
-    ax.set_yticks(y, labels)
-    ax.axvline(0, color=GREY, lw=0.8)
-
-
-def _draw_components(ax: Axes, df: pd.DataFrame, k: int, components: tuple[int, int]) -> None:
-    """Two columns of `pca` as dots, the first `k` larger and in color."""
-    x, y = (df[f'pc{c}'].to_numpy() for c in components)
-    ax.scatter(x, y, s=8, color=PALE, zorder=1)
-    ax.scatter(x[:k], y[:k], s=18, color=BLUE, zorder=2)
-    names = [f'component {c} ({df.attrs["explained"][c - 1]:.0%} of variance)' for c in components]
-    ax.set(xlabel=names[0], ylabel=names[1])
-    ax.margins(0.06)
-
-
-def _draw_by_number(ax: Axes, df: pd.DataFrame, name: str) -> None:
-    """Dots at x, y, by a color that is a number, called `name`."""
-    known = df['color'].notna()
-    there, missing = df[known], df[~known]
-    ax.scatter(missing['x'], missing['y'], s=14, color=PALE)
-    points = ax.scatter(there['x'], there['y'], s=18, c=there['color'].astype(float), cmap='viridis')
-    ax.figure.colorbar(points, ax=ax, label=name, shrink=0.7)
-
-
-def _draw_by_value(ax: Axes, df: pd.DataFrame, name: str) -> None:
-    """Dots at x, y: a color and an entry in the legend for each of the most frequent values, called `name`."""
-    x, y = df['x'].to_numpy(), df['y'].to_numpy()
-    known = df['color'].notna().to_numpy()
-    first = np.where(known, df['color'].astype(str).str.split('|').str[0], '')
-    common = pd.Series(first[known]).value_counts().index[:N_COLORS]
-    other = ~np.isin(first, common)
-    if other.any():
-        kinds = [('other', known[other].any()), ('unknown', not known[other].all())]
-        label = ', '.join(kind for kind, there in kinds if there)
-        ax.scatter(x[other], y[other], s=14, color=PALE, label=label)
-    for i, value in enumerate(common):
-        at = first == value
-        ax.scatter(x[at], y[at], s=20, color=plt.get_cmap('tab10')(i), label=value)
-    handles, labels = ax.get_legend_handles_labels()
-    if other.any():  # those dots lie under the others, and stand last in the legend
-        handles = handles[1:] + handles[:1]
-        labels = labels[1:] + labels[:1]
-    ax.legend(handles, labels, title=name, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
-
-
-def _means_by_rows(df: pd.DataFrame, names: list[str], most: int) -> pd.DataFrame:
-    """Means of the columns `names` of items by their training rows, a row a bin: its label and number of items, means.
-
-    `most` is the largest number of rows there is: the bin that holds it is open.
-    """
-    bins = np.searchsorted(ROW_BINS, df['rows'].to_numpy(), side='right') - 1
-    res = df[names].groupby(bins).mean()
-    sizes = np.bincount(bins)[res.index]
-    labels = [f'{_bin_label(b, most)}\n({n:,})' for b, n in zip(res.index, sizes)]
-    res.insert(0, 'label', labels)
-    return res
-
-
-def _bin_label(b: int, most: int) -> str:
-    """Numbers of rows in bin `b`."""
-    first, end = ROW_BINS[b], ROW_BINS[b + 1]
-    if end == first + 1:
-        return str(first)
-    if end > most:
-        return f'{first:,}+'
-    return f'{first:,}–{end - 1:,}'
-
-
-def _draw_stacks(ax: Axes, df: pd.DataFrame, names: list[str]) -> None:
-    """Bars of a table of `_means_by_rows`, the columns `names` on top of each other."""
-    x = np.arange(len(df))
-    bottom = np.zeros(len(df))
-    for j, name in enumerate(names):
-        ax.bar(x, df[name], 0.85, bottom=bottom, color=plt.get_cmap('tab10')(j), label=name)
-        bottom += df[name].to_numpy()
-    ax.set_xticks(x, df['label'], fontsize=8)
-    ax.set(xlabel='training rows of the item (number of items)', ylim=(0, 1))
-    ax.margins(x=0.01)
-
-
-def _draw_activity(ax: Axes, counts: np.ndarray) -> None:
-    """How many users have how many training rows."""
-    counts = counts[counts > 0]
-    ax.hist(counts, bins=np.geomspace(counts.min(), counts.max() + 1, 25), color=BLUE)
-    ax.axvline(counts.mean(), color=ORANGE, lw=1.5, label=f'mean {counts.mean():.1f}')
-    ax.legend(framealpha=1, edgecolor='none')
-    ax.set(xlabel='rows of the user', ylabel='users', title='Who has how much', xscale='log')
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter('{x:,.0f}')
-    ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_distribution(ax: Axes, ratings: np.ndarray, name: str) -> None:
-    """How often each rating (or what else `name` is) occurs: a bar for each value, where there are few."""
-    mean = ratings.mean(dtype=np.float64)
-    values, counts = np.unique(ratings, return_counts=True)
-    if len(values) <= 20:
-        gap = np.diff(values).min() if len(values) > 1 else 1
-        ax.bar(values, counts, width=0.8 * gap, color=BLUE)
-    else:
-        ax.hist(ratings, bins=30, color=BLUE)
-    ax.axvline(mean, color=ORANGE, lw=1.5, label=f'mean {mean:.2f}')
-    ax.legend(framealpha=1, edgecolor='none', loc='upper left')
-    ax.set(xlabel=name, ylabel='rows', title=f'Distribution of {name}s')
-
-
-def _draw_long_tail(ax: Axes, counts: np.ndarray) -> None:
-    """Rows of each item, descending, and where 80% of all are reached."""
-    n_items = len(counts)
-    share = np.cumsum(counts) / counts.sum()
-    head = int(np.searchsorted(share, 0.8)) + 1
-    ax.fill_between(np.arange(1, n_items + 1), counts, color=BLUE, alpha=0.35, lw=0)
-    ax.axvline(head, color=ORANGE, lw=1.5, label=f'{head / n_items:.0%} of items have 80% of the rows')
-    ax.legend(framealpha=1, edgecolor='none')
-    ax.set(xlabel='item, by popularity', ylabel='rows of the item', title='The long tail')
-    ax.set(yscale='symlog', ylim=(0, None))
-
-
-def _with_gaps(matrix: Any) -> np.ndarray:
-    """A sparse matrix as an array, not a number where nothing is stored."""
-    entries = matrix.tocoo()
-    grid = np.full(matrix.shape, np.nan)
-    grid[entries.row, entries.col] = entries.data
-    return grid
-
-
-def _draw_matrix(ax: Axes, grid: np.ndarray, filled: float, name: str) -> None:
-    """Ratings (or what else `name` is) as colors (users, items); `filled` is the share of all of it that is known."""
-    there = grid[np.isfinite(grid)]
-    differ = len(there) > 0 and np.ptp(there) > 0  # of one value there is nothing to read off
-    colors = 'viridis' if differ else ListedColormap([BLUE])
-    image = ax.imshow(grid, aspect='auto', cmap=colors, interpolation='nearest')
-    if differ:
-        ax.figure.colorbar(image, ax=ax, label=name)
-    n_users, n_items = grid.shape
-    ax.set(
-        xlabel=f'{n_items} most rated items',
-        ylabel=f'{n_users} most active users',
-        title=f'User-item matrix ({np.isfinite(grid).mean():.0%} filled here, {filled:.1%} in all)',
-    )
-
-
-# --- labels
-
-# where a label may stand, seen from its point: offset in points, alignment
-PLACES = (
-    (5, 0, 'left', 'center'),
-    (-5, 0, 'right', 'center'),
-    (0, 5, 'center', 'bottom'),
-    (0, -5, 'center', 'top'),
-    (4, 4, 'left', 'bottom'),
-    (4, -4, 'left', 'top'),
-    (-4, 4, 'right', 'bottom'),
-    (-4, -4, 'right', 'top'),
-)
-
-
-def place_labels(
-    ax: Axes,
-    x: np.ndarray,  # (n,)
-    y: np.ndarray,  # (n,)
-    labels: list[str],  # n
-    fontsize: int = 8,  # in points
-) -> None:
-    """Write each label beside its point where it finds room; the others are left out. Earlier labels go first.
-
-    There is room where it covers no earlier label and no other labelled point and stays inside the axes.
-    """
-    figure: Any = ax.figure
-    figure.draw_without_rendering()  # fixes the transforms, which the boxes below are measured in
-    renderer = figure.canvas.get_renderer()
-    frame = ax.get_window_extent()
-    points = ax.transData.transform(np.column_stack([x, y]))
-    radius = 3 * figure.dpi / 72  # of a point, in pixels
-    taken: list = []
-    for i, label in enumerate(labels):
-        others = np.delete(points, i, 0)
-        for place in PLACES:
-            text = _annotate(ax, label, (x[i], y[i]), place, fontsize)
-            box = text.get_window_extent(renderer)
-            covers_points = ((others > box.min - radius) & (others < box.max + radius)).all(1).any()
-            covers_labels = any(box.overlaps(o) for o in taken)
-            if _is_inside(box, frame) and not covers_points and not covers_labels:
-                taken.append(box)
-                break
-            text.remove()
-
-
-def _annotate(ax: Axes, label: str, point: tuple, place: tuple, fontsize: int) -> Any:
-    """A label at one of `PLACES` beside a point, with a white edge."""
-    dx, dy, horizontal, vertical = place
-    return ax.annotate(
-        label,
-        point,
-        (dx, dy),
-        textcoords='offset points',
-        ha=horizontal,
-        va=vertical,
-        fontsize=fontsize,
-        zorder=3,
-        path_effects=[withStroke(linewidth=2, foreground='white')],
-    )
-
-
-def _is_inside(box: Any, frame: Any) -> bool:
-    """Is a box inside another one?"""
-    return frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
