@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from trained import as_trained
 
 import fastrec.scorers.artifact as artifact
 import fastrec.scorers.packing as packing
@@ -92,15 +93,15 @@ def features(dls):
 
 
 SCORERS = dict(
-    collab=lambda r, i: trained(collab_learner(r, n_factors=5, y_range=(0.5, 5.5))),
-    svdpp=lambda r, i: trained(svdpp_learner(r, n_factors=5)),
-    mlp=lambda r, i: trained(mlp_learner(r, n_factors=4, layers=[8, 4])),
-    gmf=lambda r, i: trained(gmf_learner(i, n_factors=4)),
-    neumf=lambda r, i: trained(neumf_learner(i, n_factors=4, layers=[8, 6, 4])),
-    pretrained=lambda r, i: trained(neumf_learner(i, n_factors=4, layers=[8, 4], pretrain=1)),
-    content=lambda r, i: trained(content_learner(r, features(r), n_factors=4, hidden=8)),
-    gated=lambda r, i: trained(gated_learner(r, features(r), n_factors=4)),
-    towers=lambda r, i: trained(two_tower_learner(i, item_features=features(i), n_factors=4, layers=[8])),
+    collab=lambda r, i: as_trained(collab_learner(r, n_factors=5, y_range=(0.5, 5.5))),
+    svdpp=lambda r, i: as_trained(svdpp_learner(r, n_factors=5)),
+    mlp=lambda r, i: as_trained(mlp_learner(r, n_factors=4, layers=[8, 4])),
+    gmf=lambda r, i: as_trained(gmf_learner(i, n_factors=4)),
+    neumf=lambda r, i: as_trained(neumf_learner(i, n_factors=4, layers=[8, 6, 4])),
+    pretrained=lambda r, i: as_trained(neumf_learner(i, n_factors=4, layers=[8, 4], pretrain=1)),
+    content=lambda r, i: as_trained(content_learner(r, features(r), n_factors=4, hidden=8)),
+    gated=lambda r, i: as_trained(gated_learner(r, features(r), n_factors=4)),
+    towers=lambda r, i: as_trained(two_tower_learner(i, item_features=features(i), n_factors=4, layers=[8])),
     corrected=lambda r, i: correct_and_smooth(BiasOnly().fit(r), item_graph(features(r), k=5)),
     mean=lambda r, i: GlobalMean().fit(r),
     biases=lambda r, i: BiasOnly().fit(r),
@@ -108,7 +109,7 @@ SCORERS = dict(
     ease=lambda r, i: EASE(20.0).fit(i),
     knn=lambda r, i: ItemKNN(k=5).fit(i),
     ials=lambda r, i: IALS(n_factors=4, n_iter=2).fit(i),
-    blend=lambda r, i: Blend([EASE(20.0).fit(i), trained(gmf_learner(i, n_factors=4))], weights=[0.3, 0.7]),
+    blend=lambda r, i: Blend([EASE(20.0).fit(i), as_trained(gmf_learner(i, n_factors=4))], weights=[0.3, 0.7]),
 )
 
 
@@ -159,7 +160,7 @@ def test_every_scorer_comes_back(name, rated, chosen, tmp_path, recwarn):
 
 
 def test_seen_can_be_given_as_a_table(rated, tmp_path):
-    learn = trained(collab_learner(rated, n_factors=5))
+    learn = as_trained(collab_learner(rated, n_factors=5))
     loaded = load_recommender(save_recommender(learn, tmp_path))
     users = list(learn.vocab['user'].ids[:5])
     close_frames(
@@ -174,7 +175,7 @@ def test_seen_can_be_given_as_a_table(rated, tmp_path):
 
 
 def test_no_history_in_the_files_unless_asked(chosen, tmp_path):
-    learn = trained(svdpp_learner(chosen, n_factors=2))
+    learn = as_trained(svdpp_learner(chosen, n_factors=2))
     size = {
         history: sum(
             o.stat().st_size for o in save_recommender(learn, tmp_path / str(history), history=history).iterdir()
@@ -213,9 +214,9 @@ def test_new_items_join_a_loaded_recommender(table, tmp_path):
     feats = ItemFeatures.from_df(items, min_df=1, **kinds)
     for i, learn in enumerate(
         (
-            content_learner(dls, feats, n_factors=4, hidden=8),
-            gated_learner(dls, feats, n_factors=4),
-            two_tower_learner(idls, item_features=feats, n_factors=4, layers=(8,)),
+            as_trained(content_learner(dls, feats, n_factors=4, hidden=8)),
+            as_trained(gated_learner(dls, feats, n_factors=4)),
+            as_trained(two_tower_learner(idls, item_features=feats, n_factors=4, layers=(8,))),
         )
     ):
         loaded = load_recommender(save_recommender(learn, tmp_path / str(i)))
@@ -234,7 +235,7 @@ def test_new_items_join_a_loaded_recommender(table, tmp_path):
         assert 'cold' not in recs
         assert recs.title.notna().all()
     own = ItemFeatures.from_df(items, text='title', text_encoder=Encoder())
-    learn = content_learner(dls, own, n_factors=4, hidden=8)
+    learn = as_trained(content_learner(dls, own, n_factors=4, hidden=8))
     loaded = load_recommender(save_recommender(learn, tmp_path / 'own'))
     with pytest.raises(ValueError, match='went through a Encoder of your own, which a saved recommender does not hold'):
         loaded.add_items(new)
@@ -243,15 +244,17 @@ def test_new_items_join_a_loaded_recommender(table, tmp_path):
     assert torch.allclose(loaded.score(*pair), learn.score(*pair), atol=1e-6)
     from sklearn.feature_extraction.text import CountVectorizer
 
-    words = content_learner(
-        dls, ItemFeatures.from_df(items, text='title', text_encoder=CountVectorizer()), n_factors=4, hidden=8
+    words = trained(
+        content_learner(
+            dls, ItemFeatures.from_df(items, text='title', text_encoder=CountVectorizer()), n_factors=4, hidden=8
+        )
     )
     with pytest.raises(ValueError, match=r'CountVectorizer of your own.*load_learner keep it'):
         load_recommender(save_recommender(words, tmp_path / 'words')).add_items(new)
 
 
 def test_loads_without_fastai_and_plots(rated, tmp_path):
-    learn = trained(collab_learner(rated, n_factors=5))
+    learn = as_trained(collab_learner(rated, n_factors=5))
     save_recommender(Blend([learn, Popularity().fit(rated)]), tmp_path)
     user = learn.vocab['user'].ids[0]
     code = (
@@ -370,8 +373,8 @@ class OwnWithConfig(Own):
 
 def test_models_of_ones_own(rated, tmp_path):
     with pytest.raises(TypeError, match=r'Own does not say how.*config\(\).*classes=\[Own\]'):
-        save_recommender(rec_learner(rated, Own), tmp_path)
-    learn = rec_learner(rated, OwnWithConfig)
+        save_recommender(as_trained(rec_learner(rated, Own)), tmp_path)
+    learn = as_trained(rec_learner(rated, OwnWithConfig))
     save_recommender(learn, tmp_path)
     with pytest.raises(ValueError, match=r'holds a OwnWithConfig.*classes=\[OwnWithConfig\]'):
         load_recommender(tmp_path)

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize
+from trained import as_trained
 
 from fastrec.scorers.artifact import load_recommender, save_recommender
 from fastrec.scorers.baselines import BiasOnly, Popularity
 from fastrec.scorers.blend import Blend
-from fastrec.scorers.coldstart import prior_of, noise_of
+from fastrec.scorers.coldstart import noise_of, prior_of
 from fastrec.scorers.linear import EASE
 from fastrec.scorers.model_scorer import fold_in
 from fastrec.scorers.neighbors import ItemKNN
@@ -357,7 +358,7 @@ class OwnWhole(Own):
 @pytest.mark.parametrize('model', [Own, OwnWhole])
 def test_untrained_vectors_are_never_used(model):
     df = pd.DataFrame(dict(user=list('aabbc'), item=[1, 2, 1, 2, 3], rating=[1, 2, 3, 4, 5.0]))
-    learn = rec_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), model)
+    learn = as_trained(rec_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), model))
     users = torch.tensor([0, 0, 2, 2])
     items = torch.tensor([0, 2, 0, 2])
     mean = 2.5  # the mean training rating, where c or item 3 is in the pair
@@ -368,7 +369,7 @@ def test_untrained_vectors_are_never_used(model):
         assert learn.predict('c', 1) == 2.5
     clicks = dict(target='implicit', rating_name=False, time_name=False, n_neg=1)
     dls = RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2, **clicks)
-    implicit = rec_learner(dls, model)
+    implicit = as_trained(rec_learner(dls, model))
     average = implicit.score(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])).mean().item()
     # the average is over a sample of known pairs
     assert implicit.score(users[1:], items[1:]).tolist() == pytest.approx([average] * 3, abs=0.3)
@@ -377,7 +378,7 @@ def test_untrained_vectors_are_never_used(model):
 
 def test_cold_can_be_refused(synthetic):
     df = pd.DataFrame(dict(user=list('aabbc'), item=[1, 2, 1, 2, 3], rating=[1, 2, 3, 4, 5.0]))
-    learn = collab_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), n_factors=2)
+    learn = as_trained(collab_learner(RecDataLoaders.from_df(df, splitter=([0, 1, 2, 3], [4]), bs=2), n_factors=2))
     assert np.isfinite(learn.predict('a', 2, cold='raise'))
     with pytest.raises(KeyError, match=r"user 'c' has no training row.*fold_in"):
         learn.predict('c', 1, cold='raise')
@@ -388,7 +389,7 @@ def test_cold_can_be_refused(synthetic):
     with pytest.raises(KeyError, match='have no training row'):
         learn.recommend('c', cold='raise')
     assert list(learn.recommend('c', k=2).cold) == [True, True]
-    blend = Blend([learn, collab_learner(learn.dls, n_factors=2)])
+    blend = Blend([learn, as_trained(collab_learner(learn.dls, n_factors=2))])
     assert blend.knows('item').tolist() == [True, True, False]
     assert blend.knows_cold
-    assert not Blend([learn, rec_learner(learn.dls, Own)]).knows_cold
+    assert not Blend([learn, as_trained(rec_learner(learn.dls, Own))]).knows_cold

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fastai.basics import noop
 from fastai.callback.all import ProgressCallback
+from trained import as_trained
 
 from fastrec.all import (
     Blend,
@@ -196,7 +197,7 @@ class Biased(Scorer):
 
 def test_predict_of_a_cold_pair_is_refused_or_the_mean(dls):
     ids = dls.vocab['user'].ids
-    members = [collab_learner(dls, n_factors=2) for _ in range(2)]
+    members = [as_trained(collab_learner(dls, n_factors=2)) for _ in range(2)]
     item = dls.vocab['item'].ids[0]
     for cold in ('mean', 'raise'):
         want = np.mean([m.predict(ids[0], item, cold=cold) for m in members])

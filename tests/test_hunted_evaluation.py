@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from trained import as_trained
 
 from fastrec.all import (
     EASE,
@@ -362,7 +363,7 @@ def test_vectors_of_a_model_that_saw_what_is_held_out_are_refused(both, tmp_path
 def test_what_was_taken_over_is_remembered(both, tmp_path):
     _, whole = both
     third = RecDataLoaders.from_df(table(n_users=30), seed=5)  # holds other rows out
-    none_out = collab_learner(third, n_factors=3)
+    none_out = as_trained(collab_learner(third, n_factors=3))
     none_out.taken_over = [whole.catalog]
     with pytest.raises(ValueError, match=LEAK):
         evaluate(none_out, third)
@@ -374,7 +375,7 @@ def test_what_was_taken_over_is_remembered(both, tmp_path):
         assert [source.history for source in loaded.taken_over] == [None]
     none_out.export(tmp_path / 'learner.pkl')
     assert none_out.taken_over == [whole.catalog]
-    assert [source.history for source in load_learner(tmp_path / 'learner.pkl').taken_over] == [None]
+    assert [source.history for source in as_trained(load_learner(tmp_path / 'learner.pkl')).taken_over] == [None]
 
 
 def test_a_loaded_model_is_known_by_its_training_rows(both, tmp_path, recwarn):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.sparse import coo_matrix, csc_matrix
+from trained import as_trained
 
 from fastrec.all import (
     EASE,
@@ -174,7 +175,7 @@ def test_rows_of_weight_0_teach_nothing_but_are_seen():
     assert dls.catalog.counts['user'].tolist() == [2, 1, 0]
     assert dls.catalog.counts['item'].tolist() == [2, 1, 0]
     assert dls.catalog.known('user').tolist() == [True, True, False]
-    learn = collab_learner(dls, n_factors=2)
+    learn = as_trained(collab_learner(dls, n_factors=2))
     recs = learn.recommend([2, 3], k=3)
     assert recs[recs.user == 3].cold.all()
     assert 7 not in recs[recs.user == 2].item.tolist()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fastai.basics import load_learner, noop, set_seed
 from fastai.callback.all import EarlyStoppingCallback, ProgressCallback, SaveModelCallback
+from trained import as_trained
 
 from fastrec.all import (
     EASE,
@@ -445,7 +446,7 @@ def test_leave_last_warns(clicks):
 
 
 def test_explicit_ratings_need_relevant(dls):
-    learn = quiet(collab_learner(dls, n_factors=4, y_range=(0.5, 5.5)))
+    learn = as_trained(collab_learner(dls, n_factors=4, y_range=(0.5, 5.5)))
     with pytest.raises(ValueError, match='relevant='):
         evaluate(learn, metrics=ndcg(10))
     table = evaluate(learn, metrics=recall(10), relevant=4)

@@ -14,6 +14,7 @@ from fastai.callback.all import CSVLogger, EarlyStoppingCallback, ProgressCallba
 from fastai.interpret import Interpretation
 from sklearn.model_selection import GroupKFold, KFold
 from torch import nn
+from trained import as_trained
 
 from fastrec.all import (
     BiasOnly,
@@ -128,7 +129,7 @@ def test_get_preds_keeps_the_order(learn):
 @pytest.mark.parametrize('target', ['rating', 'liked', 'implicit'])
 def test_predictions_of_one_pair(synthetic, target):
     dls = RecDataLoaders.from_df(synthetic[0], target=target, valid_pct=0.2, seed=0)
-    learn = collab_learner(dls, n_factors=4)
+    learn = as_trained(collab_learner(dls, n_factors=4))
     pair = synthetic[0].loc[[5], ['user', 'item']]
     preds, target = learn.get_preds(dl=dls.test_dl(pair))
     assert preds.shape == (1,)
@@ -534,7 +535,7 @@ def test_cold_pairs_are_announced(synthetic):
     ratings, _, _ = synthetic
     cold = ratings.item == 1003
     dls = RecDataLoaders.from_df(ratings, splitter=(np.flatnonzero(~cold), np.flatnonzero(cold)), bs=64)
-    learn = quiet(collab_learner(dls, n_factors=4))
+    learn = quiet(as_trained(collab_learner(dls, n_factors=4)))
     with pytest.warns(UserWarning, match='item 1003 has no training row'):
         learn.predict(ratings.user[0], 1003)
     with pytest.warns(UserWarning, match='1 of 2 pairs'):

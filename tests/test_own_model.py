@@ -7,6 +7,7 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from scipy.sparse import bmat, csr_matrix, diags
 from torch import nn
+from trained import as_trained
 
 from fastrec.data.datasets import synthetic_ratings
 from fastrec.data.splits import LeaveLastSplitter
@@ -201,7 +202,7 @@ class Hoarder(LightGCN):
 
 
 def test_training_rows_in_config_do_not_travel(table, tmp_path):
-    learn = quiet(rec_learner(loaders(table), Hoarder))
+    learn = quiet(as_trained(rec_learner(loaders(table), Hoarder)))
     with pytest.raises(ValueError, match=r'config\(\) of Hoarder holds history.*without_history'):
         save_recommender(learn, tmp_path / 'model')
     assert not (tmp_path / 'model').exists()

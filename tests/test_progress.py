@@ -1,6 +1,7 @@
 """Bars: nothing before two seconds, nothing when asked, gone at the end."""
 
 import pytest
+from trained import as_trained
 
 import fastrec.progress
 from fastrec.evaluation.evaluate import evaluate
@@ -83,7 +84,7 @@ def test_long_steps_and_iterations(synthetic, capfd, monkeypatch):
 
 
 def test_recommending_and_evaluating_show_it_and_no_bar_silences_them(dls, at_once, capfd, monkeypatch):
-    learn = collab_learner(dls, n_factors=4)
+    learn = as_trained(collab_learner(dls, n_factors=4))
     users = dls.vocab['user'].ids
     monkeypatch.setattr('fastrec.scorers.recommend.CACHE_BYTES', 2**14)
     learn.recommend(users)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from pandas._libs.parsers import STR_NA_VALUES
+from trained import as_trained
 
 from fastrec.all import RecDataLoaders, Vocab, collab_learner, load_recommender, save_recommender
 
@@ -378,7 +379,7 @@ def test_titles_belong_to_their_items(table, data):
 @given(table=tables())
 def test_verbs_speak_of_the_ids_of_the_table(table):
     dls = loaders(table.df)
-    learn = collab_learner(dls, n_factors=2)
+    learn = as_trained(collab_learner(dls, n_factors=2))
     users, items = table.users, table.items
     code = {
         side: dict(zip(ids.known, codes_of(dls, side, ids.known))) for side, ids in (('user', users), ('item', items))
@@ -458,7 +459,7 @@ def test_folding_in_answers_for_the_ids_given(table, n):
 def test_saved_recommenders_know_the_same_ids(table, history, tmp_path_factory):
     folder = tmp_path_factory.mktemp('saved')
     dls = loaders(table.df)
-    learn = collab_learner(dls, n_factors=2)
+    learn = as_trained(collab_learner(dls, n_factors=2))
     save_recommender(learn, folder, history=history)
     loaded = load_recommender(folder)
     for side, ids in (('user', table.users), ('item', table.items)):

@@ -14,6 +14,7 @@ import torch
 from fastai.data.transforms import ColSplitter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trained import as_trained
 
 from fastrec.all import Catalog, RecDataLoaders, TimeSplitter, collab_learner, load_recommender, save_recommender
 from fastrec.cli import main
@@ -82,7 +83,7 @@ def test_ids_of_any_width_are_int64_and_unknown_ones_unknown(dtype, tmp_path):
 
 def test_a_saved_recommender_knows_the_ids_it_had(tmp_path):
     dls = RecDataLoaders.from_df(ratings().astype(dict(user='uint16', item='uint16')), seed=0, bs=8)
-    learn = collab_learner(dls, n_factors=2)
+    learn = as_trained(collab_learner(dls, n_factors=2))
     save_recommender(learn, tmp_path / 'r')
     loaded = load_recommender(tmp_path / 'r')
     assert loaded.vocab['user'].ids.dtype == np.int64
