@@ -61,6 +61,7 @@ from .training.choose import *
 from .training.resume import *
 from .training.cross_validation import *
 from .training.selection import *
+from .interpretation.explanations import *
 from .interpretation.interpret import *
 from .renamed import *
 

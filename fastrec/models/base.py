@@ -181,7 +181,7 @@ class RecModel(nn.Module):
         if not math.isclose(score, total, rel_tol=1e-3, abs_tol=1e-3):
             raise TypeError(
                 f'{self._name} scores a pair {score:.4g}, and its vectors and biases add up to {total:.4g}: '
-                'it is not a dot product. Give it a method explain(user, item) of its own'
+                "it is not a dot product. because(user, item) tells it by the user's items; or give it a method explain"
             )
         return parts
 
@@ -198,7 +198,10 @@ class RecModel(nn.Module):
         """What `explain` returns, of `vectors` and `biases`; are they all that there is?"""
         p, q = self.vectors('user'), self.vectors('item')
         if p is None or q is None:
-            raise TypeError(f'{self._name} has no vectors to explain a score by: give it a method explain')
+            raise TypeError(
+                f'{self._name} has no vectors to explain a score by. because(user, item) tells it by the '
+                "user's items; or give it a method explain"
+            )
         user_biases, item_biases = self.biases('user'), self.biases('item')
         return dict(
             mean=self.intercept(),

@@ -120,7 +120,7 @@ def _output(n_in: int) -> nn.Linear:
 def _cannot_explain(model: RecModel) -> NoReturn:
     raise TypeError(
         f'{type(model).__name__} has no method explain: what a perceptron makes of a pair is not a sum over factors. '
-        'collab_learner, svdpp_learner and gated_learner can be explained'
+        "because(user, item) and plot_because(user, item) tell it by the user's items"
     )
 
 
@@ -161,7 +161,7 @@ class GMF(RecModel):
         return self.product.score_items(users, self.out.weight[0]) + self.out.bias
 
     def intercept(self) -> float:
-        """c."""
+        """The constant that every score has: c."""
         return self.out.bias.item()
 
     def vectors(self, side: str) -> torch.Tensor:

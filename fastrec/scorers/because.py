@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from ..data.catalog import Catalog
+from ..data.columns import first_few
 from ..progress import Progress
 from .carried import Carried, Own, given_rows, in_order, own_rows, shares
 from .influence import SumsInModel
@@ -44,8 +45,8 @@ def because(
         res = feature_parts(scorer, user_code, item_code, k)
     else:
         res = _of_items(scorer, user_code, item_code, k, history, by)
-    shown = catalog.vocab['user'].decode([user_code])[0], catalog.vocab['item'].decode([item_code])[0]
-    res.attrs['user'], res.attrs['item'] = shown
+    for side, code in (('user', user_code), ('item', item_code)):
+        res.attrs[side] = catalog.vocab[side].decode([code]).tolist()[0]
     res.attrs['title'] = str(catalog.titles([item_code])[0])
     return res
 
@@ -57,9 +58,9 @@ def _of_items(scorer: Any, user: int, item: int, k: int | None, history: Any, by
         user, history = 0, None
     own = own_rows(scorer.catalog, user) if history is None else given_rows(scorer, history)
     if not len(own.items):
-        name = scorer.vocab['user'].decode([user])[0]
+        name = first_few(scorer.vocab['user'].decode([user]))
         raise ValueError(
-            f'user {name!r} has no training rows: no item carries the score, which is that of the average user'
+            f'user {name} has no training rows: no item carries the score, which is that of the average user'
         )
     explainer = SumsInModel(scorer) if by == 'sums' and scorer.model is not None else scorer.explainer()
     if by == 'sums' and explainer.method != 'exact':

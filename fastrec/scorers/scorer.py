@@ -256,13 +256,14 @@ class Scorer:
         item: Any = None,  # an id, a title, or a part of a title that matches one
         k: int | None = None,  # how many of the user's items, those first that carried the score; None: all
         history: Any = None,  # what the user has, as for `fold_in`, where it did not travel with the recommender
-        by: str = 'items',  # the user's 'items'; the item's 'features' (words, genres, ...); 'sums' of SVD++, as they are
+        by: str = 'items',  # the user's 'items'; the item's 'features' (words, genres, ...); 'sums' of SVD++ themselves
     ) -> pd.DataFrame:
         """Why a score is what it is: the user's own items that carried it, those that speak for it most first.
 
         `learn.because(196, 'Kolya (1996)')`. A row for each: item, title, rating (those there are), `contribution` on
         the scale of the score, and `share` of all that moved the score where it has gone (negative where one speaks
-        against that). Base and contributions add up to the score: `.attrs` has 'score', 'base', 'method', 'user', 'item', 'title'.
+        against that). Base and contributions add up to the score: `.attrs` has 'score', 'base', 'method', 'user',
+        'item' and 'title'.
 
         Methods: 'exact' where scores are sums over what the user has (`EASE`, `ItemKNN`, `BiasOnly`); 'influence' of
         models with a row for each user, a ridge regression on what the user has (see `Influence`), also of `SVDpp`,
