@@ -52,11 +52,11 @@ class ALS(Baseline):
 
     def __init__(
         self,
-        n_factors: int = 64,  # length of the vectors
+        n_factors: int = 32,  # length of the vectors
         l2: float = 0.1,  # ridge of the vectors, per row
         n_iter: int = 10,  # passes over users and items
         seed: int = 0,  # of the vectors of items at the start
-        n_prior: float = 20.0,  # rows that the ridge counts beside those there are
+        n_prior: float = 40.0,  # rows that the ridge counts beside those there are
         damping: float = 5.0,  # rows that count for: the bias is 0
     ) -> None:
         self.n_factors = whole_number(n_factors, 'n_factors', 'numbers of a vector')

@@ -387,7 +387,7 @@ class Scorer:
         if not self.reads_history or self.parts():
             raise TypeError(
                 f'{type(self).__name__} has no rows for users to work out. '
-                'fold_in is for learners, saved models, EASE and ItemKNN'
+                'fold_in is for learners, saved models, ItemKNN, UserKNN, EASE, ALS and IALS'
             )
         res = copy(self)
         res.catalog, res._item_index = new_users(self, ratings), None
