@@ -60,7 +60,7 @@ def cross_validate(
     check_callable(metrics or [])
     of_loaders = inspect.signature(RecDataLoaders.from_df).parameters.keys() & options.keys()
     of_builder = {name: value for name, value in options.items() if name not in of_loaders}
-    asked = {} if relevant is None else dict(relevant=relevant)
+    asked: dict[str, Any] = {} if relevant is None else dict(relevant=relevant)
     results = []
     for fold in _folds(splitter, cv, df):
         dls = RecDataLoaders.from_df(df, splitter=fold, **{name: options[name] for name in of_loaders})
@@ -172,7 +172,7 @@ def _folds(splitter: Any, cv: Any, df: Any) -> list:
     if isinstance(cv, Integral):
         if cv < 2:
             raise ValueError(f'cv={cv}: at least two folds')
-        return list(KFoldSplitter(int(cv)))
+        splitter, cv = KFoldSplitter(int(cv)), None
     given: Any = splitter if cv is None else cv
     if isinstance(given, FoldMaker):
         return folds_of(given, len(df))
@@ -182,7 +182,8 @@ def _folds(splitter: Any, cv: Any, df: Any) -> list:
             f'splitter={given!r}: give folds, e.g. KFoldSplitter(5) or cv=5, or a list of splitters or of '
             '(train, valid) index arrays'
         )
-    folds = list(KFoldSplitter(5) if given is None else given)
+    splitters: Any = KFoldSplitter(5) if given is None else given
+    folds = list(splitters)
     if not folds:
         raise ValueError('no folds given')
     return folds
