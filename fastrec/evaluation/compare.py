@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import palette
 from ..data.columns import first_few
 from ..notices import warn_user
 from ..scorers.baselines import HasCatalog
@@ -20,11 +21,11 @@ from .named import ERRORS, as_metrics, is_error, metric_name
 __all__ = ['compare_models', 'plot_gains']
 
 # colors of the plots
-BEST = GAINED = '#2a6fb0'
-OTHERS = '#a9c4e0'
-UNCHANGED = '#d9dde3'
-LOST = '#d08770'
-MEAN = '#c0392b'
+BEST = GAINED = palette.BLUE
+OTHERS = palette.LIGHT_BLUE
+UNCHANGED = palette.PALE
+LOST = palette.ORANGE
+MEAN = palette.RED
 
 
 def compare_models(

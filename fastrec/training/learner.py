@@ -49,6 +49,7 @@ from ..scorers.scorer import Scorer
 from .batches import InBatchDL, NegativesDL, UserDL
 from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
 from .checks import check_loaders, check_model, check_takes_weights, takes_logits
+from .curves import plot_curves, training_table
 from .dataloaders import RecDataLoaders
 from .decay import WeightDecay, decay_groups
 from .finder import find_rate
@@ -428,20 +429,36 @@ class RecLearner(FastLearner, ModelScorer):
 
     # --- what comes out
 
+    def plot_metrics(
+        self,
+        target: dict[str, float] | None = None,  # column of the training table -> the value that is wanted
+        metrics: str | list[str] | None = None,  # columns that have a panel; None: all
+        axes: Any = None,  # matplotlib axes, one for the losses and one for each metric; None: new ones
+    ) -> np.ndarray:
+        """The training table of the last fit as curves: losses, then a panel for each metric; returns the axes.
+
+        `learn.plot_metrics(target={'ndcg@10': .4})` draws a line there, and says when it was reached or by how much it
+        was missed. A ring is around the best epoch. `ValueError` before a fit and for a column that is not there.
+        """
+        recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)
+        return plot_curves(training_table(recorder), target or {}, metrics, axes)
+
     def card(
         self,
         baselines: dict | None = None,  # fitted baselines by name; None: those that suit the data; {}: none
         split: str = 'valid',  # the part that figures are from: 'valid', or once, at the end, 'test'
         metrics: Any = None,  # as in `evaluate`
         k: int | list[int] | None = None,  # as in `evaluate`
+        # measure how far what `because` names moves scores (`because_fidelity`)? None: where it takes about a second
+        fidelity: bool | None = None,
         **kwargs,  # of `evaluate`, e.g. relevant=4 to rank explicit ratings
     ) -> Card:
         """A record of this run, which shows as Markdown; `learn.card().save(folder)` writes card.md and card.json.
 
-        Data and split with fingerprints, seeds, versions, hyper-parameters of each fit, and figures beside those of
-        baselines.
+        Data and split with fingerprints, seeds, versions, hyper-parameters of each fit, figures beside those of
+        baselines, and whether explanations say what matters.
         """
-        return model_card(self, self.dls, baselines, split, metrics, k, **kwargs)
+        return model_card(self, self.dls, baselines, split, metrics, k, fidelity, **kwargs)
 
     @delegates(Learner.export)
     def export(self, fname: str = 'export.pkl', **kwargs) -> None:

@@ -18,6 +18,7 @@ from fastai.callback.core import Callback, CancelFitException
 
 from ..evaluation.metrics import lower_is_better
 from ..evaluation.named import as_metrics, metric_name
+from ..palette import BLUE, GREY, ORANGE
 from .clock import seconds_of
 from .dataloaders import RecDataLoaders
 from .learner import RecLearner
@@ -34,9 +35,9 @@ SHARES = 10  # of a cycle after which trials of different lengths are compared
 NOT_ARGUMENTS = ('trial', 'epochs', 'state', 'seconds')  # columns of the table, beside `monitor`
 
 # colors and marks of the plots
-COMPLETE = dict(marker='o', color='#2a6fb0', alpha=0.75)
-PRUNED = dict(marker='x', color='#999999')
-BEST = dict(facecolors='none', edgecolors='#d1495b', linewidths=1.6)
+COMPLETE = dict(marker='o', color=BLUE, alpha=0.75)
+PRUNED = dict(marker='x', color=GREY)
+BEST = dict(facecolors='none', edgecolors=ORANGE, linewidths=1.6)
 
 
 # --- the search
