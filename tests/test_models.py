@@ -14,6 +14,7 @@ from fastrec.models import GMF, MLP, DotBias, EmbeddingTable, NeuMF, SVDpp, pop_
 from fastrec.models.base import from_range, to_range
 from fastrec.models.losses import BCELoss
 from fastrec.models.svdpp import residuals_of
+from fastrec.models.two_tower import TwoTower
 from fastrec.scorers.artifact import load_recommender, save_recommender
 from fastrec.training.builders import (
     collab_learner,
@@ -680,6 +681,23 @@ LEARNERS = {
     'sum': lambda dls, items: gated_learner(dls, items_features(items), fusion='sum', y_range=(0.5, 5.5)),
     'concat': lambda dls, items: gated_learner(dls, items_features(items), fusion='concat', y_range=(0.5, 5.5)),
 }
+
+
+def test_users_that_a_tower_never_saw_score_as_the_others_do_on_average():
+    known = torch.arange(9) % 3 != 0
+    model = randomised(TwoTower(9, N_ITEMS, 4, (6,), known_users=known))
+    users = torch.arange(9)
+    model.train()
+    model.eval()
+    scores = model.score_items(users)
+    assert torch.allclose(scores[~known], scores[known].mean(0).expand(3, -1), atol=1e-5)
+    assert torch.allclose(model(users, users), scores[users, users], atol=1e-5)
+    with torch.no_grad():
+        model.user_tower.ids.weight[1] += 5.0
+    moved = model.score_items(users)
+    assert torch.allclose(moved[~known], moved[known].mean(0).expand(3, -1), atol=1e-5), 'not the mean of before'
+    lengths = model.vectors('user').norm(dim=1) * model.temperature
+    assert torch.allclose(lengths[known], torch.ones(6), atol=1e-5)
 
 
 @pytest.mark.parametrize('name', LEARNERS)

@@ -18,14 +18,21 @@ __all__ = ['TwoTower']
 ENCODED = 2**16  # users or items of a whole side that are encoded at a time
 
 
+class Mean:
+    """What a tower remembers of the mean of its known rows; it has it in common with its views (`models/view.py`)."""
+
+    found: tuple | None = None  # (state of its tensors, the mean then)
+
+
 class Encoder(nn.Module):
     """One tower: codes to unit vectors, z / |z| with z = x + MLP(x).
 
     x = embedding of the id + linear layer over the features. The MLP (a layer of `layers`, ReLU, dropout; ...; a last
     linear layer, which starts at 0) adds to what it gets, so that training starts from a matrix factorisation. With
     features, a share `id_dropout` of the rows goes without its id at each step of training (DropoutNet: Volkovs, Yu and
-    Poutanen 2017), and so do cold rows when scoring: they are known by their features alone. Without features a cold
-    row has the mean of the known ids.
+    Poutanen 2017), and so do cold rows when scoring: they are known by their features alone. Without features the
+    vector of a cold row is the mean of those of the known rows, so that it scores as they do on average; made a unit
+    vector, as theirs are, it would score higher than any of them, since they point to all sides.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
+        self._mean = Mean()
         self.ids = EmbeddingTable(n, n_out, known, std)
         self.features = FeatureLinear(blocks, n_out, known, std) if blocks else None
         if self.features is not None and len(self.features) != n:
@@ -58,7 +66,26 @@ class Encoder(nn.Module):
             self.mlp = nn.Sequential(*hidden, last)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (n,) -> (n, n_out), rows of length 1."""
+        """Codes (n,) -> (n, n_out), rows of length 1, but for cold ones without features in eval mode."""
+        z = self._encode(codes)
+        if self.training or self.features is not None or self.ids.known.all():
+            return z
+        return torch.where(self.ids.known[codes, None], z, self._average())
+
+    def _average(self) -> torch.Tensor:
+        """Mean (n_out,) of the vectors of known rows; worked out again only if something has changed since."""
+        tensors = [*self.parameters(), self.ids.known]
+        state = [(t._version, t.data_ptr()) for t in tensors]
+        found = self._mean.found
+        if found is None or found[0] != state:
+            with torch.no_grad():
+                sums = [self._encode(codes).sum(0) for codes in self.ids.known.nonzero()[:, 0].split(ENCODED)]
+                n_known = self.ids.known.sum().clamp(min=1)
+                mean = sum(sums, torch.zeros_like(self.ids.weight[0])) / n_known
+            found = self._mean.found = state, mean
+        return found[1]
+
+    def _encode(self, codes: torch.Tensor) -> torch.Tensor:
         x = self.ids(codes)
         if self.features is not None:
             keep = self.ids.known[codes]
