@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..scorers.baselines import Baseline, BiasOnly, GlobalMean, Popularity
-from ..scorers.factorization import IALS
+from ..scorers.factorization import ALS, IALS
 from ..scorers.linear import EASE
-from ..scorers.neighbors import ItemKNN
+from ..scorers.neighbors import ItemKNN, UserKNN
 from ..scorers.scorer import Scorer
 from .builders import (
     collab_learner,
@@ -30,7 +30,7 @@ __all__ = ['Candidate']
 
 STEPS = 40  # of an epoch of SVD++ over ratings, whose sums touch every row at every step
 FLOPS = 1e10  # operations a second that a closed form is taken to do, for a rough guess of how long it takes
-PRODUCTS = 3e7  # the same of products of sparse matrices
+PAIRS = 3e7  # pairs of rows a second, the same, of products of sparse matrices
 
 
 @dataclass(frozen=True)
@@ -136,18 +136,23 @@ def _at_least_64(dls: RecDataLoaders) -> dict[str, int]:
 
 
 def _inverse(dls: RecDataLoaders) -> float:
-    """Seconds of a Gram matrix and its inverse."""
-    return dls.n_items**3 / FLOPS + _products(dls, 'user')
+    """Seconds of a Gram matrix of items and its inverse."""
+    return dls.n_items**3 / FLOPS + _pairs_of_items(dls)
 
 
 def _pairs_of_items(dls: RecDataLoaders) -> float:
-    """Seconds of counting the common users of all items."""
-    return _products(dls, 'user')
+    """Seconds of counting the common users of all items: pairs of items that each user has."""
+    return _pairs(dls, 'user')
 
 
-def _products(dls: RecDataLoaders, side: str) -> float:
-    """Seconds of the products of what each of `side` has in training."""
-    return float(np.square(dls.catalog.counts[side].astype(np.float64)).sum()) / PRODUCTS
+def _pairs_of_users(dls: RecDataLoaders) -> float:
+    """Seconds of counting the common items of all users, once to judge on valid rows and once beside the others."""
+    return 2 * _pairs(dls, 'item')
+
+
+def _pairs(dls: RecDataLoaders, side: str) -> float:
+    """Seconds of going through the pairs of rows that those of a side have."""
+    return float(np.square(dls.catalog.counts[side].astype(np.float64)).sum()) / PAIRS
 
 
 # --- the table
@@ -157,6 +162,9 @@ BOTH = ('item', 'user')
 OF_RATINGS = (
     Candidate('global mean', GlobalMean),
     Candidate('biases', BiasOnly),
+    Candidate('item neighbors', ItemKNN, dict(target='rating'), guess=_pairs_of_items),
+    Candidate('user neighbors', UserKNN, dict(target='rating'), guess=_pairs_of_users),
+    Candidate('ALS', ALS),
     Candidate('dot product', collab_learner, loaders=_at_least_64, reads_context=True),
     Candidate('MLP', mlp_learner, loaders=_at_least_64),
     Candidate('SVD++', svdpp_learner, loaders=_few_steps, reads_context=True),
@@ -179,6 +187,8 @@ CATALOGUE = dict(n_neg=None)
 OF_CLICKS = (
     Candidate('popularity', Popularity),
     Candidate('item neighbors', ItemKNN, guess=_pairs_of_items),
+    Candidate('item neighbors, not shrunken', ItemKNN, dict(shrink=0), guess=_pairs_of_items),
+    Candidate('user neighbors', UserKNN, dict(target='implicit'), guess=_pairs_of_users),
     Candidate('EASE', EASE, guess=_inverse),
     Candidate('iALS', IALS),
     Candidate('dot product', collab_learner, dict(n_factors=64), CATALOGUE),
