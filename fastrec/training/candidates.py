@@ -168,10 +168,10 @@ OF_RATINGS = (
     Candidate('dot product', collab_learner, loaders=_at_least_64, reads_context=True),
     Candidate('MLP', mlp_learner, loaders=_at_least_64),
     Candidate('SVD++', svdpp_learner, loaders=_few_steps, reads_context=True),
-    Candidate('SVD++, rows in', svdpp_learner, dict(leave_one_out=False), _few_steps, reads_context=True),
     Candidate('content', content_learner, loaders=_at_least_64, reads=BOTH, needs=ITEM),
     Candidate('gated', gated_learner, loaders=_at_least_64, reads=ITEM, needs=ITEM),
     Candidate('SVD++ with features', svdpp_learner, loaders=_few_steps, reads=BOTH, reads_context=True),
+    Candidate('SVD++, rows in', svdpp_learner, dict(leave_one_out=False), _few_steps, reads_context=True),
 )
 OF_LIKES = (
     Candidate('popularity', Popularity),
