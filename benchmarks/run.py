@@ -24,6 +24,7 @@ FOLDERS = {'--ml100k': 'ml-100k', '--ls': 'ml-latest-small', '--ml1m': 'ml-1m-nc
 QUICK = {  # options that leave of a benchmark what shows that it runs
     'accuracy': '--splits u1',
     'ann': '--items 20000 --hnsw 5000',
+    'because': '--only collab EASE --users 20 --epochs 1',
     'cold_users': '--seeds 1',
     'defaults': '--only mlp2',
     'fbgemm': '--sizes 10000 --batch-sizes 256 --repeats 3',

@@ -26,11 +26,13 @@ from ..scorers.linear import EASE
 from ..scorers.neighbors import ItemKNN
 from ..scorers.scorer import Scorer
 from .evaluate import evaluate
+from .fidelity import because_fidelity, is_quick_to_measure
 
 __all__ = ['Card', 'model_card']
 
 # items up to which EASE is among the baselines without being asked for: it inverts a matrix of that size
 EASE_LIMIT = 5_000
+FIDELITY_USERS = 40  # whose explanations are tried
 LIBRARIES = ('fastrec', 'torch', 'fastai', 'numpy', 'pandas', 'scipy')  # whose versions are told, if imported
 
 
@@ -79,6 +81,7 @@ def model_card(
     split: str = 'valid',  # the part that the figures are from: 'valid', or once, at the end, 'test'
     metrics: Any = None,  # as in `evaluate`
     k: Any = None,  # as in `evaluate`
+    fidelity: bool | None = None,  # as in `RecLearner.card`
     **kwargs,  # of `evaluate`
 ) -> Card:
     """The `Card` of a model; the arguments are those of `RecLearner.card`.
@@ -104,6 +107,7 @@ def model_card(
         seeds=dict(torch=torch.initial_seed(), order_of_rows=dls.train.seed),
         training=[dict(fit) for fit in scorer.fits],
         metrics=_metrics_section(tables, split, len(held_out)),
+        explanations=_explanations_section(scorer, fidelity),
         versions=_versions_section(scorer.model),
     )
     return Card(_jsonable(sections))
@@ -239,6 +243,26 @@ def _metrics_section(tables: dict[str, pd.DataFrame], split: str, n_rows: int) -
         split=split,
         about=f'On the {split} part ({n_rows:,} rows){caution}',
         rows=figures.reset_index().to_dict('records'),
+    )
+
+
+def _explanations_section(scorer: Scorer, fidelity: bool | None) -> dict[str, Any]:
+    """How far what `because` names moves scores (`because_fidelity`); where it is not measured, why not."""
+    if not scorer.is_trained:
+        return dict(because='not measured: the model was never trained')
+    if fidelity is False:
+        return dict(because='not measured')
+    if fidelity is None and not is_quick_to_measure(scorer):
+        return dict(because='not measured, since it takes longer here: learn.card(fidelity=True)')
+    try:
+        found = because_fidelity(scorer, n_users=FIDELITY_USERS, n_random=2)
+    except (TypeError, ValueError) as e:  # nobody can be folded in, or nobody has enough items
+        return dict(because=f'not measured: {e}')
+    return dict(
+        because=f'without the {found["k"]} items of the user that `because` names, the score of what is recommended '
+        f'first moves {found["ratio"]:.1f} times as far as without {found["k"]} drawn at random '
+        f'({found["users"]} users, method: {found["method"]})',
+        fidelity=found,
     )
 
 

@@ -68,6 +68,12 @@ def because_fidelity(
     )
 
 
+def is_quick_to_measure(scorer: Scorer) -> bool:
+    """Does `because_fidelity` take about a second? Not where folding in goes over the whole catalogue, or by slopes."""
+    over_catalogue = scorer.scale == 'rank' or (scorer.scale == 'logit' and scorer.catalog.thresholds is None)
+    return scorer.explainer().is_quick and (scorer.reads_history or not over_catalogue)
+
+
 def _best_unseen(scorer: Scorer, catalog: Catalog, user: int) -> np.ndarray:
     """Code of the item that the user is recommended first, int64 (1,)."""
     scores = scorer.score_items(torch.tensor([user])).float().cpu().clone()

@@ -187,7 +187,7 @@ class RecLearner(FastLearner, ModelScorer):
     def fine_tune(
         self,
         epochs: int,
-        base_lr: float = 2e-3,
+        base_lr: float | None = None,
         freeze_epochs: int | None = None,
         lr_mult: float = 100,
         pct_start: float = 0.3,
@@ -196,8 +196,10 @@ class RecLearner(FastLearner, ModelScorer):
     ) -> None:
         """After `extend`: train the new rows alone for `freeze_epochs` (by default 4), then all for `epochs`.
 
-        The latter at half the rate. Otherwise fastai's, with `freeze_epochs` 1 by default.
+        The latter at half the rate, which is `learn.lr` if none is given. Otherwise fastai's, with `freeze_epochs` 1 by
+        default.
         """
+        base_lr = self.lr if base_lr is None else base_lr
         if self.new_rows is None:
             freeze_epochs = 1 if freeze_epochs is None else freeze_epochs
             super().fine_tune(epochs, base_lr, freeze_epochs, lr_mult, pct_start, div, **kwargs)
