@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from typing import Any
 
@@ -152,24 +153,30 @@ class IALS(Baseline):
     Through the `implicit` library (an extra). It minimizes sum_ui c_ui (x_ui - p_u . q_i)^2 + l2 (|p|^2 + |q|^2) over
     all pairs, where x is 1 for a training positive and 0 for the others, which count c = 1, and a positive of weight w
     counts c = alpha w.
+
+    What a ridge does depends on how much there is beside it: the default grows with the positives, to
+    l2 = n / sqrt(n_users n_items), which is the geometric mean of the positives of a user and of an item. Users and
+    items of a dense table have a large one, those of a sparse table a small one. With alpha it was chosen on validation
+    rows of several tables, dense and sparse (`benchmarks/baseline_defaults.py`).
     """
 
     scale = 'rank'
+    ridge: float  # the `l2` that it was fitted with
 
     def __init__(
         self,
         n_factors: int = 64,  # length of the vectors
-        l2: float = 0.05,  # ridge of each vector
+        l2: float | None = None,  # ridge of each vector; None: n / sqrt(n_users n_items), of n positives
         n_iter: int = 15,  # passes over users and items
         seed: int = 0,  # of the start
-        alpha: float = 1.0,  # what a positive counts, where a pair without a row counts 1
+        alpha: float = 16.0,  # what a positive counts, where a pair without a row counts 1
         **kwargs,  # of implicit's `AlternatingLeastSquares`
     ) -> None:
         for name in kwargs:
             if name in RENAMED:
                 raise TypeError(f'IALS has no argument {name!r}: it is called {RENAMED[name]}, as in the learners')
         self.n_factors = whole_number(n_factors, 'n_factors', 'numbers of a vector')
-        self.l2 = number_from(l2, 0, 'l2', 'a ridge penalty')
+        self.l2 = None if l2 is None else number_from(l2, 0, 'l2', 'a ridge penalty')
         self.n_iter = whole_number(n_iter, 'n_iter', 'passes over users and items')
         self.seed = seed
         self.alpha = number_from(alpha, 0, 'alpha', 'what a positive counts')
@@ -194,9 +201,11 @@ class IALS(Baseline):
             raise ImportError("IALS needs the library implicit: pip install 'fastrec-learn[implicit]'") from e
         warn_of_weights(dls.catalog, 'IALS')
         self.catalog = dls.catalog
+        positives = self._positives(dls.catalog)
+        self.ridge = positives.nnz / math.sqrt(math.prod(positives.shape)) if self.l2 is None else self.l2
         model = AlternatingLeastSquares(
             factors=self.n_factors,
-            regularization=self.l2,
+            regularization=self.ridge,
             iterations=self.n_iter,
             random_state=self.seed,
             alpha=self.alpha,
@@ -204,7 +213,7 @@ class IALS(Baseline):
             **self.options,
         )
         with Progress(model.iterations, 'iALS', 'iterations') as bar:
-            model.fit(self._positives(dls.catalog), show_progress=False, callback=lambda *_: bar.update())
+            model.fit(positives, show_progress=False, callback=lambda *_: bar.update())
         self.user_factors = torch.from_numpy(np.asarray(model.user_factors))
         self.item_factors = torch.from_numpy(np.asarray(model.item_factors))
         return self
@@ -244,7 +253,7 @@ class IALS(Baseline):
         res.user_factors = torch.zeros(res.catalog.n_users, items.shape[1])
         for user in range(res.catalog.n_users):
             q, c = slopes[rows.row == user], counts[rows.row == user]
-            ridge = everybody + (q.T * (c - 1)) @ q + self.l2 * np.eye(items.shape[1])
+            ridge = everybody + (q.T * (c - 1)) @ q + self.ridge * np.eye(items.shape[1])
             res.user_factors[user] = torch.from_numpy(np.linalg.solve(ridge, q.T @ c))
         return res
 
