@@ -212,7 +212,7 @@ def main():
         for kind in args.only:
             if kind != 'ratings':
                 rank(dls, kind, name, runs)
-    text = [about()]
+    text = ['# Defaults of the baselines', about()]
     for kind in args.only:
         rows = [row for row in runs.rows if row['kind'] == kind]
         if rows:
