@@ -47,6 +47,14 @@ def test_builders_train_at_the_rate_of_their_recipe(build):
     assert [o['lr'] for o in learn.fits] == [learn.lr, learn.lr]
 
 
+def test_fine_tuning_begins_at_the_learners_rate():
+    learn = collab_learner(loaders())
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1)
+        learn.fine_tune(1, 0.01)
+    assert [o['lr'] for o in learn.fits] == pytest.approx([learn.lr, learn.lr / 2, 0.01, 0.005])
+
+
 def test_a_rate_that_is_asked_for_wins():
     learn = collab_learner(loaders(), lr=0.02)
     assert learn.lr == 0.02

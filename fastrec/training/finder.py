@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from fastai.callback.schedule import LRFinder, valley
@@ -137,10 +138,18 @@ def find_rate(
             found[name] = func(torch.tensor(recorder.lrs[part]), torch.stack(recorder.losses[part]), num_it)
     if show_plot:
         recorder.plot_lr_find(suggestions=[point for _, point in found.values()], nms=list(found))
+        _show_the_valley(losses)
     if not found:
         return None
     suggestions: Any = namedtuple('SuggestedLRs', list(found))
     return suggestions(*[lr for lr, _ in found.values()])
+
+
+def _show_the_valley(losses: np.ndarray) -> None:
+    """Let the plot reach as far above the loss of the start as the sweep came below it: the rest is divergence."""
+    gain = losses[0] - losses.min() if len(losses) else 0.0
+    if gain > 0:
+        plt.gca().set_ylim(losses.min() - 0.1 * gain, losses[0] + gain)
 
 
 def sound_valley(usual: float, rates: Sequence[float], losses: np.ndarray) -> tuple[float, tuple[float, float]]:

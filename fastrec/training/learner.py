@@ -518,7 +518,7 @@ class RecLearner(FastLearner, ModelScorer):
         A model that was made outside may come with trained weights and counts as trained; one that a builder makes
         does not.
         """
-        if self._start is None or any(record.get('epochs') != 0 for record in self.fits):
+        if self._start is None or any('train_loss' in record for record in self.fits):  # not of a fit that failed
             return True
         now = fingerprints(self)
         if len(now) != len(self._start):
