@@ -30,6 +30,8 @@ __all__ = ['Candidate']
 
 STEPS = 40  # of an epoch of SVD++ over ratings, whose sums touch every row at every step
 FLOPS = 1e10  # operations a second that a closed form is taken to do, for a rough guess of how long it takes
+WIDTH = 64  # of the vectors of alternating least squares
+PASSES = 15  # of them
 PAIRS = 3e7  # pairs of rows a second, the same, of products of sparse matrices
 
 
@@ -150,6 +152,13 @@ def _pairs_of_users(dls: RecDataLoaders) -> float:
     return 2 * _pairs(dls, 'item')
 
 
+def _least_squares(dls: RecDataLoaders) -> float:
+    """Seconds of alternating least squares: an outer product of vectors for each row, a system for each of a side."""
+    rows = float(dls.catalog.counts['user'].sum())
+    systems = dls.n_users + dls.n_items
+    return PASSES * (2 * rows * WIDTH**2 + systems * WIDTH**3) / FLOPS
+
+
 def _pairs(dls: RecDataLoaders, side: str) -> float:
     """Seconds of going through the pairs of rows that those of a side have."""
     return float(np.square(dls.catalog.counts[side].astype(np.float64)).sum()) / PAIRS
@@ -164,7 +173,7 @@ OF_RATINGS = (
     Candidate('biases', BiasOnly),
     Candidate('item neighbors', ItemKNN, dict(target='rating'), guess=_pairs_of_items),
     Candidate('user neighbors', UserKNN, dict(target='rating'), guess=_pairs_of_users),
-    Candidate('ALS', ALS),
+    Candidate('ALS', ALS, guess=_least_squares),
     Candidate('dot product', collab_learner, loaders=_at_least_64, reads_context=True),
     Candidate('MLP', mlp_learner, loaders=_at_least_64),
     Candidate('SVD++', svdpp_learner, loaders=_few_steps, reads_context=True),
@@ -190,7 +199,7 @@ OF_CLICKS = (
     Candidate('item neighbors, not shrunken', ItemKNN, dict(shrink=0), guess=_pairs_of_items),
     Candidate('user neighbors', UserKNN, dict(target='implicit'), guess=_pairs_of_users),
     Candidate('EASE', EASE, guess=_inverse),
-    Candidate('iALS', IALS),
+    Candidate('iALS', IALS, guess=_least_squares),
     Candidate('dot product', collab_learner, dict(n_factors=64), CATALOGUE),
     Candidate('SVD++', svdpp_learner, dict(n_factors=128), CATALOGUE),
     Candidate('two towers', two_tower_learner, loaders=dict(n_neg=0)),

@@ -15,7 +15,7 @@ from ..data.columns import first_few
 from ..data.features import Features, ItemFeatures, UserFeatures
 from ..evaluation.compare import compare_models, plot_comparison
 from ..evaluation.evaluate import evaluate
-from ..evaluation.metrics import hr, lower_is_better, mae, ndcg, ndcg_score, rmse, roc_auc_score
+from ..evaluation.metrics import RankingMetric, hr, lower_is_better, mae, ndcg, ndcg_score, rmse, roc_auc_score
 from ..evaluation.named import as_metrics, metric_name
 from ..progress import Progress, show_progress
 from ..scorers.blend import Blend, Ensemble
@@ -29,6 +29,7 @@ from .recipes import Recipe
 
 __all__ = ['QuickComparison', 'quick_compare']
 
+SOME_USERS = 256  # whose lists are timed before those of all are made
 SHARES = (0.5, 0.7, 0.3)  # of the best one in a blend with the best of another kind
 
 
@@ -186,6 +187,9 @@ class _Run:
         self.clock = clock
         self.entries: dict[str, _Entry] = {}
         self.notes: dict[str, str] = {}  # of those that did not run
+        history = dls.catalog.require_history()
+        assert history.interactions is not None and history.split is not None  # `_check_held_out` has seen to it
+        self.n_users = int((history.interactions.counts('user', history.split.valid) > 0).sum())  # who are judged on
 
     def add(self, candidate: Candidate) -> None:
         """Fit and judge it; where that does not work, note why."""
@@ -221,16 +225,29 @@ class _Run:
             raise OutOfTimeError(in_time.needed, in_time.left)
 
     def _keep(self, name: str, scorer: Scorer, seconds: float, code: str, kind: str) -> None:
-        """Judge a fitted scorer by the metric that decides, and keep it."""
+        """Judge a fitted scorer by the metric that decides, and keep it; `OutOfTimeError` where that takes too long."""
+        self._check_judging(scorer)
         start = time.monotonic()
         value = self._value(scorer)
         self.clock.reserved += time.monotonic() - start  # it is evaluated again beside the others
         self.entries[name] = _Entry(name, scorer, value, seconds, code, kind)
 
-    def _value(self, scorer: Scorer) -> float:
+    def _check_judging(self, scorer: Scorer) -> None:
+        """`OutOfTimeError` where ranking for all users takes longer than what is left, told by some of them."""
+        ranks_all = isinstance(self.metrics[0], RankingMetric) and 'users' not in self.options
+        if self.clock.seconds is None or not ranks_all or self.n_users < 4 * SOME_USERS:
+            return
+        start = time.monotonic()
+        self._value(scorer, users=SOME_USERS)
+        needed = 2 * (time.monotonic() - start) * self.n_users / SOME_USERS  # now, and beside the others at the end
+        left = self.clock.left()
+        if needed > left:
+            raise OutOfTimeError(needed, left)
+
+    def _value(self, scorer: Scorer, **options) -> float:
         """The metric that decides, on the valid rows."""
         of_evaluation = {key: o for key, o in self.options.items() if key not in ('n_boot', 'level', 'against')}
-        return float(evaluate(scorer, self.dls, self.metrics[:1], **of_evaluation).loc['all'].iloc[-1])
+        return float(evaluate(scorer, self.dls, self.metrics[:1], **of_evaluation, **options).loc['all'].iloc[-1])
 
     def in_order(self) -> list[_Entry]:
         """Those that were fitted, best first."""
