@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from trained import as_trained
 
 from fastrec.all import RecDataLoaders, collab_learner, load_recommender, save_recommender, synthetic_ratings
 from fastrec.cli import main
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
     dls = RecDataLoaders.from_df(
         pd.read_csv(path / 'ratings.csv', dtype={'user': str}), item_df=items, valid_pct=0.2, seed=0
     )
-    learn = collab_learner(dls, n_factors=4)
+    learn = as_trained(collab_learner(dls, n_factors=4))
     save_recommender(learn, path / 'model')
     save_recommender(learn, path / 'with_history', history=True)
     return path
@@ -73,6 +74,30 @@ def test_recommendations_in_chunks_are_those_of_the_model(folder, run, tmp_path)
         pd.read_csv('all.csv', dtype={'user': str}).groupby('user').item.apply(list).to_dict()
         == want.groupby('user').item.apply(list).to_dict()
     )
+
+
+def test_metadata_is_written_beside_items(folder, run):
+    code, _, err = run('recommend', 'with_history', '-k', 2, '--show', 'year', '-o', 'shown.csv')
+    assert code == 0, err
+    assert list(pd.read_csv('shown.csv')) == ['user', 'item', 'title', 'score', 'rank', 'year', 'cold']
+    code, _, err = run('recommend', 'with_history', '--show', 'yaer', '-o', 'shown.csv')
+    assert code == 1 and "did you mean 'year'" in err
+
+
+def test_splits_in_time(folder, run, tmp_path):
+    ratings = pd.read_csv('ratings.csv', dtype={'user': str})
+    days = pd.date_range('2020-01-01', periods=len(ratings)).astype(str)
+    ratings.assign(time=days).to_csv(tmp_path / 'dated.csv', index=False)
+    train = ['train', tmp_path / 'dated.csv', '--model', 'biases', '-o', tmp_path / 'out']
+    code, out, err = run(*train, '--split-date', days[-50])
+    assert code == 0 and 'valid: 50 rows' in out, err
+    code, out, err = run(*train, '--split', 'user-time', '--valid-pct', 0.25)
+    assert code == 0, err
+    n = ratings.groupby('user').size()
+    held_out = int((n * 0.25 + 0.5).astype(int).sum())
+    assert f'valid: {held_out:,} rows, {len(n)} users' in out
+    code, _, err = run(*train, '--split', 'last', '--split-date', days[-50])
+    assert code == 1 and 'leave one of them out' in err
 
 
 def test_other_ways_in_and_out(folder, run, monkeypatch, tmp_path):

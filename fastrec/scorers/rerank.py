@@ -492,7 +492,7 @@ def _pinned_rows(
     _check_alike(plain_values(recs[item_name]), plain_values(pd.Series(list(ids))), 'item')
     _check_pinned(recs, ids, titles)
     if seen is None:
-        wanted = np.ones(len(pairs), bool)
+        wanted: np.ndarray = np.ones(len(pairs), bool)
     else:
         # with columns of a table of recommendations, which is asked for users and items
         wanted = ~_among(pairs.assign(score=0.0, rank=0), seen, 'leave seen= out')

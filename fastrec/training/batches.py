@@ -359,13 +359,15 @@ class UnseenDL(InteractionDL):
         **kwargs,
     ) -> None:
         self.sampler = sampler
+        self.n_unseen = n  # fastai's `n` is the number of rows
+        self.rating = rating
         self.unseen = (n, rating)
         super().__init__(dataset, **kwargs)
 
     @property
     def width(self) -> int:  # type: ignore[override]  # a constant of the other loaders, of this one a setting
         """Values that a row becomes: a rating, and those made up."""
-        return 1 + self.unseen[0]
+        return 1 + self.n_unseen
 
     def new(self, dataset: RecDataset | None = None, cls: type | None = None, **kwargs) -> InteractionDL:
         """A loader of the rows as they are, which is what one looks at; made up pairs are for training."""
@@ -379,10 +381,9 @@ class UnseenDL(InteractionDL):
     def columns_of(self, columns: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Columns (n, width) of rows with their made up pairs, from those (n,) of rows."""
         users, items, target, *weight = columns
-        n, rating = self.unseen
         assert self.sampler is not None
-        unseen = self.sampler.to(users.device).sample(users, n, self.generator(users.device))
-        made_up = torch.full(unseen.shape, rating, device=target.device)
+        unseen = self.sampler.to(users.device).sample(users, self.n_unseen, self.generator(users.device))
+        made_up = torch.full(unseen.shape, self.rating, device=target.device)
         of_rows = (users, *weight)
         users, *weight = (column[:, None].expand(-1, self.width) for column in of_rows)
         return users, torch.cat([items[:, None], unseen], 1), torch.cat([target[:, None], made_up], 1), *weight
