@@ -27,8 +27,8 @@ def plot_because(
 ) -> Axes:
     """What carried a score (`Scorer.because`), a bar each: blue what raised it, orange what lowered it.
 
-    Returns the axes. The rest has one bar, so that bars add up to the distance between the score and the one without them, which the
-    title names. Errors as of `because`.
+    Returns the axes. The rest has one bar, so that bars add up to how far the score is from the one without them, which
+    the title names. Errors as of `because`.
     """
     df = learn.because(user, item, history=history, by=by)
     names, values = _bars(df, k, by, learn.catalog)

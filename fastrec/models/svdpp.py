@@ -537,9 +537,7 @@ class SVDpp(DotBias):
         return self._whole(side)[1].detach().squeeze(-1) + self._out_of_context(side)[1]
 
     @torch.no_grad()
-    def carried(
-        self, user: torch.Tensor, items: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def carried(self, user: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As in `RecModel`: of each j in N(u), |N(u)|^-norm (y_j + r_uj y'_j) . q_i; without context."""
         mine = slice(int(self.indptr[user]), int(self.indptr[user + 1]))
         codes = self.indices[mine].long()

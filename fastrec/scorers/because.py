@@ -107,7 +107,7 @@ def sentences(scorer: Any, recommendations: pd.DataFrame) -> list[str]:
     items = catalog.vocab['item'].encode(recommendations[catalog.columns['item']])
     explainer = scorer.explainer()
     titles = catalog.titles(np.arange(catalog.n_items))
-    res = np.full(len(users), '', dtype=object)
+    res: np.ndarray = np.full(len(users), '', dtype=object)
     rows_of = pd.Series(np.arange(len(users))).groupby(users, sort=False).indices
     with scorer.inference(), Progress(len(rows_of), 'explaining', 'users', scorer.shows_progress) as progress:
         for user, rows in rows_of.items():

@@ -15,7 +15,7 @@ from ..data.catalog import Catalog
 from ..models.base import to_range
 from .coldstart import new_users
 
-__all__ = ['Carried', 'Deletion', 'Explainer', 'Own', 'PartsTogether', 'SameForAll', 'SumOfHistory']
+__all__: list[str] = []
 
 VARIANTS_BYTES = 2**26  # of scores of whole catalogues that are made at a time when items are taken out one by one
 AT_LEAST = 1e-9  # of what all items bring together: below it there is no line to follow through a range
@@ -32,7 +32,7 @@ class Own:
 
     def without(self, places: np.ndarray) -> Own:
         """The same without the rows at `places` (int)."""
-        stays = np.ones(len(self.items), bool)
+        stays: np.ndarray = np.ones(len(self.items), bool)
         stays[places] = False
         return Own(self.items[stays], self.values[stays], self.is_rated, self.threshold)
 
@@ -222,7 +222,7 @@ class Deletion(Explainer):
             raise TypeError(
                 f'because cannot take items out of what {type(scorer.model or scorer).__name__} knows of a user: {e}'
             ) from e
-        users = np.repeat(np.arange(len(owns)), len(items))
+        users: np.ndarray = np.repeat(np.arange(len(owns)), len(items))
         codes = folded.vocab['user'].encode(users)
         pairs = torch.from_numpy(codes), torch.from_numpy(np.tile(items, len(owns)))
         return folded.score(*pairs).double().cpu().numpy().reshape(len(owns), len(items))

@@ -325,8 +325,10 @@ class Objective:
         assert inter is not None  # made by `new_users`
         rows = np.flatnonzero(inter.users == user)
         items = torch.from_numpy(inter.items[rows].astype(np.int64))
-        values = torch.from_numpy((inter.weights if self.is_whole else inter.ratings)[rows])
-        threshold = float(catalog.thresholds[user]) if self.is_liked else None
+        column = inter.weights if self.is_whole else inter.ratings
+        assert column is not None  # what the model was trained on
+        values = torch.from_numpy(column[rows])
+        threshold = None if catalog.thresholds is None else float(catalog.thresholds[user])
         return self.targets(items, values, threshold, catalog.n_items)
 
     def targets(

@@ -13,7 +13,7 @@ from ..models.base import as_rec_model, device_of
 from .carried import Carried, Explainer, Own, on_scale
 from .coldstart import MASKED, Objective, OfTables, dot_parts, noise_of, prior_of, user_tables, with_tables
 
-__all__ = ['Influence', 'SumsInModel']
+__all__: list[str] = []
 
 
 class Influence(Explainer):

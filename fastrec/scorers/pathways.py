@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
 from ..models.blocks import FeatureLinear
@@ -68,9 +69,11 @@ def _parts(scorer: Any, layer: FeatureLinear, item: int) -> Iterator[Part]:
         if not block.present[item]:
             continue
         if not sparse:
+            assert layer.dense_weight is not None  # the block has columns there
             yield Part(name, '', layer.dense[item, columns] @ layer.dense_weight[columns])
             continue
-        row = block.values[item].tocsr()
+        assert layer.weight is not None
+        row = csr_matrix(block.values[item])
         names = named[name].names if name in named else None
         for column, value in zip(row.indices, row.data):
             shown = str(names[column]) if names else f'column {column}'
