@@ -25,23 +25,23 @@ class Recipe:
 
 
 USUAL = dict(
-    rating=Recipe(5e-3, 10),
-    liked=Recipe(5e-3, 10),
-    negatives=Recipe(5e-3, 10),
+    rating=Recipe(4e-3, 10),
+    liked=Recipe(4e-3, 5),
+    negatives=Recipe(5e-3, 8),
     in_batch=Recipe(5e-3, 5),
     catalogue=Recipe(1e-2, 12),
 )
-# builder -> goal -> rate at the reference batch size and epochs
+# builder -> goal -> rate at the reference batch size, and epochs
 RECIPES: Mapping[str, Mapping[str, Recipe]] = dict(
     rec_learner=USUAL,
     collab_learner=USUAL,
-    svdpp_learner={**USUAL, 'rating': Recipe(3e-3, 15), 'catalogue': Recipe(5e-3, 20)},
-    mlp_learner={**USUAL, 'rating': Recipe(3e-3, 5), 'liked': Recipe(3e-3, 5), 'negatives': Recipe(5e-3, 5)},
+    svdpp_learner={**USUAL, 'rating': Recipe(4e-3, 15), 'catalogue': Recipe(5e-3, 20)},
+    mlp_learner={**USUAL, 'rating': Recipe(4e-3, 3), 'liked': Recipe(4e-3, 3), 'negatives': Recipe(5e-3, 5)},
     gmf_learner=USUAL,
     neumf_learner={**USUAL, 'negatives': Recipe(5e-3, 5)},
-    two_tower_learner={**USUAL, 'negatives': Recipe(5e-3, 5), 'in_batch': Recipe(5e-3, 5)},
-    content_learner={**USUAL, 'rating': Recipe(5e-3, 5), 'liked': Recipe(2e-3, 3), 'negatives': Recipe(5e-3, 5)},
-    gated_learner={**USUAL, 'rating': Recipe(1e-2, 8), 'liked': Recipe(5e-3, 8)},
+    two_tower_learner={**USUAL, 'negatives': Recipe(5e-3, 5)},
+    content_learner={**USUAL, 'rating': Recipe(5e-3, 5), 'liked': Recipe(1e-2, 3), 'negatives': Recipe(5e-3, 5)},
+    gated_learner={**USUAL, 'rating': Recipe(8e-3, 8), 'liked': Recipe(8e-3, 5)},
 )
 
 
