@@ -188,6 +188,7 @@ CALLS = {
     'similar_items': lambda interp, user, item: interp.similar_items(item),
     'explain': lambda interp, user, item: interp.explain(user, item),
     'plot_explain': lambda interp, user, item: interp.plot_explain(user, item),
+    'plot_because': lambda interp, user, item: interp.plot_because(user, item),
     'gates': lambda interp, user, item: interp.gates(),
     'plot_gates': lambda interp, user, item: interp.plot_gates(),
     'losses': lambda interp, user, item: interp.losses,
