@@ -3,7 +3,7 @@
 Figures are rating errors by the items' popularity, and ranking.
 
     python benchmarks/gated.py --ls PATH/TO/ml-latest-small --out benchmarks/results/gated.md
-    python benchmarks/gated.py --ls PATH/TO/ml-latest-small --ml-100k PATH/TO/ml-100k --users \
+    python benchmarks/gated.py --ls PATH/TO/ml-latest-small --ml100k PATH/TO/ml-100k --users \
         --out benchmarks/results/gated_users.md
 
 The second one is what the gate makes of the user's history (`user_trust`), with and without it, on both sets.
@@ -307,7 +307,7 @@ def users_histories(args):
         "training. Weight of the id: mean over the 400 items with most rows, by fifth of the users' training rows.",
     ]
     for name in ('ml-100k', 'ml-latest-small'):
-        folder = need(dict(zip(('ml-100k', 'ml-latest-small'), (args.ml_100k, args.ls)))[name], '--ml-100k, --ls', name)
+        folder = need(dict(zip(('ml-100k', 'ml-latest-small'), (args.ml100k, args.ls)))[name], '--ml100k, --ls', name)
         ratings, items = movielens('100k' if name == 'ml-100k' else 'latest-small', folder)
         feats, pathways = small_features(name, Path(folder), items)
         errors = {trust: [] for trust in TRUSTS}
@@ -342,7 +342,7 @@ def main():
         '--posters',
         help='folder to keep the unpacked posters and their vectors in; by default they are made anew (three minutes)',
     )
-    parser.add_argument('--ml-100k', help='folder of ml-100k, with omdb.csv, for --users')
+    parser.add_argument('--ml100k', help='folder of ml-100k, with omdb.csv, for --users')
     parser.add_argument('--users', action='store_true', help="what the gate makes of the user's history, alone")
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--rank-seeds', type=int, default=3)

@@ -1,6 +1,6 @@
 """What a discount on popularity costs in accuracy and brings in novelty, on ML-100K.
 
-    python benchmarks/novelty.py --ml-100k PATH/TO/ml-100k --out benchmarks/results/novelty.md
+    python benchmarks/novelty.py --ml100k PATH/TO/ml-100k --out benchmarks/results/novelty.md
 
 Matrix factorisation on what users rated 4 or 5, a random tenth of the rows for validation and another for the test; the
 recipes are the builders' own, and nothing is chosen by these figures.
@@ -49,13 +49,13 @@ def figures(scorer, dls):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ml-100k', help='folder of ml-100k')
+    parser.add_argument('--ml100k', help='folder of ml-100k')
     parser.add_argument('--seeds', type=int, default=2)
     parser.add_argument('--out')
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
-    ratings, _ = movielens('100k', need(args.ml_100k, '--ml-100k', 'the folder of ml-100k'))
+    ratings, _ = movielens('100k', need(args.ml100k, '--ml100k', 'the folder of ml-100k'))
     fold = np.random.default_rng(2026).permutation(len(ratings)) % 10
     splitter = [np.flatnonzero(fold > 1), np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)]
     text = [

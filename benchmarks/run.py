@@ -38,6 +38,7 @@ QUICK = {  # options that leave of a benchmark what shows that it runs
     'learning_rate': '--quick',
     'leaving': '--turns 1',
     'ncf': '--only Popularity EASE gmf',
+    'novelty': '--seeds 1',
     'ratings': '--splits u1 --sides fastrec myfm',
     'refine': '--seeds 1',
     'sparse_features': '--steps 1 --turns 1',
