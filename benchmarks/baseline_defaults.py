@@ -160,7 +160,7 @@ def regrets(rows, sign):
     """Markdown: a row for each setting, least mean regret first; `sign` -1 where less is better."""
     df = pd.DataFrame(rows).pivot_table(index='setting', columns='set', values='value', sort=False).dropna()
     best = df.max() if sign > 0 else df.min()
-    regret = 100 * sign * (best - df) / best
+    regret = 100 * sign * (best - df) / best + 0.0  # no -0.0
     order = regret.mean(axis=1).sort_values(kind='stable').index
     cells = [
         [setting, f'{regret.loc[setting].mean():.1f}', f'{regret.loc[setting].max():.1f}']
