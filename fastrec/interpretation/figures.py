@@ -13,12 +13,13 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..palette import BLUE, GREY, LIGHT_BLUE, ORANGE, SCALE, SERIES
-from .text import cell_size, plain, set_label, shortened, width_of
+from .text import INNER, cell_size, plain, set_label, shortened, width_of
 
 __all__: list[str] = []
 
 # first of each bin of training rows
 ROW_BINS = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**14, 2**20, 2**62])
+CROWDED = 27  # points for the name of a bar, below which it is turned
 NAMES_WIDTH = 0.42  # share of a panel that the names beside its bars may take
 
 
@@ -31,7 +32,7 @@ def new_axes(width: float, height: float) -> Axes:
 def draw_bars(ax: Axes, values: np.ndarray, labels: Sequence[str]) -> None:
     """A bar for each value, the first on top, blue above 0 and orange below; long labels are shortened."""
     width, height = cell_size(ax)
-    size = float(np.clip(0.7 * height / max(len(values), 1), 5, 10))
+    size = float(np.clip(0.55 * height / max(len(values), 1), 5, 10))
     y = np.arange(len(values))[::-1]
     ax.barh(y, values, color=[BLUE if o > 0 else ORANGE for o in values])
     ax.set_yticks(y, [plain(shortened(o, NAMES_WIDTH * width, size)) for o in labels], fontsize=size)
@@ -73,8 +74,11 @@ def draw_stacks(ax: Axes, df: pd.DataFrame, names: list[str]) -> None:
     for j, name in enumerate(names):
         ax.bar(x, df[name], 0.85, bottom=bottom, color=SERIES[j % len(SERIES)], label=name)
         bottom += df[name].to_numpy()
-    size = float(np.clip(cell_size(ax)[0] / (4.2 * max(len(df), 1)), 4.5, 8))
-    ax.set_xticks(x, df['label'], fontsize=size)
+    room = INNER * cell_size(ax)[0] / len(df)  # points beside each other
+    if room < CROWDED:
+        ax.set_xticks(x, df['label'].str.replace('\n', ' '), fontsize=6, rotation=90)
+    else:
+        ax.set_xticks(x, df['label'], fontsize=min(8.0, room / 4.2))
     ax.set(ylim=(0, 1))
     ax.margins(x=0.01)
     set_label(ax, 'x', 'training rows of the item (number of items)')

@@ -184,8 +184,7 @@ class RecInterpretation(ErrorInterpretation):
         if color is not None:
             draw_dots(ax, xy, self._colors(color, side, self._known(side, len(df))))
         else:
-            draw_groups_of_dots(ax, xy, [(f'{min(k, len(df)):,} with most', np.arange(len(df)) < k)], '', 'others')
-            ax.get_legend().remove()  # the title says it
+            draw_groups_of_dots(ax, xy, [('', np.arange(len(df)) < k)], None)
             of_map += f', {min(k, len(df)):,} of them in blue'
         for axis, name in axis_names(components, df.attrs['explained']).items():
             set_label(ax, axis[0], name)

@@ -111,7 +111,7 @@ class ErrorInterpretation(Interpretation):
         if self._losses is None:
             self._require_losses()
             if self.dl is None:
-                self._losses = torch.from_numpy(self._rows['loss'].to_numpy())
+                self._losses = torch.from_numpy(self._rows['loss'].to_numpy(copy=True))
                 return self._losses
             own = self.learn.loss_func
             if type(own) is SoftmaxLoss:
@@ -296,7 +296,7 @@ class ErrorInterpretation(Interpretation):
     def _worst_by(self, metric: Any, k: int, min_rows: int, relevant: float | None) -> pd.DataFrame:
         """`worst_users` by a metric."""
         catalog = self._held_out
-        options = {} if relevant is None else dict(relevant=relevant)
+        options: dict[str, Any] = {} if relevant is None else dict(relevant=relevant)
         table = evaluate_users(self.learn, self.dls, metric, split=self.part, **options)
         names = [o for o in table.columns if o != 'rows']
         if not names:

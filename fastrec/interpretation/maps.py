@@ -69,7 +69,7 @@ def draw_dots(
 ) -> None:
     """Dots, by a scale of numbers or a color for each of the most frequent values, which a legend names."""
     if values is None:
-        ax.scatter(*xy.T, s=dot_area(ax), color=BLUE)
+        ax.scatter(xy[:, 0], xy[:, 1], s=dot_area(ax), color=BLUE)
     elif pd.api.types.is_numeric_dtype(values.dtype) and values.nunique() > FEW_NUMBERS:
         _draw_by_number(ax, xy, values)
     else:
@@ -84,9 +84,9 @@ def dot_area(ax: Axes) -> float:
 
 def _draw_by_number(ax: Axes, xy: np.ndarray, values: pd.Series) -> None:
     known = values.notna().to_numpy()
-    ax.scatter(*xy[~known].T, s=0.8 * dot_area(ax), color=PALE)
+    ax.scatter(xy[~known][:, 0], xy[~known][:, 1], s=0.8 * dot_area(ax), color=PALE)
     numbers = values[known].astype(float)
-    points = ax.scatter(*xy[known].T, s=dot_area(ax), c=numbers, cmap=SCALE)
+    points = ax.scatter(xy[known][:, 0], xy[known][:, 1], s=dot_area(ax), c=numbers, cmap=SCALE)
     ax.figure.colorbar(points, ax=ax, label=plain(values.name), shrink=0.7)
 
 
@@ -110,7 +110,7 @@ def draw_groups_of_dots(
     ax: Axes,
     xy: np.ndarray,  # (n, 2)
     groups: list[tuple[str, np.ndarray]],  # name, bool (n,): which dots belong to it
-    title: str,  # of the legend
+    title: str | None,  # of the legend; None: there is none
     rest: str = 'other',  # what dots of no group are called
 ) -> None:
     """A color and an entry in the legend for each group; dots of none are pale and lie under the others."""
@@ -119,13 +119,15 @@ def draw_groups_of_dots(
     handles = []
     names = []
     left = ~np.any([at for _, at in groups], axis=0) if groups else np.ones(len(xy), dtype=bool)
-    under = ax.scatter(*xy[left].T, s=0.8 * dot_area(ax), color=PALE)
+    under = ax.scatter(xy[left][:, 0], xy[left][:, 1], s=0.8 * dot_area(ax), color=PALE)
     for i, (name, at) in enumerate(groups):
-        handles.append(ax.scatter(*xy[at].T, s=dot_area(ax), color=SERIES[i % len(SERIES)]))
+        handles.append(ax.scatter(xy[at][:, 0], xy[at][:, 1], s=dot_area(ax), color=SERIES[i % len(SERIES)]))
         names.append(plain(shortened(name, LEGEND_WIDTH * width, size)))
     if left.any():
         handles.append(under)
         names.append(rest)
+    if title is None:
+        return
     ax.legend(
         handles,
         names,
@@ -155,7 +157,8 @@ def finish_map(
         set_title(ax, title)
         return
     set_title(ax, f'{title}, {asked:,} of {asked:,} labels shown')  # takes the room that the last one needs
-    n_placed = place_labels(ax, *xy[:asked].T, labels, *np.split(xy, [len(xy) - n_pale]))
+    dots, pale = np.split(xy, [len(xy) - n_pale])
+    n_placed = place_labels(ax, xy[:asked, 0], xy[:asked, 1], labels, dots, pale)
     shown = f'{asked:,} labeled' if n_placed == asked else f'{n_placed:,} of {asked:,} labels shown'
     set_title(ax, f'{title}, {shown}', settled=True)
 

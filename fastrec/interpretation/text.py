@@ -18,7 +18,7 @@ from ..palette import GREY
 __all__: list[str] = []
 
 ELLIPSIS = '…'
-TITLE_SIZES = (12, 11, 10, 9, 8)  # points: the first with which a title needs no more than `TITLE_LINES`
+TITLE_SIZES = (12, 11, 10, 9, 8)  # points: the first with which a title is not wrapped, or to `TITLE_LINES`
 TITLE_LINES = 3
 INNER = 0.75  # of a panel that its axes have, about, beside the labels
 STEPS = np.linspace(0.1, 1, 12)[:, None]  # along a line from a dot to its label
@@ -28,7 +28,7 @@ ANGLES = np.deg2rad(np.arange(0, 360, 22.5))  # first to the right, then around
 DIRECTIONS = np.column_stack([np.cos(ANGLES), np.sin(ANGLES)])
 OFFSETS = np.concatenate([distance * DIRECTIONS for distance in DISTANCES])  # of the near side of a label
 WAYS = np.tile(DIRECTIONS / np.abs(DIRECTIONS).max(1, keepdims=True), (len(DISTANCES), 1))  # from there to its middle
-IS_NEARBY = np.repeat(np.array(DISTANCES) <= 28, len(DIRECTIONS))
+IS_NEARBY: np.ndarray = np.repeat(np.array(DISTANCES) <= 28, len(DIRECTIONS))
 NEAR = 6  # points from a dot to its label, up to which no line is needed
 DOT_RADIUS = 3.5  # points
 GAP = 1  # points between a label and what is near
@@ -92,10 +92,10 @@ def set_title(ax: Axes, text: str, settled: bool = False) -> None:
     if not settled:
         settle(ax)
     width = axes_width(ax)
-    for size in TITLE_SIZES:
-        lines = wrapped(text, width, size)
-        if len(lines) <= TITLE_LINES:
-            break
+    size = next((o for o in TITLE_SIZES if len(wrapped(text, width, o)) <= text.count('\n') + 1), None)
+    if size is None:  # it is wrapped
+        size = next((o for o in TITLE_SIZES if len(wrapped(text, width, o)) <= TITLE_LINES), TITLE_SIZES[-1])
+    lines = wrapped(text, width, size)
     if len(lines) > TITLE_LINES:
         last = shortened(' '.join(lines[TITLE_LINES - 1 :]), width, size)
         lines = [*lines[: TITLE_LINES - 1], last]
@@ -175,7 +175,7 @@ def place_labels(
         if center is None:
             continue
         apart = np.linalg.norm(point - np.clip(point, center - half, center + half))
-        _annotate(ax, label, place, center - point, size, leads=apart > NEAR)
+        _annotate(ax, label, place, center - point, size, leads=bool(apart > NEAR))
         n_placed += 1
     return n_placed
 
