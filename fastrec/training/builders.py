@@ -146,8 +146,8 @@ def svdpp_learner(
     itself has. With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of
     its own for each user: the strongest ranker here.
 
-    How many epochs are right depends on the table: more rows want fewer. Over the whole catalogue 20 are best on some
-    tables and 30 worse than 20 on others: watch `metrics=[ndcg(10)]`, keep the best (`SaveModelCallback`).
+    How many epochs are right depends on the table. Over the whole catalogue the recipe's 20 are right for some, and 30
+    are worse there: watch `metrics=[ndcg(10)]`, and keep the best with `SaveModelCallback(monitor='ndcg@10')`.
 
     `wd` is by default 0.02 times the variance of the ratings, 0.01 for what is liked, 0 for sampled negatives, 0.4 over
     the whole catalogue.

@@ -98,13 +98,16 @@ def same_numbers_again(model: torch.nn.Module) -> Iterator[None]:
 def sound_range(rates: Sequence[float], losses: np.ndarray) -> tuple[float, float]:
     """(low, high) of the rates that a sweep leaves open for a whole training.
 
-    At the rate of the lowest loss, `high`, the sweep gained most, and from there on the loss rises: no training of any
-    length stands it. Far below it, `low`, hardly anything moves. Where the loss never falls nothing is known: (0, inf).
+    `high`: halfway between the rate of the lowest loss, where the sweep gained most, and the one at which all of it is
+    lost again, in powers of ten. `low`: so far below the lowest loss that hardly anything moves. Where the loss never
+    falls nothing is known: (0, inf).
     """
     best = int(losses.argmin()) if len(losses) else 0
     if best < WINDOW:
         return 0.0, np.inf
-    return rates[best] / BELOW, rates[best]
+    lost = np.flatnonzero(losses[best:] >= losses[0])
+    end = best + int(lost[0]) if len(lost) else len(losses) - 1
+    return rates[best] / BELOW, float(np.sqrt(rates[best] * rates[end]))
 
 
 def find_rate(

@@ -222,11 +222,11 @@ class RecLearner(FastLearner, ModelScorer):
     ) -> Any:
         """A sweep of the learning rate; returns the suggestions as a named tuple, and changes nothing.
 
-        `valley` is the rate of the builder's recipe (`recipe_of`), which knows the batch size, held inside of what the
-        sweep leaves open: above the rate at which the loss is lowest no training goes well. For models and optimizers
-        of your own it is this range that counts. Other functions of fastai (`slide`, `steep`, `minimum`) read their
-        rates off the curve. The curve is the loss of each step as if all batches were alike; `fastrec.training.finder`
-        says what is done, and why a curve alone cannot tell.
+        `valley` is the rate of the builder's recipe (`recipe_of`), which goes by the batch size, held inside of what
+        the sweep leaves open: not far above the rate at which the loss is lowest, and not so low that nothing moves.
+        For models and optimizers of your own it is this range that counts. Other functions of fastai (`slide`, `steep`,
+        `minimum`) read their rates off the curve. The curve is the loss of each step as if all batches were alike;
+        `fastrec.training.finder` says what is done, and why a curve alone cannot tell.
         """
         usual = recipe_of(self.builder, self.dls).lr
         return find_rate(self, usual, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
