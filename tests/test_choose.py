@@ -1,5 +1,7 @@
 """`quick_compare`: what is tried, what is left out and why, and that the line it gives makes the winner."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +149,24 @@ def test_epochs_of_svdpp_have_about_forty_steps(synthetic, dls):
     n = len(dls.train.dataset)
     assert 25 < n / svdpp.loaders_of(dls)['bs'] < 60
     assert svdpp.loaders_of(dls.remade(bs=svdpp.loaders_of(dls)['bs'])) == {}, 'these loaders are such'
+
+
+def test_models_of_ones_own(dls):
+    def trained(dls, n_factors):
+        learn = collab_learner(dls, n_factors=n_factors)
+        learn.fit_one_cycle(1, 1e-2)
+        return learn
+
+    own = [
+        Candidate('wide', partial(collab_learner, n_factors=3), recipe=SHORT),
+        Candidate('own', trained, dict(n_factors=2)),
+    ]
+    found = quick_compare(dls, candidates=own, n_boot=2)
+    assert 'collab_learner(dls, n_factors=3)' in found.table.loc['wide', 'code']
+    assert [fit['epochs'] for fit in found.scorers['own'].fits] == [1], 'what is trained is not trained again'
+    assert 'trained(dls, n_factors=2)' in found.table.loc['own', 'code']
+    with pytest.raises(TypeError, match='makes no model'):
+        Candidate('EASE', EASE())
 
 
 # --- what is left out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,11 @@ PAIRS = 3e7  # pairs of rows a second, the same, of products of sparse matrices
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to be tried: who makes it, from which loaders, what it reads, and how it is trained."""
+    """A model to be tried: who makes it, from which loaders, what it reads, and how it is trained.
+
+    `Candidate('wide', collab_learner, dict(n_factors=200))`. A function that returns a trained learner, or a fitted
+    baseline, is taken as it is. `TypeError` for what makes nothing.
+    """
 
     name: str  # what its row is called
     make: Callable  # a builder, `make(dls, **options)`, or the class of a baseline, `make(**options).fit(dls)`
@@ -49,6 +55,24 @@ class Candidate:
     reads_context: bool = False  # may loaders with `context=` train it?
     recipe: Recipe | None = None  # epochs and rate; None: the builder's own (`recipe_of`)
     guess: Callable[[RecDataLoaders], float] | None = None  # seconds that fitting takes, roughly, where nothing ends it
+
+    def __post_init__(self) -> None:
+        make: Any = self.make
+        options = dict(self.options)
+        while isinstance(make, partial):
+            make, options = make.func, {**make.keywords, **options}
+        if not callable(make):
+            raise TypeError(
+                f'{self.name}: {make!r} makes no model: give a builder or the class of a baseline, and its arguments: '
+                "Candidate('EASE', EASE, dict(l2=200))"
+            )
+        object.__setattr__(self, 'make', make)  # which frozen dataclasses allow nowhere else
+        object.__setattr__(self, 'options', options)
+
+    @property
+    def maker(self) -> str:
+        """The name of the builder or baseline."""
+        return self.make.__name__ if isinstance(self.make, (type, FunctionType)) else type(self.make).__name__
 
     @property
     def is_baseline(self) -> bool:
@@ -87,24 +111,21 @@ class Candidate:
         self,
         dls: RecDataLoaders,
         features: Mapping[str, Any],
-        recipe: Recipe | None,  # of a learner
+        recipe: Recipe | None,  # of a learner that was not trained by who made it
         seed: int = 0,  # of its training
         name: str = 'learn',  # of the variable
     ) -> str:
         """Lines that make it and train it, given `dls`, `item_features` and `user_features`."""
         options = [f'{key}={value!r}' for key, value in self.options.items()]
-        if recipe is None:
-            return f'{name} = {self.make.__name__}({", ".join(options)}).fit(dls)'
+        if self.is_baseline:
+            return f'{name} = {self.maker}({", ".join(options)}).fit(dls)'
         remade = ', '.join(f'{key}={value!r}' for key, value in self.loaders_of(dls).items())
         loaders = f'dls.remade({remade})' if remade else 'dls'
         options += [f'{key}={key}' for key in self._given(features)]
-        return '\n'.join(
-            [
-                f'torch.manual_seed({seed})',
-                f'{name} = {self.make.__name__}({", ".join([loaders, *options])})',
-                f'{name}.fit_one_cycle({recipe.n_epoch}, {recipe.lr:g})',
-            ]
-        )
+        lines = [f'torch.manual_seed({seed})', f'{name} = {self.maker}({", ".join([loaders, *options])})']
+        if recipe is not None:
+            lines.append(f'{name}.fit_one_cycle({recipe.n_epoch}, {recipe.lr:g})')
+        return '\n'.join(lines)
 
     def _given(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """The features that it reads, as arguments."""
@@ -185,6 +206,8 @@ OF_RATINGS = (
 OF_LIKES = (
     Candidate('popularity', Popularity),
     Candidate('biases', BiasOnly),
+    Candidate('item neighbors', ItemKNN, dict(target='rating'), guess=_pairs_of_items),
+    Candidate('ALS', ALS, guess=_least_squares),
     Candidate('dot product', collab_learner, loaders=_at_least_64, reads_context=True),
     Candidate('MLP', mlp_learner, loaders=_at_least_64),
     Candidate('SVD++', svdpp_learner, loaders=_few_steps, reads_context=True),

@@ -196,7 +196,7 @@ class _Run:
         try:
             start = time.monotonic()
             scorer, code = self._fitted(candidate)
-            self._keep(candidate.name, scorer, time.monotonic() - start, code, candidate.make.__name__)
+            self._keep(candidate.name, scorer, time.monotonic() - start, code, candidate.maker)
         except OutOfTimeError as e:
             self.notes[candidate.name] = str(e)
         except (MemoryError, ImportError, ValueError) as e:  # each says what is wrong with these data or this machine
@@ -212,7 +212,7 @@ class _Run:
             torch.manual_seed(self.seed)
             scorer = candidate.made(self.dls, self.features)
             recipe = None
-            if isinstance(scorer, RecLearner):
+            if isinstance(scorer, RecLearner) and not scorer.fits:
                 recipe = candidate.recipe_for(scorer)
                 self._train(scorer, recipe)
         return scorer, candidate.code(self.dls, self.features, recipe, self.seed)
