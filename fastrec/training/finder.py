@@ -144,7 +144,7 @@ def find_rate(
         _show_the_valley(losses)
     if not found:
         return None
-    suggestions: Any = namedtuple('SuggestedLRs', list(found))
+    suggestions = namedtuple('SuggestedLRs', list(found))  # type: ignore[misc]  # names that are known when it runs
     return suggestions(*[lr for lr, _ in found.values()])
 
 

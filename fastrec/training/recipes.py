@@ -40,7 +40,7 @@ class Recipe:
 USUAL = dict(
     rating=Recipe(4e-3, 10),
     liked=Recipe(4e-3, 5),
-    negatives=Recipe(5e-3, 8),
+    negatives=Recipe(1e-2, 8),
     in_batch=Recipe(5e-3, 5),
     catalogue=Recipe(1e-2, 12),
 )
