@@ -367,7 +367,7 @@ def test_the_gates_trust_after_training(table, feats, tmp_path):
     ratings = ratings[~short | (ratings.groupby('user').cumcount() < 5)]  # half of the users keep five rows
     dls = RecDataLoaders.from_df(ratings, item_df=items, valid_pct=0.1, seed=1, bs=64)
     set_seed(0)
-    learn = quiet(gated_learner(dls, feats[['genres']], n_factors=8))
+    learn = quiet(gated_learner(dls, feats[['genres']], n_factors=8, user_trust=0.5))
     learn.fit_one_cycle(5, 1e-2)
     counts = dls.catalog.counts['user']
     users = dls.vocab['user'].ids.to_numpy()
