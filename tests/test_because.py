@@ -137,7 +137,7 @@ def test_what_is_the_same_for_all_is_nobodys(scorer, rated):
 
 def test_sums_of_svdpp_are_the_terms_of_its_sum(rated):
     torch.manual_seed(0)
-    learn = trained(svdpp_learner(rated, n_factors=4, y_range=False), 2)
+    learn = trained(svdpp_learner(rated, n_factors=4, y_range=False), 1)
     model = learn.model.eval()
     user, item = user_and_item(learn)
     df = learn.because(user, item, by='sums')
@@ -221,6 +221,18 @@ def test_contributions_behind_a_range_add_up():
     assert np.allclose(moved.sum(0), at - before)
     assert moved[0, 0] / moved[2, 0] == pytest.approx(0.5 / 0.9)
     assert on_scale(parts, scores, None) is parts
+
+
+def test_a_situation_is_part_of_the_base(rated):
+    table = rated.catalog.interactions.to_df(np.arange(len(rated.catalog.interactions)))
+    table['device'] = np.where(np.arange(len(table)) % 3, 'phone', 'tv')
+    torch.manual_seed(0)
+    learn = trained(collab_learner(RecDataLoaders.from_df(table, context=['device'], seed=1), n_factors=4), 1)
+    user, item = user_and_item(learn)
+    on_tv = learn.in_context(dict(device='tv'))
+    df, plain = on_tv.because(user, item), learn.because(user, item)
+    assert df.attrs['score'] == pytest.approx(on_tv.predict(user, item)) != plain.attrs['score']
+    assert np.allclose(df['contribution'], plain['contribution'])
 
 
 # --- by taking out

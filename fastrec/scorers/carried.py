@@ -146,6 +146,7 @@ class Explainer:
 
     def __init__(self, scorer: Any) -> None:
         self.scorer = scorer
+        self.asked = scorer  # whose scores are explained: the same, but where that one is in a situation
 
     def of(
         self,
@@ -159,7 +160,7 @@ class Explainer:
     def scores(self, user: int, items: np.ndarray) -> np.ndarray:
         """What the scorer says, float64 (m,)."""
         codes = torch.from_numpy(items)
-        return self.scorer.score(torch.full_like(codes, user), codes).double().cpu().numpy()
+        return self.asked.score(torch.full_like(codes, user), codes).double().cpu().numpy()
 
     def carried(self, user: int, items: np.ndarray, own: Own, contributions: np.ndarray) -> Carried:
         """Contributions (n, m) beside the scores that they are of."""

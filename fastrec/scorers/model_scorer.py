@@ -291,7 +291,9 @@ class ModelScorer(Scorer):
         if self.context is not None:  # what the situation adds is no item's
             plain = ModelScorer(self.model, self.catalog, self.scale, self.item_features)
         try:
-            return Influence(plain)
+            res = Influence(plain)
+            res.asked = self
+            return res
         except TypeError:  # no rows of users that could be told from the rest: deletion tells what it lacks
             return Deletion(self)
 
