@@ -6,6 +6,9 @@ best. No recipe and no list of candidates was chosen on these test rows.
     python benchmarks/choosing.py --data FOLDER [--only NAME ...] [--budget 10min] [--out FILE.md]
 
 FOLDER holds ml-100k/, ml-latest-small/ and amazon-beauty-order/interactions.csv; sets that are not there are skipped.
+u1, u1-features: the official fold of ML-100K, a tenth of its base is valid. small, small-...: ml-latest-small, all of it,
+40 users, 5,000 rows, or what is liked, a tenth each is valid and test. clicks, beauty: ML-100K as clicks and Amazon
+Beauty, each user's last row is test, the one before valid.
 """
 
 import argparse
@@ -77,14 +80,14 @@ def beauty(folder):
 
 
 SETS = {
-    'ml-100k u1': ml100k,
-    'ml-100k u1, features': ml100k_features,
-    'ml-latest-small': latest_small,
-    'ml-latest-small, 40 users': lambda folder: latest_small(folder, users=40),
-    'ml-latest-small, 5,000 rows': lambda folder: latest_small(folder, rows=5000),
-    'ml-latest-small, liked': lambda folder: latest_small(folder, 'liked'),
-    'ml-100k, clicks': clicks,
-    'amazon-beauty-order': beauty,
+    'u1': ml100k,
+    'u1-features': ml100k_features,
+    'small': latest_small,
+    'small-40-users': lambda folder: latest_small(folder, users=40),
+    'small-5000-rows': lambda folder: latest_small(folder, rows=5000),
+    'small-liked': lambda folder: latest_small(folder, 'liked'),
+    'clicks': clicks,
+    'beauty': beauty,
 }
 
 
@@ -117,7 +120,7 @@ def judged(name, make, folder, budget):
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', help='folder that holds ml-100k/, ml-latest-small/, amazon-beauty-order/')
-    parser.add_argument('--only', nargs='*', help='names of sets')
+    parser.add_argument('--only', nargs='+', choices=SETS, help='some of the sets')
     parser.add_argument('--budget', default='10min', help='of each set')
     parser.add_argument('--out', help='Markdown file to write')
     args = parser.parse_args()

@@ -26,6 +26,7 @@ QUICK = {  # options that leave of a benchmark what shows that it runs
     'baseline_defaults': '--sets ML-100K --only EASE ratings',
     'ann': '--items 20000 --hnsw 5000',
     'because': '--only collab EASE --users 20 --epochs 1',
+    'choosing': '--only small-5000-rows --budget 1min',
     'cold_users': '--seeds 1',
     'defaults': '--only mlp2',
     'fbgemm': '--sizes 10000 --batch-sizes 256 --repeats 3',
