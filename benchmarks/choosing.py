@@ -1,13 +1,14 @@
 """How good is the first choice of `quick_compare`: chosen on valid rows, how far behind the best one on test rows?
 
 Regret is how much worse the chosen model is on test rows than the best of all that were fitted, in percent of the
-best. No recipe and no list of candidates was chosen on these test rows.
+best. No recipe and no list of candidates was chosen on these test rows; the batch size of SVD++ was, on other random
+rows of ml-latest-small.
 
     python benchmarks/choosing.py --data FOLDER [--only NAME ...] [--budget 10min] [--out FILE.md]
 
 FOLDER holds ml-100k/, ml-latest-small/ and amazon-beauty-order/interactions.csv; sets that are not there are skipped.
-u1, u1-features: the official fold of ML-100K, a tenth of its base is valid. small, small-...: ml-latest-small, all of it,
-40 users, 5,000 rows, or what is liked, a tenth each is valid and test. clicks, beauty: ML-100K as clicks and Amazon
+u1, u1-features: the official fold of ML-100K, a tenth of its base is valid. small, small-...: ml-latest-small, all of
+it, 40 users, 5,000 rows, or what is liked, a tenth each is valid and test. clicks, beauty: ML-100K as clicks and Amazon
 Beauty, each user's last row is test, the one before valid.
 """
 
