@@ -445,7 +445,7 @@ class RecInterpretation(ErrorInterpretation):
         if axes is None:
             width = 7.5 * len(panels)
             _, axes = plt.subplots(1, len(panels), figsize=(width, 4.8), layout='constrained', sharey=True)
-        axes = np.atleast_1d(axes)
+        axes = np.ravel(axes)[: len(panels)]
         axes[0].set_ylabel(f'mean {"share" if shares else "weight"} of the pathway')
         for ax, items in zip(axes, panels.values()):
             draw_stacks(ax, means_by_rows(items, names, df['rows'].max()), names)
