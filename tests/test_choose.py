@@ -30,7 +30,14 @@ from fastrec.training.clock import seconds_of
 from fastrec.training.recipes import Recipe
 
 SHORT = Recipe(5e-3, 1)
-FEW = ['global mean', 'biases', Candidate('dot product', collab_learner, dict(n_factors=4), recipe=Recipe(1e-2, 3))]
+FEW = ['global mean', 'biases', Candidate('dot product', collab_learner, dict(n_factors=4), recipe=Recipe(1e-2, 1))]
+
+
+@pytest.fixture(scope='module')
+def rated(synthetic):
+    """Loaders of ratings, and what `quick_compare` finds among a few models."""
+    dls = RecDataLoaders.from_df(synthetic[0], valid_pct=0.1, seed=3, bs=256)
+    return dls, quick_compare(dls, candidates=FEW, n_boot=50)
 
 
 @pytest.fixture()
@@ -49,8 +56,8 @@ def run(code, **given):
     return names['learn']
 
 
-def test_the_table_is_that_of_compare_models_best_first(dls):
-    found = quick_compare(dls, candidates=FEW, n_boot=50)
+def test_the_table_is_that_of_compare_models_best_first(rated):
+    dls, found = rated
     assert list(found.table.columns) == ['rmse', 'low', 'high', 'p', 'mae', 'seconds', 'code', 'note']
     assert found.table['rmse'].is_monotonic_increasing
     for name, scorer in found.scorers.items():
@@ -64,16 +71,17 @@ def test_the_table_is_that_of_compare_models_best_first(dls):
     assert '<table' in found._repr_html_()
 
 
-def test_two_runs_find_the_same_and_the_global_generator_stays(dls):
+def test_two_runs_find_the_same_and_the_global_generator_stays(rated):
+    dls, found = rated
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    tables = [quick_compare(dls, candidates=FEW, n_boot=20).table.drop(columns='seconds') for _ in range(2)]
+    again = quick_compare(dls, candidates=FEW, n_boot=50)
     assert torch.equal(torch.get_rng_state(), before)
-    pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(found.table.drop(columns='seconds'), again.table.drop(columns='seconds'))
 
 
-def test_the_lines_make_each_model(dls):
-    found = quick_compare(dls, candidates=FEW, n_boot=2)
+def test_the_lines_make_each_model(rated):
+    dls, found = rated
     for name, row in found.table.iterrows():
         learn = run(row['code'], dls=dls)
         assert evaluate(learn, dls).loc['all', 'rmse'] == pytest.approx(row['rmse'], abs=1e-6), name
@@ -122,7 +130,7 @@ def test_test_rows_have_to_be_there(dls):
 @pytest.mark.parametrize('target', CANDIDATES)
 def test_every_candidate_trains_on_a_small_table(synthetic, target):
     ratings, items, _ = synthetic
-    some = ratings[ratings['user'].isin(ratings['user'].unique()[:60])]
+    some = ratings[ratings['user'].isin(ratings['user'].unique()[:30])]
     dls = RecDataLoaders.from_df(some, item_df=items, target=target, seed=0, bs=64)
     features = ItemFeatures.from_df(items, multilabel='genres')
     short = [
