@@ -55,18 +55,17 @@ def test_design_first_screen(ml100k, monkeypatch, tmp_path):
     plt.close('all')
 
 
-def test_readme_implicit_screen(ml100k, monkeypatch, tmp_path):
+def test_readme_clicks_screen(ml100k, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code = re.search(r'```python\n(idls .*?)```', README, re.S).group(1)
+    code = re.search(r'```python\n(clicks .*?)```', README, re.S).group(1)
     scope = {}
     ratings, movies = ml100k
     exec('from fastrec.all import *\nset_seed(0)\n', scope)
     scope.update(ratings=ratings, movies=movies)
     with pytest.warns(UserWarning, match='LeaveLastSplitter'):
-        shorter = code.replace('fit_one_cycle(5,', 'fit_one_cycle(2,').replace('fit_one_cycle(20,', 'fit_one_cycle(8,')
-        exec(shorter, scope)
-    learn, auto, idls = (scope[o] for o in ('learn', 'auto', 'idls'))
+        exec(code.replace('fit_one_cycle(20', 'fit_one_cycle(8'), scope)
+    learn, clicks = scope['learn'], scope['clicks']
     assert learn.recorder.metric_names[3:5] == ['hr@10', 'ndcg@10']
-    floor = scope['evaluate'](scope['Popularity']().fit(idls), idls).loc['all', 'ndcg@10']
-    assert scope['evaluate'](auto, idls).loc['all', 'ndcg@10'] > 1.3 * floor
+    floor = scope['evaluate'](scope['Popularity']().fit(clicks)).loc['all', 'ndcg@10']
+    assert scope['evaluate'](learn).loc['all', 'ndcg@10'] > 1.3 * floor
     plt.close('all')
