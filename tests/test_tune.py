@@ -35,7 +35,7 @@ def test_finds_the_better_setting_and_goes_on_from_its_file(dls, tmp_path, monke
             collab_learner,
             SPACE,
             n_trials=n,
-            n_epoch=5,
+            n_epoch=3,
             monitor='rmse',
             storage=tmp_path / 'study.db',
             n_factors=4,
@@ -140,6 +140,7 @@ def test_every_builder_has_a_space_around_its_defaults(synthetic):
 
 
 def test_a_builder_is_tuned_without_being_told_what_to_search(dls):
+    dls = dls.remade(bs=512)
     found = tune_learner(dls, collab_learner, n_trials=2, n_epoch=2, n_factors=4)
     assert found.monitor == 'rmse'
     assert set(found.best) == {'wd', 'lr'}
@@ -159,7 +160,7 @@ def test_what_is_searched_by_is_what_the_loaders_are_made_for(synthetic):
 
 
 def test_cycles_of_different_lengths_are_compared_by_share(dls):
-    found = tune_learner(dls, collab_learner, dict(n_epoch=[1, 3]), 5, n_factors=2)
+    found = tune_learner(dls.remade(bs=512), collab_learner, dict(n_epoch=[1, 3]), 5, n_factors=2)
     df = found.table()
     assert set(df[df.state == 'complete'].epochs) <= {1, 3}
     steps = {trial.params['n_epoch']: max(trial.intermediate_values) for trial in found.study.trials if trial.value}
