@@ -16,31 +16,27 @@ release = version = fastrec.__version__
 
 extensions = [
     'sphinx.ext.autodoc',
-    'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
     'myst_nb',
     'sphinx_design',
     'sphinx_copybutton',
-    'pages',  # what is made of the repository: tutorials, reference, changelog, benchmarks, llms.txt
+    'pages',  # what is made of the repository: tutorials, reference, results, the gallery's code, llms.txt
 ]
-exclude_patterns = ['_ext', '_static', 'build']
+exclude_patterns = ['_ext', '_static', 'build', '**.ipynb_checkpoints']
 source_suffix = {'.md': 'myst-nb', '.ipynb': 'myst-nb'}
 
-# --- docstrings: names in backticks are links where they are known
+# --- docstrings (`_ext/docstrings.py`): types and defaults stand beside each argument, not in the signature too
 
-default_role = 'py:obj'
+default_role = 'code'
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'signature'
-autodoc_class_signature = 'mixed'
+autodoc_typehints = 'none'
 python_maximum_signature_line_length = 88
-napoleon_google_docstring = False
-napoleon_use_rtype = False
 
 # --- pages
 
 nb_execution_mode = 'off'  # notebooks are shown as they were run; tests run them
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'attrs_inline', 'attrs_block']
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_url_schemes = ('http', 'https', 'mailto')
 html_math_renderer = 'mathml'  # formulas as browsers draw them: no network is asked
 copybutton_prompt_text = r'>>> |\.\.\. |\$ '
@@ -59,9 +55,10 @@ html_theme_options = {
     'navigation_with_keys': False,
     'header_links_before_dropdown': 6,
     'secondary_sidebar_items': ['page-toc'],
+    'navbar_end': ['theme-switcher'],
     'footer_start': ['copyright'],
     'footer_end': [],
     'show_prev_next': True,
 }
-html_sidebars = {'index': [], 'start': [], 'which-model': []}
+html_sidebars = {page: [] for page in ('index', 'which-model', 'glossary', 'faq', 'gallery', 'changelog')}
 pygments_style = 'default'
