@@ -11,13 +11,13 @@ recommender that curve says little, and its `valley` less:
   shows a loss of 1.21, which is 0.96).
 - At 2048 rows batches are alike, and still valleys run from 0.004 to 0.016, on a curve that is nearly a straight line
   there. What falls until 0.1 is what a hundred steps can gain. A training of ten epochs is 440 steps at 2048 rows and
-  14,000 at 64: the best rate, 1e-2 and 3e-3, is decided by their number, which no sweep of a hundred steps knows.
+  14,000 at 64: the best rate, 1e-2 and 2.4e-3, is decided by their number, which no sweep of a hundred steps knows.
 - The L2 of the tables, which is not in the curve, is not the reason: at the start there is nothing to decay.
 
 Two things are done about it. Each step's loss is set against the loss of the same batch, with the same dropout, at the
 weights of the start: the difference is what training has gained, and whether a batch is hard falls out of it. And
 `valley` starts from the builder's recipe, which goes by the batch size, and is moved by the curve only where the curve
-contradicts it (`sound_range`): a rule of thumb is better than what can be read off (benchmarks/learning_rate.py)."""
+contradicts it (`sound_valley`): a rule of thumb is better than what can be read off (benchmarks/learning_rate.py)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ __all__: list[str] = []
 
 WINDOW = 5  # steps that are averaged
 BELOW = 300.0  # how far below the rate that gains most in a sweep a whole training may still be
+BEYOND = 3.0  # and above the one at which all is lost again: features are learned by heart in a sweep, not in an epoch
 
 
 class Sweep(LRFinder):
@@ -95,21 +96,6 @@ def same_numbers_again(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def sound_range(rates: Sequence[float], losses: np.ndarray) -> tuple[float, float]:
-    """(low, high) of the rates that a sweep leaves open for a whole training.
-
-    `high`: halfway between the rate of the lowest loss, where the sweep gained most, and the one at which all of it is
-    lost again, in powers of ten. `low`: so far below the lowest loss that hardly anything moves. Where the loss never
-    falls nothing is known: (0, inf).
-    """
-    best = int(losses.argmin()) if len(losses) else 0
-    if best < WINDOW:
-        return 0.0, np.inf
-    lost = np.flatnonzero(losses[best:] >= losses[0])
-    end = best + int(lost[0]) if len(lost) else len(losses) - 1
-    return rates[best] / BELOW, float(np.sqrt(rates[best] * rates[end]))
-
-
 def find_rate(
     learn: FastLearner,
     usual: float,  # the rate of the recipe
@@ -156,7 +142,20 @@ def _show_the_valley(losses: np.ndarray) -> None:
 
 
 def sound_valley(usual: float, rates: Sequence[float], losses: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The rate of the recipe inside of what the sweep leaves open; and its point of the curve (rate, loss)."""
-    low, high = sound_range(rates, losses)
-    lr = float(np.clip(usual, low, high))
+    """The rate of the recipe unless the sweep contradicts it; and its point of the curve (rate, loss).
+
+    It does where the rate is far beyond the one at which all that was gained is lost again: then it is halfway between
+    the lowest loss and there, in powers of ten. And where it is so far below the lowest loss that hardly anything
+    moves: then it is as low as may be. Where the loss never falls nothing is known.
+    """
+    lr = usual
+    if not len(losses):
+        return lr, (lr, np.nan)
+    best = int(losses.argmin())
+    if best >= WINDOW:
+        lost = np.flatnonzero(losses[best:] >= losses[0])
+        end = best + int(lost[0]) if len(lost) else len(losses) - 1
+        if usual > BEYOND * rates[end]:
+            lr = float(np.sqrt(rates[best] * rates[end]))
+        lr = float(max(lr, rates[best] / BELOW))
     return lr, (lr, float(np.interp(np.log(lr), np.log(rates), losses)))

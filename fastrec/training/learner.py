@@ -222,10 +222,10 @@ class RecLearner(FastLearner, ModelScorer):
     ) -> Any:
         """A sweep of the learning rate; returns the suggestions as a named tuple, and changes nothing.
 
-        `valley` is the rate of the builder's recipe (`recipe_of`), which goes by the batch size, held inside of what
-        the sweep leaves open: not far above the rate at which the loss is lowest, and not so low that nothing moves.
-        For models and optimizers of your own it is this range that counts. Other functions of fastai (`slide`, `steep`,
-        `minimum`) read their rates off the curve. The curve is the loss of each step as if all batches were alike;
+        `valley` is the rate of the builder's recipe (`recipe_of`), which goes by the batch size, unless the sweep
+        contradicts it: a rate far beyond the valley is brought back into it, one at which nothing moves is raised. For
+        models and optimizers of your own that is what counts. Other functions of fastai (`slide`, `steep`, `minimum`)
+        read their rates off the curve. The curve is the loss of each step as if all batches were alike;
         `fastrec.training.finder` says what is done, and why a curve alone cannot tell.
         """
         usual = recipe_of(self.builder, self.dls).lr
