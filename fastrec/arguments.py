@@ -61,17 +61,17 @@ def public_functions(
             if isinstance(value, type):
                 yield from _methods(f'{module.__name__}.{name}', value)
             elif callable(value):
-                yield f'{module.__name__}.{name}', None, inspect.unwrap(value)
+                yield f'{module.__name__}.{name}', None, value
 
 
 def _methods(name: str, cls: type) -> Iterator[tuple[str, type, Any]]:
     """Its constructor, and the public methods that the class itself defines."""
     if inspect.isfunction(cls.__init__) and cls.__init__.__module__.startswith(f'{__package__}.'):
-        yield f'{name}.__init__', cls, inspect.unwrap(cls.__init__)
+        yield f'{name}.__init__', cls, cls.__init__
     for attribute, value in vars(cls).items():
         function = getattr(value, '__func__', value)  # of class methods and static ones
         if inspect.isfunction(function) and not attribute.startswith('_'):
-            yield f'{name}.{attribute}', cls, inspect.unwrap(function)
+            yield f'{name}.{attribute}', cls, function
 
 
 def arguments_of(
@@ -126,7 +126,8 @@ def _written(value: Any) -> str:
 def _handed_on(function: Callable, text: str, known: set[str]) -> list[Argument]:
     """The arguments that `**kwargs` stand for, but those that are `known`."""
     match = HANDED_ON.match(text)
-    target: Any = None if match is None else function.__globals__.get(match['name'])  # type: ignore[attr-defined]
+    names = inspect.unwrap(function).__globals__  # type: ignore[attr-defined]
+    target: Any = None if match is None else names.get(match['name'])
     if not callable(target):
         return []
     constructor = target.__init__ if isinstance(target, type) else inspect.unwrap(target)

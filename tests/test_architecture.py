@@ -16,7 +16,7 @@ ROOT = Path(fastrec.__file__).parent
 # The house, from the bottom up: wings in the order of the pipeline, and within a wing files in the order in which they
 # build on each other. A file imports only what stands before it, wherever in the file the import stands.
 HOUSE = {
-    '': 'palette arguments progress notices memory',
+    '': 'palette arguments keywords progress notices memory',
     'data': 'columns digest interactions files splits history conditions catalog stream datasets '
     'block transforms images features sampling',
     'models': 'view fused embedding base blocks context dot svdpp neumf content gated two_tower losses',

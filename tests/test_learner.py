@@ -67,7 +67,7 @@ def quiet(learn):
 def learn(request, dls, tmp_path):
     dls.path = tmp_path
     set_seed(0)
-    return quiet(BUILDERS[request.param](dls))
+    return quiet(as_trained(BUILDERS[request.param](dls)))
 
 
 @pytest.fixture()
@@ -502,7 +502,7 @@ def test_l2_is_off_after_training(dls):
 
 
 def test_inference_restores_each_module(dls):
-    learn = quiet(BUILDERS['mlp'](dls))
+    learn = quiet(as_trained(BUILDERS['mlp'](dls)))
     learn.model.train()
     learn.model.tower.eval()
     learn.predict(dls.vocab['user'].ids[0], dls.vocab['item'].ids[0])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_fuzz_artifact import SAVED, Parts, odd_truths
+from trained import as_trained
 
 from fastrec.all import (
     EASE,
@@ -40,7 +41,7 @@ def saved(tmp_path_factory):
         knn=ItemKNN(k=5).fit(idls),
         ease=EASE(20.0).fit(idls),
         biases=BiasOnly().fit(dls),
-        collab=collab_learner(dls, n_factors=3, y_range=(0.5, 5.5)),
+        collab=as_trained(collab_learner(dls, n_factors=3, y_range=(0.5, 5.5))),
     )
     for name, scorer in scorers.items():
         save_recommender(scorer, folder / name, history=True)

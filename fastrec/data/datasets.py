@@ -13,6 +13,8 @@ from typing import IO
 import numpy as np
 import pandas as pd
 
+from ..keywords import check_arguments
+
 __all__ = ['movielens', 'synthetic_ratings']
 
 # name -> fastai's `URLs` attribute, or GroupLens' own address where fastai lists none
@@ -33,6 +35,7 @@ _SYNTHETIC_GENRES = ('Action', 'Comedy', 'Drama', 'Horror', 'Romance', 'Sci-Fi',
 Tables = tuple[pd.DataFrame, pd.DataFrame]  # ratings and movies, as `movielens` returns them
 
 
+@check_arguments
 def movielens(
     name: str = '100k',  # '100k', '1m', '10m', '20m' or 'latest-small'
     path: str | Path | None = None,  # folder or zip in GroupLens' layout; None: looked for, see below
@@ -204,15 +207,16 @@ def _read_recbole(folder: Path) -> Tables:
 # --- synthetic ratings
 
 
+@check_arguments
 def synthetic_ratings(
-    n_users: int = 500,
-    n_items: int = 300,
-    n_factors: int = 4,
+    n_users: int = 500,  # how many users
+    n_items: int = 300,  # how many items
+    n_factors: int = 4,  # length of the true vectors
     density: float = 0.1,  # share of user-item pairs that have a rating
     noise: float = 0.3,  # standard deviation of what is not explained
     rating_range: tuple[float, float] = (1.0, 5.0),  # ratings are clipped to it
     step: float | None = None,  # ratings are rounded to multiples of it (None: continuous)
-    seed: int = 0,
+    seed: int = 0,  # of all that is drawn; the same seed gives the same tables
 ) -> tuple[pd.DataFrame, pd.DataFrame, SimpleNamespace]:
     """-> (ratings: user, item, rating, time), (item_df: item, title, year, genres), truth.
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, hstack
 
+from ..keywords import check_arguments
 from ..notices import warn_user
 from ..progress import Progress
 from .block import Block
@@ -69,6 +70,7 @@ class Features:
     # --- making them
 
     @classmethod
+    @check_arguments
     def from_df(
         cls,
         df: pd.DataFrame,  # a row per id

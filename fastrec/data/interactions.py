@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..keywords import check_arguments
 from ..notices import warn_user
 from .columns import (
     CHUNK_ROWS,
@@ -61,7 +62,11 @@ class Vocab:
             raise ValueError(f'{side} ids repeat: {repeated}. A Vocab holds each id once: pass `pd.unique(ids)`')
 
     @classmethod
-    def factorize(cls, values: pd.Series, side: str = 'item') -> tuple[Vocab, np.ndarray]:
+    def factorize(
+        cls,
+        values: pd.Series,  # ids of rows, (n,)
+        side: str = 'item',  # 'user' or 'item', for errors
+    ) -> tuple[Vocab, np.ndarray]:
         """The Vocab of the sorted distinct `values` (n,), and the int32 code of each value (n,)."""
         found = dense_codes(np.asarray(values))
         if found is not None:
@@ -576,7 +581,7 @@ class Context:
     @classmethod
     def fit(
         cls,
-        df: pd.DataFrame,
+        df: pd.DataFrame,  # the table
         columns: Any,  # a column or a list of them
         names: dict | None = None,  # column of each role; that which plays the 'time' is read as such, as datetimes are
     ) -> Context:
@@ -611,7 +616,10 @@ class Context:
         """Position of the time, or None."""
         return next((i for i, levels in enumerate(self.levels) if levels is None), None)
 
-    def encode(self, df: pd.DataFrame) -> np.ndarray:
+    def encode(
+        self,
+        df: pd.DataFrame,  # a table with these columns
+    ) -> np.ndarray:
         """int64 (n, columns); columns that `df` lacks count as not given.
 
         `ValueError` for a column of another kind than that of the table; a warning that counts unknown levels.
@@ -861,6 +869,7 @@ class Interactions:
                 raise ValueError(f'{name} has {len(column):,} rows, users has {len(users):,}')
 
     @classmethod
+    @check_arguments
     def from_df(
         cls,
         df: Any,  # a DataFrame, or a table of polars, pyarrow, ...: one row per interaction
@@ -1105,7 +1114,10 @@ class Interactions:
                 return True
         return False
 
-    def with_vocab(self, vocab: dict[str, Vocab]) -> Interactions:
+    def with_vocab(
+        self,
+        vocab: dict[str, Vocab],  # {'user': ids, 'item': ids}: those there are, in their order, then further ones
+    ) -> Interactions:
         """The same rows under a vocabulary that has further ids after those there are."""
         res = copy(self)
         res.vocab = vocab

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from ..keywords import check_arguments
 from ..notices import warn_user
 from .interactions import Interactions
 
@@ -65,6 +66,7 @@ class TimeSplitter:
     `ValueError` for what leaves nothing to train on or to hold out, and where the interactions have no times.
     """
 
+    @check_arguments
     def __init__(
         self,
         valid_pct: float | str | date = 0.2,  # share of rows in valid, or the date (as text or datetime) it begins at
@@ -179,6 +181,7 @@ class LeaveLastSplitter:
     interactions have no times.
     """
 
+    @check_arguments
     def __init__(
         self,
         n: int = 1,  # rows per user in valid
@@ -241,6 +244,7 @@ class KFoldSplitter:
     Called itself it gives the first fold; iterating gives a splitter per fold, as `cross_validate` does.
     """
 
+    @check_arguments
     def __init__(
         self,
         n_folds: int = 5,  # parts
@@ -449,7 +453,9 @@ def folds_of(
 # --- a split in words
 
 
-def describe_splitter(splitter: Callable | str | Iterable) -> str:
+def describe_splitter(
+    splitter: Callable | str | Iterable,  # a splitter, the name of a column, or index arrays
+) -> str:
     """What a splitter is, with its settings, in words.
 
     `LeaveLastSplitter(n=1, n_test=0, seed=0)`, `RandomSplitter(valid_pct=0.1, seed=42)`, a column, or index arrays.
@@ -468,7 +474,10 @@ def describe_splitter(splitter: Callable | str | Iterable) -> str:
     return f'{name}({", ".join(f"{k}={v!r}" for k, v in plain.items())})'
 
 
-def split_summary(inter: Interactions, split: Split) -> str:
+def split_summary(
+    inter: Interactions,  # the rows
+    split: Split,  # which of them are in train, valid and test
+) -> str:
     """What is in each part, in lines of words: rows, users, items, density, and who is cold (has no training row).
 
     And how many training rows users and items have.

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from .. import palette
-from ..data.columns import first_few
+from ..data.columns import first_few, is_table
+from ..keywords import check_arguments, require_known
 from ..notices import warn_user
 from ..scorers.baselines import HasCatalog
 from ..scorers.scorer import Scorer
@@ -28,11 +29,12 @@ LOST = palette.ORANGE
 MEAN = palette.RED
 
 
+@check_arguments
 def compare_models(
     scorers: Any,  # fitted scorers: name -> scorer, or a list of them, which are named by what they are
     dls: HasCatalog | None = None,  # loaders whose held-out rows are used; by default those of the first scorer
     metrics: Any = None,  # functions, objects or names, as in `evaluate`; by default by what the loaders are made for
-    k: int | Sequence[int] | None = None,
+    k: int | Sequence[int] | None = None,  # cut-offs for all ranking metrics, in place of their own, e.g. `[5, 10]`
     split: str = 'valid',  # as in `evaluate`
     n_boot: int = 1000,  # bootstrap samples of users for the intervals
     level: float = 0.95,  # of the intervals
@@ -57,6 +59,7 @@ def compare_models(
     The values per user are in `.attrs['per_user']`: a table (user x (model, metric)); `plot_gains` draws how they
     differ. `.attrs['one_class']` counts the users left out of label metrics.
     """
+    require_known(kwargs, evaluate_users, 'compare_models')
     models = _by_name(scorers)
     if against is not None and against not in models:
         raise ValueError(f'against={against!r}: choose one of {first_few(models, 20)}')
@@ -94,6 +97,11 @@ def _by_name(scorers: Any) -> dict[str, Scorer]:
     """name -> scorer; `ValueError` where there are none, `TypeError` for what is not a scorer."""
     if isinstance(scorers, dict):
         models = scorers
+    elif isinstance(scorers, str) or not isinstance(scorers, (Scorer, Iterable)) or is_table(scorers):
+        raise TypeError(
+            f'compare_models takes fitted scorers by name, got {type(scorers).__name__}: '
+            "compare_models({'bias': BiasOnly().fit(dls), 'factors': learn})"
+        )
     else:
         several = [scorers] if isinstance(scorers, Scorer) or not isinstance(scorers, Iterable) else list(scorers)
         models = dict(zip(_names(several), several))
@@ -387,6 +395,7 @@ def _dots(ax: Any, models: pd.DataFrame, best: str) -> None:
     ax.set_ylim(-0.5, len(models) - 0.3)
 
 
+@check_arguments
 def plot_gains(
     table: pd.DataFrame,  # of `compare_models`
     metric: str | None = None,  # by default the first

@@ -12,9 +12,10 @@ from scipy.sparse import csr_matrix
 
 from ..data.catalog import Catalog, check_leakage, cold_groups
 from ..data.columns import first_few
+from ..keywords import check_arguments, require_known
 from ..scorers.baselines import HasCatalog
 from ..scorers.recommend import require_numbers
-from ..scorers.scorer import Scorer
+from ..scorers.scorer import Scorer, require_scorer
 from .errors import errors_by_quarter, errors_by_standing, errors_of_users, score_held_out
 from .held_out import catalog_of, chosen_users, held_out_rows, index_of_users, quarters, relevant_rows, rows_of
 from .metrics import (
@@ -52,6 +53,7 @@ STANDING = ('all', 'warm', 'features', 'cold')  # rows of the table, in this ord
 # --- means
 
 
+@check_arguments
 def evaluate(
     scorer: Scorer,  # a fitted learner, baseline, or any other `Scorer`
     dls: HasCatalog | None = None,  # `RecDataLoaders` whose held-out rows are scored; by default the scorer's own
@@ -76,6 +78,8 @@ def evaluate(
 
     `ValueError` for a learner that was never trained (`Scorer.is_trained`), as for a baseline that is not fitted.
     """
+    require_scorer(scorer, 'evaluate')
+    require_known(kwargs, evaluate_users, 'evaluate')
     scorer.require_trained()
     catalog = catalog_of(scorer, dls)
     metrics = _metrics_asked_for(metrics, catalog, scorer, k=k, **kwargs)
@@ -213,12 +217,13 @@ def _means_by_quarter(
 # --- values per user
 
 
+@check_arguments
 def evaluate_users(
-    scorer: Scorer,
-    dls: HasCatalog | None = None,
-    metrics: Any = None,
-    k: int | Sequence[int] | None = None,
-    split: str = 'valid',
+    scorer: Scorer,  # a fitted learner, baseline, or any other `Scorer`
+    dls: HasCatalog | None = None,  # loaders whose held-out rows are scored; by default the scorer's own
+    metrics: Any = None,  # functions, objects or names, as in `evaluate`; by default what suits the loaders
+    k: int | Sequence[int] | None = None,  # cut-offs for all ranking metrics, in place of their own, e.g. `[5, 10, 20]`
+    split: str = 'valid',  # 'valid' or 'test' (or 'train' for errors)
     relevant: float | None = None,  # explicit ratings: held-out ratings from it on are relevant
     # rank the held-out items among so many unseen ones drawn at random, in place of the whole catalogue
     n_candidates: int | None = None,
@@ -227,7 +232,7 @@ def evaluate_users(
     # tensor (n_items, d) in code order that says how alike items are, for diversity and serendipity; by default who has
     # them in training
     vectors: torch.Tensor | np.ndarray | None = None,
-    seed: int = 0,
+    seed: int = 0,  # of users that are drawn and of sampled candidates
     budget: int | None = None,  # bytes that how alike items are may take; None: half of the memory that is available
 ) -> pd.DataFrame:
     """Metrics per user, indexed by user id; the first arguments are those of `evaluate`.
@@ -239,6 +244,7 @@ def evaluate_users(
     `.attrs['one_class']` counts the users left out of label metrics, since all their held-out rows are liked, or none.
     `ValueError` for a learner that was never trained.
     """
+    require_scorer(scorer, 'evaluate_users')
     scorer.require_trained()
     of_ranking = dict(relevant=relevant, n_candidates=n_candidates, candidates=candidates, vectors=vectors)
     metrics = _metrics_asked_for(metrics, catalog_of(scorer, dls), scorer, k=k, budget=budget, **of_ranking)
@@ -366,8 +372,13 @@ def _label_users(
 # --- labels of held-out rows
 
 
+@check_arguments
 def label_held_out(
-    scorer: Scorer, dls: HasCatalog | None = None, split: str = 'valid', users: Any = None, seed: int = 0
+    scorer: Scorer,  # a fitted learner, baseline, or any other `Scorer`
+    dls: HasCatalog | None = None,  # loaders whose held-out rows are scored; by default the scorer's own
+    split: str = 'valid',  # 'valid', 'test' or 'train'
+    users: Any = None,  # user ids, or how many to draw at random (by `seed`); by default all with a held-out row
+    seed: int = 0,  # of users that are drawn
 ) -> tuple[np.ndarray, Labelled]:
     """-> codes of users with held-out rows (n,), and the `Labelled` of those rows; arguments as in `evaluate_users`.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..data.catalog import Catalog
+from ..keywords import check_arguments
 from ..scorers.carried import Own, as_ratings, in_order, own_rows
 from ..scorers.recommend import checked_k, mask_seen
 from ..scorers.scorer import Scorer
@@ -17,6 +18,7 @@ __all__ = ['because_fidelity']
 FEWEST = 10  # items that a user has, at least: of three out of four nothing could be told
 
 
+@check_arguments
 def because_fidelity(
     scorer: Scorer,  # a learner or another trained scorer with a `fold_in`
     n_users: int = 100,  # how many are drawn

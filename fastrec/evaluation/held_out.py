@@ -11,7 +11,7 @@ from ..data.catalog import Catalog
 from ..data.columns import first_few
 from ..data.interactions import Interactions
 from ..data.splits import Split
-from ..scorers.baselines import HasCatalog
+from ..scorers.baselines import HasCatalog, require_loaders
 from ..scorers.scorer import Scorer
 
 __all__: list[str] = []
@@ -19,7 +19,10 @@ __all__: list[str] = []
 
 def catalog_of(scorer: Scorer, dls: HasCatalog | None) -> Catalog:
     """The catalog whose held-out rows are looked at."""
-    return scorer.require_fitted() if dls is None else dls.catalog
+    if dls is None:
+        return scorer.require_fitted()
+    require_loaders(dls, 'evaluation')
+    return dls.catalog
 
 
 def rows_of(catalog: Catalog) -> tuple[Interactions, Split]:

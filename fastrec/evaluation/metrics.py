@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..keywords import check_arguments
+
 __all__ = [
     'LabelMetric',
     'Labelled',
@@ -67,12 +69,18 @@ PAIRS_AT_ONCE = 1024  # rows of scores that are compared at a time off the CPU
 # --- errors
 
 
-def rmse(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def rmse(
+    scores: torch.Tensor,  # predictions, float, any shape
+    target: torch.Tensor,  # true values, of the same shape
+) -> torch.Tensor:
     """Root of the mean squared error of `scores` against `target` (same shape), a scalar tensor."""
     return _errors(scores, target).square().mean().sqrt()
 
 
-def mae(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def mae(
+    scores: torch.Tensor,  # predictions, float, any shape
+    target: torch.Tensor,  # true values, of the same shape
+) -> torch.Tensor:
     """Mean absolute error of `scores` against `target` (same shape), a scalar tensor."""
     return _errors(scores, target).abs().mean()
 
@@ -87,7 +95,9 @@ def _errors(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return scores.float() - target.float()
 
 
-def lower_is_better(name: str) -> bool:
+def lower_is_better(
+    name: str,  # of a column of the training table
+) -> bool:
     """Is less more for the metric called `name`, such as 'rmse_cold' or 'mse'?
 
     Errors say so in their names, as in fastai; so does 'gini@10', where less is a fairer share for all items.
@@ -117,7 +127,10 @@ class Ranks(NamedTuple):
         """1 for a user's best ranked item, 2 for the next, ...: (n,)."""
         return (1 + _places(self.users, len(self.n_candidates))).to(self.ranks.dtype)
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
+    def sum(
+        self,
+        values: torch.Tensor,  # float (n,), one of each held-out item
+    ) -> torch.Tensor:
         """Sums of `values` (n,) per user: (n_users,)."""
         sums = torch.zeros(len(self.n_candidates), dtype=self.ranks.dtype, device=self.ranks.device)
         return sums.index_add_(0, self.users, values.to(self.ranks.dtype))
@@ -257,7 +270,10 @@ class RankingMetric:
         """How it is called in tables: label and cut-off."""
         return self.label if self.k is None else f'{self.label}@{self.k}'
 
-    def at(self, k: int) -> RankingMetric:
+    def at(
+        self,
+        k: int,  # cut-off: the first `k` of the list count
+    ) -> RankingMetric:
         """The same metric at another cut-off."""
         return RankingMetric(self.func, self.label, None if self.k is None else k)
 
@@ -283,7 +299,10 @@ def _hr(ranks: Ranks, k: int) -> torch.Tensor:
     return (_n_hits(ranks, k) > 0).to(ranks.ranks.dtype)
 
 
-def hr(k: int = 10) -> RankingMetric:
+@check_arguments
+def hr(
+    k: int = 10,  # cut-off: the first `k` of the list count
+) -> RankingMetric:
     """Hit rate: is any held-out item among the first `k`? (Deshpande and Karypis 2004)."""
     return RankingMetric(_hr, 'hr', k)
 
@@ -292,7 +311,10 @@ def _recall(ranks: Ranks, k: int) -> torch.Tensor:
     return _n_hits(ranks, k) / ranks.n_relevant
 
 
-def recall(k: int = 10) -> RankingMetric:
+@check_arguments
+def recall(
+    k: int = 10,  # cut-off: the first `k` of the list count
+) -> RankingMetric:
     """Share of the held-out items that are among the first `k`: |{r_j <= k}| / |R|."""
     return RankingMetric(_recall, 'recall', k)
 
@@ -301,7 +323,10 @@ def _precision(ranks: Ranks, k: int) -> torch.Tensor:
     return _n_hits(ranks, k) / k
 
 
-def precision(k: int = 10) -> RankingMetric:
+@check_arguments
+def precision(
+    k: int = 10,  # cut-off: the first `k` of the list count
+) -> RankingMetric:
     """Share of the first `k` that are held-out items: |{r_j <= k}| / k."""
     return RankingMetric(_precision, 'precision', k)
 
@@ -317,7 +342,10 @@ def _ndcg(ranks: Ranks, k: float) -> torch.Tensor:
     return gained / at_best
 
 
-def ndcg(k: int = 10) -> RankingMetric:
+@check_arguments
+def ndcg(
+    k: int = 10,  # cut-off: the first `k` of the list count
+) -> RankingMetric:
     """Normalized discounted cumulative gain of the first `k`, binary relevance.
 
     Sum over r_j <= k of 1 / log2(r_j + 1), over that sum for the best ranks, 1 .. min(k, |R|) (Järvelin and Kekäläinen
@@ -331,7 +359,10 @@ def _ap(ranks: Ranks, k: int) -> torch.Tensor:
     return ranks.sum(precisions) / ranks.n_relevant.clamp(max=k)
 
 
-def ap(k: int = 10) -> RankingMetric:
+@check_arguments
+def ap(
+    k: int = 10,  # cut-off: the first `k` of the list count
+) -> RankingMetric:
     """Average precision of the first `k`; its mean over users is shown as map@k.
 
     Sum over r_j <= k of j / r_j, the precision at the rank of each hit, over min(k, |R|).
@@ -344,7 +375,10 @@ def _mrr(ranks: Ranks, k: int) -> torch.Tensor:
     return ranks.sum(torch.where(is_first_hit, 1 / ranks.ranks, 0.0))
 
 
-def mrr(k: int = 10) -> RankingMetric:
+@check_arguments
+def mrr(
+    k: int = 10,  # cut-off: the first `k` of the list count
+) -> RankingMetric:
     """Reciprocal rank of the first held-out item, 1 / r_1, 0 beyond `k` (Voorhees 1999)."""
     return RankingMetric(_mrr, 'mrr', k)
 
@@ -380,7 +414,10 @@ class TopK(NamedTuple):
     near: torch.Tensor  # float (n_users, k): mean cosine of an item with what the user has
     n_train_users: int  # users with training rows
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
+    def mean(
+        self,
+        values: torch.Tensor,  # float (n_users, k), one of each recommended item
+    ) -> torch.Tensor:
         """Mean of `values` (n_users, k) over each list."""
         is_there = self.items >= 0
         return torch.where(is_there, values, 0.0).sum(1) / is_there.sum(1)
@@ -404,7 +441,10 @@ class ListMetric(RankingMetric):
         super().__init__(func, label, k)
         self.overall = overall
 
-    def at(self, k: int) -> ListMetric:
+    def at(
+        self,
+        k: int,  # cut-off: the first `k` of the list count
+    ) -> ListMetric:
         """The same metric at another cut-off."""
         return ListMetric(self.func, self.label, k, self.overall)
 
@@ -417,7 +457,10 @@ def _coverage(top: TopK) -> torch.Tensor:
     return torch.tensor(n_recommended / len(top.counts), dtype=torch.float64)
 
 
-def coverage(k: int = 10) -> ListMetric:
+@check_arguments
+def coverage(
+    k: int = 10,  # length of the lists
+) -> ListMetric:
     """Share of the catalogue that is in anybody's first `k` (Ge et al. 2010)."""
     return ListMetric(_coverage, 'coverage', k, overall=True)
 
@@ -430,7 +473,10 @@ def _gini(top: TopK) -> torch.Tensor:
     return ((2 * i - n - 1) * times).sum() / (n * times.sum())
 
 
-def gini(k: int = 10) -> ListMetric:
+@check_arguments
+def gini(
+    k: int = 10,  # length of the lists
+) -> ListMetric:
     """Gini index of how often items are recommended: 0 if all alike, near 1 if few items fill all lists.
 
     Sum over items i = 1 .. n, by how often (x_i) they are recommended, of (2i - n - 1) x_i, over n times the sum of x_i
@@ -444,7 +490,10 @@ def _novelty(top: TopK) -> torch.Tensor:
     return top.mean(-torch.log2(share_who_have_it))
 
 
-def novelty(k: int = 10) -> ListMetric:
+@check_arguments
+def novelty(
+    k: int = 10,  # length of the lists
+) -> ListMetric:
     """Mean self-information of the list in bits: 0 for what everybody has.
 
     Mean of -log2(share of users who have the item) (Zhou et al. 2010).
@@ -457,7 +506,10 @@ def _popularity_lift(top: TopK) -> torch.Tensor:
     return torch.where(top.seen > 0, lift, torch.nan)
 
 
-def popularity_lift(k: int = 10) -> ListMetric:
+@check_arguments
+def popularity_lift(
+    k: int = 10,  # length of the lists
+) -> ListMetric:
     """Mean training rows of the recommended items over that of the user's own items.
 
     Above 1 the model pushes to what is popular (Abdollahpouri et al. 2019). nan for users without training rows.
@@ -472,7 +524,10 @@ def _diversity(top: TopK) -> torch.Tensor:
     return 1 - (top.cosines * pairs).sum((1, 2)) / pairs.sum((1, 2))
 
 
-def diversity(k: int = 10) -> ListMetric:
+@check_arguments
+def diversity(
+    k: int = 10,  # length of the lists
+) -> ListMetric:
     """1 - mean cosine over pairs of the list (Ziegler et al. 2005), of who has the items or of the vectors given.
 
     nan for a list of one.
@@ -484,7 +539,10 @@ def _serendipity(top: TopK) -> torch.Tensor:
     return top.mean(torch.where(top.relevant, 1 - top.near, 0.0))
 
 
-def serendipity(k: int = 10) -> ListMetric:
+@check_arguments
+def serendipity(
+    k: int = 10,  # length of the lists
+) -> ListMetric:
     """Mean over the list of: held out, times 1 - mean cosine with what the user has: relevant and unexpected.
 
     After Zhang et al. 2012.
@@ -509,7 +567,10 @@ class Labelled(NamedTuple):
         """All rows as if they were one user's."""
         return self._replace(users=torch.zeros_like(self.users), n_users=1)
 
-    def count(self, mask: torch.Tensor) -> torch.Tensor:
+    def count(
+        self,
+        mask: torch.Tensor,  # bool (n,), a value per row
+    ) -> torch.Tensor:
         """Rows per user where `mask` (n,): float64 (n_users,)."""
         return torch.bincount(self.users, mask.double(), self.n_users)
 
@@ -543,7 +604,7 @@ class LabelMetric:
 
     def __init__(
         self,
-        func: Callable[[Labelled], torch.Tensor],
+        func: Callable[[Labelled], torch.Tensor],  # gives a value per user, or (`pooled`) one of all rows
         label: str,  # name in tables
         pooled: bool = False,  # over all rows together, in place of each user's
     ) -> None:
@@ -580,7 +641,10 @@ def _roc_auc(rows: Labelled) -> torch.Tensor:
     return _auc(rows.ranks())
 
 
-def roc_auc_score(pooled: bool = False) -> LabelMetric:
+@check_arguments
+def roc_auc_score(
+    pooled: bool = False,  # of all rows together, in place of the mean over users
+) -> LabelMetric:
     """Area under the ROC curve of the held-out rows of one user (or of all, `pooled`).
 
     Share of pairs of a liked and another one that are in order, a tie counting half; computed as in `auc`.
@@ -592,7 +656,10 @@ def _ndcg_of_all(rows: Labelled) -> torch.Tensor:
     return _ndcg(rows.ranks(), torch.inf)
 
 
-def ndcg_score(pooled: bool = False) -> LabelMetric:
+@check_arguments
+def ndcg_score(
+    pooled: bool = False,  # of all rows together, in place of the mean over users
+) -> LabelMetric:
     """Normalized discounted cumulative gain of all held-out rows of one user, in the order of the scores.
 
     The gain is 1 for what is liked, a tie is at its expected rank; computed as in `ndcg`.
@@ -624,7 +691,10 @@ def _f1(rows: Labelled) -> torch.Tensor:
     return 2 * n_both / (n_said + n_liked).clamp(min=1)
 
 
-def f1_score(pooled: bool = False) -> LabelMetric:
+@check_arguments
+def f1_score(
+    pooled: bool = False,  # of all rows together, in place of the mean over users
+) -> LabelMetric:
     """Harmonic mean of precision and recall of 'liked', 0 where both are: 2 both / (said + liked)."""
     return LabelMetric(_f1, 'f1', pooled)
 
@@ -634,7 +704,10 @@ def _precision_of_liked(rows: Labelled) -> torch.Tensor:
     return n_both / n_said.clamp(min=1)
 
 
-def precision_score(pooled: bool = False) -> LabelMetric:
+@check_arguments
+def precision_score(
+    pooled: bool = False,  # of all rows together, in place of the mean over users
+) -> LabelMetric:
     """Share of the held-out rows said to be liked that are; 0 where none is said to be: both / said."""
     return LabelMetric(_precision_of_liked, 'precision', pooled)
 
@@ -644,7 +717,10 @@ def _recall_of_liked(rows: Labelled) -> torch.Tensor:
     return n_both / n_liked.clamp(min=1)
 
 
-def recall_score(pooled: bool = False) -> LabelMetric:
+@check_arguments
+def recall_score(
+    pooled: bool = False,  # of all rows together, in place of the mean over users
+) -> LabelMetric:
     """Share of the liked held-out rows that are said to be: both / liked."""
     return LabelMetric(_recall_of_liked, 'recall', pooled)
 
@@ -656,6 +732,9 @@ def _accuracy(rows: Labelled) -> torch.Tensor:
     return (n_both + n_neither) / n_rows
 
 
-def accuracy_score(pooled: bool = False) -> LabelMetric:
+@check_arguments
+def accuracy_score(
+    pooled: bool = False,  # of all rows together, in place of the mean over users
+) -> LabelMetric:
     """Share of the held-out rows of which it is rightly said whether they are liked: (both + neither) / rows."""
     return LabelMetric(_accuracy, 'accuracy', pooled)

@@ -39,10 +39,10 @@ class Hybrid(DotModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         pathways: dict[str, dict[str, Block]],  # name -> {block name: `Block`}, rows in the order of codes
-        n_factors: int = 64,
+        n_factors: int = 64,  # length of the vectors
         hidden: int = 0,  # width of a hidden layer in each pathway of features; 0: linear
         dropout: float = 0.2,  # of the pathways of features
         id_dropout: float = 0.2,  # share of items whose id is hidden at each step of training
@@ -101,7 +101,10 @@ class Hybrid(DotModel):
 
     # --- items
 
-    def present(self, codes: torch.Tensor) -> torch.Tensor:
+    def present(
+        self,
+        codes: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> torch.Tensor:
         """Which of the M pathways items have: (n,) -> bool (n, M). In training some are hidden at random."""
         known = self.item_factors.known[codes]
         content = torch.stack([encoder.first.present[codes].any(1) for encoder in self.encoders], 1)
@@ -113,12 +116,18 @@ class Hybrid(DotModel):
         nothing_else = ~content.any(1)
         return torch.cat([(known | nothing_else)[:, None], content], 1)
 
-    def penalise(self, items: torch.Tensor) -> None:
+    def penalise(
+        self,
+        items: torch.Tensor,  # codes of the items of a batch, int64, any shape
+    ) -> None:
         """The L2 of the items' embeddings per observed row; they are looked up once for each item of a batch."""
         if self.training and self.item_factors.l2:
             self.item_factors(items)
 
-    def pathways(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def pathways(
+        self,
+        codes: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Vectors of the items' pathways, which of them count, and b_i.
 
         (n,) -> (n, M, n_factors + 1), bool (n, M), (n, 1).
@@ -129,14 +138,21 @@ class Hybrid(DotModel):
         bias = self.item_biases(codes, l2=False) * present[:, :1]
         return z, present, bias
 
-    def fuse(self, z: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    def fuse(
+        self,
+        z: torch.Tensor,  # vectors of the pathways, each with a bias, float (n, M, n_factors + 1)
+        present: torch.Tensor,  # which pathways an item has, bool (n, M)
+    ) -> torch.Tensor:
         """(q, c) of the pathways, where they depend on the item alone.
 
         (n, M, n_factors + 1), bool (n, M) -> (n, n_factors + 1).
         """
         raise NotImplementedError(f'{self._name} has no fuse(z, present)')
 
-    def item_rows(self, codes: torch.Tensor) -> torch.Tensor:
+    def item_rows(
+        self,
+        codes: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> torch.Tensor:
         """(q_i, c_i + b_i) where they depend on the item alone: (n,) -> (n, n_factors + 1)."""
         z, present, bias = self.pathways(codes)
         q = self.fuse(z, present)
@@ -169,7 +185,11 @@ class Hybrid(DotModel):
     # --- what it has learned
 
     @torch.no_grad()
-    def fused(self, user: int | None = None, codes: torch.Tensor | None = None) -> torch.Tensor:
+    def fused(
+        self,
+        user: int | None = None,  # code of the user; None: the average one
+        codes: torch.Tensor | None = None,  # codes of items, int64 (n,); None: all
+    ) -> torch.Tensor:
         """What a user (None: the average one) sees of items (None: all): (q, c + b_i), (n,) -> (n, n_factors + 1)."""
         return self.item_rows(self._all_items() if codes is None else codes)
 
@@ -225,7 +245,7 @@ class ConcatHybrid(Hybrid):
 
     def __init__(
         self,
-        *args: Any,
+        *args: Any,  # of `Hybrid`: n_users, n_items, pathways
         width: int = 128,  # of the hidden layer
         **kwargs: Any,  # of `Hybrid`
     ) -> None:
@@ -272,7 +292,7 @@ class GatedHybrid(Hybrid):
 
     def __init__(
         self,
-        *args: Any,
+        *args: Any,  # of `Hybrid`: n_users, n_items, pathways
         gate_width: int = 8,  # length of W p_u
         held: float = 0.1,  # share of the pairs that trains the gate
         shrinkage: float = 8.0,  # ratings at which the id starts with about as much weight as all features
@@ -310,7 +330,7 @@ class GatedHybrid(Hybrid):
         return res
 
     def set_user_counts(self, counts: torch.Tensor) -> None:
-        """See `RecModel`."""
+        """Counts of training rows, as in `RecModel`."""
         if self.user_trust is not None:
             self.user_log_counts = counts.to(self.user_log_mean).log1p()
 
@@ -447,7 +467,11 @@ class GatedHybrid(Hybrid):
         return torch.cat([q[:, :-1], q[:, -1:] + bias[:, None]], 1)
 
     @torch.no_grad()
-    def gate_weights(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def gate_weights(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        items: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> torch.Tensor:
         """Weights g_m of the pathways of `items` for `users`: (B,), (n,) -> (B, n, M)."""
         rows = self.item_rows(items)
         of_users = [
@@ -457,7 +481,11 @@ class GatedHybrid(Hybrid):
         return torch.stack(of_users)
 
     @torch.no_grad()
-    def contributions(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def contributions(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        items: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> torch.Tensor:
         """What the pathways of `items` bring to the scores of `users`, before the sigmoid: g_m (p_u . z_im + c_im).
 
         (B,), (n,) -> (B, n, M).

@@ -18,6 +18,7 @@ import torch
 
 from fastrec import __version__
 
+from ..keywords import check_arguments
 from ..notices import warn_user
 from .folder import FORMAT, SUFFIXES, aside, checked_path, read_manifest, switch
 from .model_scorer import ModelScorer
@@ -29,6 +30,7 @@ __all__ = ['load_recommender', 'save_recommender']
 TRIES = 3  # to find a file that a manifest names, before it is missing
 
 
+@check_arguments
 def save_recommender(
     scorer: Scorer,  # a learner, a baseline, a `Blend`: any fitted `Scorer`
     folder: str | Path,  # where to; made if it is not there, an older recommender in it is replaced
@@ -70,6 +72,7 @@ def save_recommender(
     return folder
 
 
+@check_arguments
 def load_recommender(
     folder: str | Path,  # written by `save_recommender`
     classes: Sequence[type] = (),  # models or scorers of your own, if one of them was saved

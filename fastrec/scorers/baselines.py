@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ..data.catalog import Catalog
 from ..data.interactions import Interactions
+from ..keywords import check_arguments
 from ..notices import warn_user
 from .carried import Carried, Explainer, Own, SameForAll
 from .scorer import Scorer
@@ -36,7 +37,10 @@ class Baseline(Scorer):
     A subclass writes `fit`, `score`, `score_items`, and `config` if its constructor takes arguments.
     """
 
-    def fit(self, dls: HasCatalog) -> Baseline:
+    def fit(
+        self,
+        dls: HasCatalog,  # `RecDataLoaders`, whose training rows it learns from
+    ) -> Baseline:
         """Learn from the training rows of loaders and keep their `catalog`; returns self.
 
         `ValueError` where the loaders lack what it learns from.
@@ -65,13 +69,16 @@ class BiasOnly(Baseline):
     scale = 'rating'
     n_iter: int = 1  # of those saved by earlier versions
 
+    @check_arguments
     def __init__(
         self,
         damping: tuple[float, float] = (5.0, 10.0),  # rows of (users, items) that count for: all are average
         n_iter: int = 1,  # passes over items and users
     ) -> None:
-        if not all(0 <= rows < np.inf for rows in damping):
-            raise ValueError(f'damping={damping}: numbers of rows, 0 for no shrinkage')
+        if not isinstance(damping, (tuple, list)) or len(damping) != 2:
+            raise TypeError(f'damping={damping!r}: two numbers, rows of (users, items), e.g. damping=(5.0, 10.0)')
+        for rows in damping:
+            number_from(rows, 0, 'damping', 'a number of rows of users or of items, 0 for no shrinkage')
         self.damping = damping
         self.n_iter = whole_number(n_iter, 'n_iter', 'passes over items and users')
 
@@ -81,13 +88,17 @@ class BiasOnly(Baseline):
 
     def fit(self, dls: HasCatalog) -> BiasOnly:
         """Learn from the training rows of `dls`; returns self. `ValueError` if they have no ratings."""
+        require_loaders(dls, f'{type(self).__name__}.fit')
         users, items, ratings, weights = training_ratings(dls.catalog, type(self).__name__)
         self.catalog = dls.catalog
         self.mean = np.average(ratings, weights=weights)
         self.item_biases, self.user_biases = self._biases(users, items, ratings - self.mean, weights)
         return self
 
-    def for_users_of(self, catalog: Catalog) -> BiasOnly:
+    def for_users_of(
+        self,
+        catalog: Catalog,  # of the new users: their vocab, counts and history
+    ) -> BiasOnly:
         """One for the users of `catalog`, which has the same items: their biases come from their rows there."""
         users, items, ratings, weights = training_ratings(catalog, type(self).__name__)
         res = copy(self)
@@ -183,6 +194,7 @@ class Popularity(Baseline):
 
     def fit(self, dls: HasCatalog) -> Popularity:
         """Count the training rows of `dls`; returns self."""
+        require_loaders(dls, 'Popularity.fit')
         self.catalog = dls.catalog
         inter, rows = training_rows(dls.catalog)
         if inter.weights is None:
@@ -203,6 +215,20 @@ class Popularity(Baseline):
     def score_items(self, users: torch.Tensor) -> torch.Tensor:
         """Scores of all items: codes (B,) -> (B, n_items)."""
         return self.scores.repeat(len(users), 1)
+
+
+def require_loaders(
+    dls: Any,
+    who: str,  # what reads them, as it is called
+) -> None:
+    """`TypeError` unless `dls` have a catalog, as loaders and fitted scorers do."""
+    if isinstance(dls, HasCatalog) and isinstance(dls.catalog, Catalog):
+        return
+    given = f'the class {dls.__name__}' if isinstance(dls, type) else type(dls).__name__
+    raise TypeError(
+        f'{who} takes RecDataLoaders, got {given}. Make them from the table of ratings: '
+        '`dls = RecDataLoaders.from_df(ratings)`'
+    )
 
 
 def whole_number(

@@ -13,6 +13,7 @@ import torch
 
 from ..data.columns import as_frame, column_of, first_few, is_table
 from ..data.interactions import Interactions
+from ..keywords import check_arguments
 from .carried import Explainer, PartsTogether
 from .linear import ItemWeights
 from .recommend import require_numbers
@@ -59,6 +60,7 @@ class Blend(Scorer):
 
     scale = 'rank'
 
+    @check_arguments
     def __init__(
         self,
         scorers: Iterable[Scorer] | Mapping[Any, Scorer],  # fitted scorers, or a dict of them by name
@@ -80,7 +82,7 @@ class Blend(Scorer):
         self._remember_parts()
 
     def config(self) -> dict[str, Any]:
-        """Its weights."""
+        """Arguments of the constructor: the weights."""
         return dict(weights=self.weights)
 
     def parts(self) -> list[Scorer]:
@@ -136,6 +138,7 @@ class Ensemble(Scorer):
     them, one after the other, each with a seed of its own; torch's global generator stays as it is.
     """
 
+    @check_arguments
     def __init__(
         self,
         members: Iterable[Scorer] | Mapping[Any, Scorer],  # scorers of the same users and items
@@ -165,7 +168,7 @@ class Ensemble(Scorer):
         return f'Ensemble({len(self)} x {first_few(kinds)}, {self.scale}, {self.catalog})'
 
     def config(self) -> dict[str, Any]:
-        """Its seed."""
+        """Arguments of the constructor: the seed."""
         return dict(seed=self.seed)
 
     # --- training
@@ -184,19 +187,39 @@ class Ensemble(Scorer):
                 torch.manual_seed(self.seed + i)
                 train(member)
 
-    def fit(self, n_epoch: int, lr: Any = None, **kwargs) -> None:
+    def fit(
+        self,
+        n_epoch: int,  # epochs of each member
+        lr: Any = None,  # rate, as in `RecLearner.fit`
+        **kwargs,  # arguments of `RecLearner.fit`
+    ) -> None:
         """Each member's `fit`; arguments as there. `TypeError`, here and below, where members are not learners."""
         self._train_each('fit', n_epoch, lr, **kwargs)
 
-    def fit_one_cycle(self, n_epoch: int, lr_max: Any = None, **kwargs) -> None:
+    def fit_one_cycle(
+        self,
+        n_epoch: int,  # epochs of each member
+        lr_max: Any = None,  # highest rate; None: the recipe's
+        **kwargs,  # arguments of `RecLearner.fit_one_cycle`
+    ) -> None:
         """Each member's `fit_one_cycle`; arguments as there."""
         self._train_each('fit_one_cycle', n_epoch, lr_max, **kwargs)
 
-    def fit_flat_cos(self, n_epoch: int, lr: Any = None, **kwargs) -> None:
+    def fit_flat_cos(
+        self,
+        n_epoch: int,  # epochs of each member
+        lr: Any = None,  # rate of the flat part
+        **kwargs,  # arguments of `RecLearner.fit_flat_cos`
+    ) -> None:
         """Each member's `fit_flat_cos`; arguments as there."""
         self._train_each('fit_flat_cos', n_epoch, lr, **kwargs)
 
-    def fine_tune(self, epochs: int, base_lr: Any = 2e-3, **kwargs) -> None:
+    def fine_tune(
+        self,
+        epochs: int,  # of all rows, after those of new ones
+        base_lr: Any = 2e-3,  # rate of the new rows; all rows get half of it
+        **kwargs,  # arguments of `RecLearner.fine_tune`
+    ) -> None:
         """Each member's `fine_tune`; arguments as there."""
         self._train_each('fine_tune', epochs, base_lr, **kwargs)
 
@@ -237,7 +260,7 @@ class Ensemble(Scorer):
     # --- scores
 
     def parts(self) -> list[Scorer]:
-        """The members."""
+        """The members, as scorers."""
         return self.members
 
     def explainer(self) -> Explainer:
@@ -256,7 +279,10 @@ class Ensemble(Scorer):
         """What `predict` says of scores: of logits probabilities."""
         return scores.sigmoid() if self.scale == 'logit' else scores
 
-    def in_context(self, values: dict) -> Ensemble:
+    def in_context(
+        self,
+        values: dict,  # column of context -> its level, or the time
+    ) -> Ensemble:
         """The ensemble in one situation: its members' `in_context`. `TypeError` if one of them reads no context."""
         for member in self.members:
             if not member.reads_context:
@@ -308,7 +334,11 @@ class Ensemble(Scorer):
         """Mean scores of pairs of codes: (n,), (n,) -> (n,)."""
         return self.member_scores(users, items).mean(0)
 
-    def spread(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def spread(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (n,)
+        items: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> torch.Tensor:
         """Standard deviation of the members' scores of pairs of codes: (n,), (n,) -> (n,)."""
         return self.member_scores(users, items).std(0, correction=0)
 

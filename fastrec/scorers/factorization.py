@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from ..data.catalog import Catalog
+from ..keywords import check_arguments
 from ..progress import Progress
 from .baselines import (
     Baseline,
     HasCatalog,
     number_from,
     once,
+    require_loaders,
     training_positives,
     training_ratings,
     training_rows,
@@ -51,6 +53,7 @@ class ALS(Baseline):
     user_biases: torch.Tensor  # (n_users,)
     item_biases: torch.Tensor  # (n_items,)
 
+    @check_arguments
     def __init__(
         self,
         n_factors: int = 32,  # length of the vectors
@@ -80,6 +83,7 @@ class ALS(Baseline):
 
     def fit(self, dls: HasCatalog) -> ALS:
         """Learn from the training rows of `dls`; returns self. `ValueError` if they have no ratings."""
+        require_loaders(dls, 'ALS.fit')
         catalog = dls.catalog
         users, items, ratings, weights = training_ratings(catalog, 'ALS')
         self.mean = float(np.average(ratings, weights=weights))
@@ -163,6 +167,7 @@ class IALS(Baseline):
     scale = 'rank'
     ridge: float  # the `l2` that it was fitted with
 
+    @check_arguments
     def __init__(
         self,
         n_factors: int = 64,  # length of the vectors
@@ -195,6 +200,7 @@ class IALS(Baseline):
 
     def fit(self, dls: HasCatalog) -> IALS:
         """Learn from the training positives of `dls`; returns self. `ImportError` without the library."""
+        require_loaders(dls, 'IALS.fit')
         try:
             from implicit.als import AlternatingLeastSquares
         except ImportError as e:

@@ -10,9 +10,20 @@ import torch
 from scipy.linalg import get_lapack_funcs
 from scipy.sparse import csr_matrix, issparse
 
+from ..keywords import check_arguments
 from ..memory import require_memory
 from ..progress import Progress
-from .baselines import COMMON, Baseline, HasCatalog, gram, number_from, once, training_positives, warn_of_weights
+from .baselines import (
+    COMMON,
+    Baseline,
+    HasCatalog,
+    gram,
+    number_from,
+    once,
+    require_loaders,
+    training_positives,
+    warn_of_weights,
+)
 from .carried import Explainer, SumOfHistory
 from .recommend import MEMORY_BUDGET
 
@@ -44,7 +55,11 @@ class ItemWeights(Baseline):
         """Scores of pairs of codes: (n,), (n,) -> (n,)."""
         return score_by_user(self.score_items, self.require_fitted().n_items, users, items)
 
-    def contributions(self, user: int, item: int) -> tuple[np.ndarray, np.ndarray, float]:
+    def contributions(
+        self,
+        user: int,  # code of the user
+        item: int,  # code of the item
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """What each item that a user has adds to the score of a pair of codes: codes and numbers (n,), and the rest.
 
         The numbers and the rest sum to the score.
@@ -119,6 +134,7 @@ class EASE(ItemWeights):
     budget: int | None = None  # of the machine, no setting of what is learned
     not_saved: ClassVar[tuple] = (*ItemWeights.not_saved, 'budget')
 
+    @check_arguments
     def __init__(
         self,
         l2: float = 500.0,  # ridge penalty, in users: what is added to the count of each item
@@ -133,6 +149,7 @@ class EASE(ItemWeights):
 
     def fit(self, dls: HasCatalog) -> EASE:
         """Learn from the training positives of `dls`; returns self. `MemoryError`, at once, beyond the budget."""
+        require_loaders(dls, 'EASE.fit')
         n = dls.catalog.n_items
         dtype: type = np.float64 if n <= DOUBLE_UP_TO else np.float32
         self._require_memory(n, dtype)

@@ -10,6 +10,7 @@ import torch
 from scipy.sparse import csc_matrix, csr_matrix, vstack
 
 from ..data.catalog import Catalog, distinct
+from ..keywords import check_arguments
 from ..memory import require_memory
 from ..progress import Progress
 from .baselines import (
@@ -19,6 +20,7 @@ from .baselines import (
     HasCatalog,
     number_from,
     once,
+    require_loaders,
     row_weights,
     training_positives,
     training_rows,
@@ -55,6 +57,7 @@ class ItemKNN(ItemWeights):
     target: str = 'implicit'
     baseline: BiasOnly | None = None  # of ratings
 
+    @check_arguments
     def __init__(
         self,
         k: int | None = None,  # neighbors: kept per item, of ratings used per prediction; None: 100, of ratings 40
@@ -81,6 +84,7 @@ class ItemKNN(ItemWeights):
         `ValueError` for `target='rating'` without ratings, `MemoryError` where similarities take more than half of what
         there is.
         """
+        require_loaders(dls, 'ItemKNN.fit')
         if self.target == 'rating':
             self.baseline = BiasOnly(self.damping, BIAS_PASSES).fit(dls)
             residuals = Residuals(self.baseline, dls.catalog)
@@ -184,6 +188,7 @@ class UserKNN(Baseline):
     baseline: BiasOnly | None = None  # of ratings
     trained: UserKNN | None = None  # after `fold_in`: the one that it was asked of, whose users are the neighbors
 
+    @check_arguments
     def __init__(
         self,
         k: int | None = None,  # neighbors that are used per user, of ratings per prediction; None: 100, of ratings 40
@@ -204,6 +209,7 @@ class UserKNN(Baseline):
 
     def fit(self, dls: HasCatalog) -> UserKNN:
         """Keep the training rows of `dls`; returns self. `ValueError` for `target='rating'` without ratings."""
+        require_loaders(dls, 'UserKNN.fit')
         catalog = dls.catalog
         inter, _ = training_rows(catalog)
         has_ratings = inter.ratings is not None and inter.weights is None and catalog.thresholds is None

@@ -23,9 +23,10 @@ from ..data.catalog import Catalog, check_source, distinct, require_same_ids
 from ..data.columns import first_few, normal_name, plain_values
 from ..data.features import Features
 from ..data.interactions import Vocab
+from ..keywords import check_arguments
 from ..memory import require_memory
 from ..notices import warn_user
-from .baselines import HasCatalog, training_rows
+from .baselines import HasCatalog, require_loaders, training_rows
 from .carried import Carried, Explainer, Own
 from .linear import ItemWeights
 from .model_scorer import ModelScorer
@@ -151,6 +152,7 @@ class ItemGraph:
 # --- graphs from what there is
 
 
+@check_arguments
 def item_graph(
     # `ItemFeatures`; a scorer with `vectors('item')`; (ids, vectors) or a dict id -> vector; loaders, for what is had
     # together in training rows; or a table of edges: src, dst[, weight]
@@ -641,10 +643,10 @@ class Refined(_Propagated):
         base: Scorer,  # a fitted one
         graph: ItemGraph,  # in the order of its codes
         alpha: float = 0.8,  # this and what follows: as in `correct_and_smooth`
-        beta: float = 0.5,
-        n_steps: int = 1,
-        mode: str = 'anchor',
-        alpha_rows: float = 0.0,
+        beta: float = 0.5,  # share of the neighbors at each smoothing step
+        n_steps: int = 1,  # smoothing steps
+        mode: str = 'anchor',  # 'anchor' or 'residual'
+        alpha_rows: float = 0.0,  # of a user with n training rows alpha is alpha n / (n + alpha_rows)
     ) -> None:
         self.base = base
         self.graph = graph
@@ -730,6 +732,7 @@ class Refined(_Propagated):
         return y if self.scale == 'rating' else y.clamp_(0, 1)
 
 
+@check_arguments
 def correct_and_smooth(
     scorer: Scorer,  # a fitted learner or other `Scorer` of scale 'rating', 'logit' or 'probability'
     graph: ItemGraph,  # e.g. `item_graph(feats)`
@@ -814,6 +817,7 @@ class LabelPropagation(_Propagated):
     is the paper's F_1 / (F_0 + F_1). Deviation: A is row-normalized where the paper has D^-1/2 W D^-1/2.
     """
 
+    @check_arguments
     def __init__(
         self,
         graph: ItemGraph,  # of the items
@@ -839,6 +843,7 @@ class LabelPropagation(_Propagated):
         dls: HasCatalog | Scorer,  # loaders, or a scorer fitted to them
     ) -> LabelPropagation:
         """Take the labels of the training rows; returns self."""
+        require_loaders(dls, 'LabelPropagation.fit')
         self.catalog = dls.catalog
         catalog = self.require_fitted()
         self.graph = _checked(self.graph, catalog)

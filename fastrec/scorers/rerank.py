@@ -24,6 +24,7 @@ from ..data.columns import column_of, first_few, kind_of, plain_values
 from ..data.features import ItemFeatures
 from ..data.files import TableWriter
 from ..data.sampling import NegativeSampler
+from ..keywords import check_arguments
 from ..notices import warn_user
 from .baselines import HasCatalog
 from .because import check_explain, sentences
@@ -216,6 +217,7 @@ def _check_alike(shown: pd.Series, given: pd.Series, side: str) -> None:
 # --- diversity and popularity
 
 
+@check_arguments
 def mmr(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     vectors: Any,  # how alike items are: a learner, `ItemFeatures`, or a table of numbers by item id, e.g. of genres
@@ -277,6 +279,7 @@ def _mmr_order(
     return chosen
 
 
+@check_arguments
 def correct_popularity(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     popularity: Scorer | pd.Series,  # a learner (its training rows), or a Series of counts indexed by item id
@@ -302,6 +305,7 @@ def correct_popularity(
 # --- exploration
 
 
+@check_arguments
 def epsilon_greedy(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     epsilon: float = 0.1,  # chance of each place to show something at random
@@ -418,6 +422,7 @@ def thompson_sampling(
 # --- rules
 
 
+@check_arguments
 def exclude(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     # items that nobody gets, each an id, a title or a part of one; or a table of user and item: who does not get what
@@ -436,6 +441,7 @@ def exclude(
     return table_of(recs, pack(rows, ~in_lists)[:, :k])
 
 
+@check_arguments
 def pin(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     # item or items, for the places from `at` on, each an id, a title or a part of one; or a dict item -> place
@@ -529,6 +535,7 @@ def _check_pinned(recs: pd.DataFrame, ids: pd.Index, titles: Any) -> None:
         )
 
 
+@check_arguments
 def quota(
     recs: pd.DataFrame,  # recommendations: user, item, score, rank
     # a column of `recs`, a Series of categories indexed by item id, or a table of 0 and 1 (item id x category) where an
@@ -660,6 +667,7 @@ class Reranked(Scorer):
 
     scale = 'rank'
 
+    @check_arguments
     def __init__(
         self,
         scorer: Scorer,  # a fitted learner or other `Scorer`

@@ -16,6 +16,7 @@ import torch
 
 from ..data.catalog import Catalog, distinct
 from ..data.interactions import Interactions, Vocab
+from ..keywords import check_arguments
 from ..models.base import as_rec_model
 from ..notices import warn_user
 from .because import because, check_explain, sentences
@@ -53,29 +54,46 @@ class Scorer:
 
     # --- what a subclass gives
 
-    def score(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def score(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (n,)
+        items: torch.Tensor,  # codes of items, int64 (n,)
+    ) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,) -> float tensor (n,)."""
         raise NotImplementedError(f'{type(self).__name__} has no score(users, items)')
 
-    def score_items(self, users: torch.Tensor) -> torch.Tensor:
+    def score_items(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+    ) -> torch.Tensor:
         """Scores of all items for codes of users: (B,) -> float tensor (B, n_items), which the caller may change."""
         raise NotImplementedError(f'{type(self).__name__} has no score_items(users)')
 
     # --- what it may give
 
-    def score_rows(self, interactions: Interactions, rows: np.ndarray) -> torch.Tensor:
+    def score_rows(
+        self,
+        interactions: Interactions,  # users, items, times and context of rows
+        rows: np.ndarray,  # places of the rows in it, int (n,)
+    ) -> torch.Tensor:
         """Scores of rows of `interactions`, int (n,) -> (n,): of their pairs, by scorers that read it in context."""
         users, items = (torch.from_numpy(o[rows].astype(np.int64)) for o in (interactions.users, interactions.items))
         return self.score(users, items)
 
-    def knows(self, side: str = 'item') -> np.ndarray:
+    def knows(
+        self,
+        side: str = 'item',  # 'user' or 'item'
+    ) -> np.ndarray:
         """bool (n,): of which users or items does the scorer know anything? The others are cold.
 
         By default those with training rows; models that read features know more.
         """
         return self.catalog.known(side)
 
-    def has_features(self, side: str = 'item') -> np.ndarray:
+    def has_features(
+        self,
+        side: str = 'item',  # 'user' or 'item'
+    ) -> np.ndarray:
         """bool (n,): of which users or items does it read features, which say what they are without training rows?
 
         By default those of which one of its parts does.
@@ -91,14 +109,20 @@ class Scorer:
         """
         return None
 
-    def vectors(self, side: str = 'item') -> torch.Tensor:
+    def vectors(
+        self,
+        side: str = 'item',  # 'user' or 'item'
+    ) -> torch.Tensor:
         """Vectors (n, d) of 'user' or 'item'; `TypeError` where there are none."""
         raise TypeError(
             f'{type(self).__name__} has no vectors of {side}s, which tell what is near to what: '
             'take a learner, EASE or ItemKNN'
         )
 
-    def biases(self, side: str = 'item') -> torch.Tensor | None:
+    def biases(
+        self,
+        side: str = 'item',  # 'user' or 'item'
+    ) -> torch.Tensor | None:
         """Biases (n,) of 'user' or 'item'; None: there are none."""
         return None
 
@@ -114,7 +138,10 @@ class Scorer:
         """
         return nearest(self, codes, k, side)
 
-    def basket_scores(self, codes: np.ndarray) -> torch.Tensor:
+    def basket_scores(
+        self,
+        codes: np.ndarray,  # codes of the items that somebody has, int (n,)
+    ) -> torch.Tensor:
         """Scores (n_items,) for somebody unknown with the items of codes (n,): what a basket is answered by.
 
         -inf where nothing says anything. By default the mean cosine with the vectors of the basket, see
@@ -122,7 +149,10 @@ class Scorer:
         """
         return basket_cosines(self, codes)
 
-    def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
+    def user_vectors(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+    ) -> torch.Tensor:
         """What vectors of items are multiplied with for codes of users: (B,) -> (B, d)."""
         vectors = self.vectors('user')
         return vectors[users.to(vectors.device)]
@@ -210,6 +240,7 @@ class Scorer:
 
     # --- the verbs
 
+    @check_arguments
     def recommend(
         self,
         users: Any = None,  # one user id or a sequence of them (None with `basket=`; after `fold_in`: all)
@@ -250,6 +281,7 @@ class Scorer:
         res = recommend(self, users, k, exclude_seen, candidates, cold, seen, to, columns)
         return res.assign(because=sentences(self, res)) if explain and isinstance(res, pd.DataFrame) else res
 
+    @check_arguments
     def because(
         self,
         user: Any,  # id; after `fold_in` of a single user it may be left out: `because(item)`
@@ -276,6 +308,7 @@ class Scorer:
         user, item = self._pair(user, item)
         return because(self, user, item, k, history, by)
 
+    @check_arguments
     def recommend_users(
         self,
         items: Any,  # one item (an id, a title, or a part of a title that matches one) or a list of them
@@ -293,6 +326,7 @@ class Scorer:
         self.require_trained()
         return recommend_users(self, items, k, exclude_seen, users, seen)
 
+    @check_arguments
     def predict(
         self,
         user: Any,  # id, or a pair (user, item)
@@ -346,10 +380,14 @@ class Scorer:
             )
         return user[0], user[1]
 
-    def history(self, user: Any) -> pd.DataFrame:
+    def history(
+        self,
+        user: Any,  # id of a user
+    ) -> pd.DataFrame:
         """What a user has in the table, best rated first: user, item, title, rating, time, part of the split."""
         return self.require_fitted().history_of(user)
 
+    @check_arguments
     def similar_items(
         self,
         item: Any,  # an id, a title, or a part of a title that matches one; or a list of those
@@ -365,6 +403,7 @@ class Scorer:
         self.require_trained()
         return similar(self, item, k, 'item', min_rows, columns)
 
+    @check_arguments
     def similar_users(
         self,
         user: Any,  # id, or a list of those
@@ -374,6 +413,7 @@ class Scorer:
         self.require_trained()
         return similar(self, user, k, 'user')
 
+    @check_arguments
     def fold_in(
         self,
         ratings: Any,  # of one user: {item: rating}, Series or list of items; of several: table user, item[, rating]
@@ -394,6 +434,7 @@ class Scorer:
         res.is_folded_in = True
         return res
 
+    @check_arguments
     def index(
         self,
         kind: str | None = None,  # 'ivf', 'hnsw' (faiss, the extra 'ann') or 'exact'; None: 'ivf' from 20,000 items on
@@ -415,3 +456,22 @@ class Scorer:
         if self._item_index is not None and self._item_index.is_stale(self):
             self.index(**self._item_index.options)
         return self._item_index
+
+
+def require_scorer(
+    scorer: Any,
+    who: str,  # what scores with it, as it is called
+) -> None:
+    """`TypeError` unless it is a `Scorer`: for a table, loaders, a builder or a class, with the way out."""
+    if isinstance(scorer, Scorer):
+        return
+    if isinstance(scorer, type) and issubclass(scorer, Scorer):
+        given, way = f'the class {scorer.__name__}', f'{scorer.__name__}().fit(dls) makes one'
+    elif isinstance(scorer, (list, tuple, dict)):
+        given, way = type(scorer).__name__, 'of several there is compare_models'
+    elif callable(scorer) and not isinstance(scorer, torch.nn.Module):
+        name = getattr(scorer, '__name__', 'builder')
+        given, way = f'the function {name}', f'learn = {name}(dls) makes a learner, learn.fit_one_cycle(5) trains it'
+    else:
+        given, way = type(scorer).__name__, 'collab_learner(dls) makes a learner of loaders, EASE().fit(dls) a baseline'
+    raise TypeError(f'{who} takes a trained learner, a fitted baseline or another Scorer, got {given}: {way}')

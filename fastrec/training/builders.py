@@ -13,6 +13,7 @@ from torch import nn
 
 from ..data.features import Features, ItemFeatures, UserFeatures
 from ..data.interactions import check_y_range
+from ..keywords import check_arguments
 from ..models.base import RecModel
 from ..models.content import Content
 from ..models.dot import DotBias
@@ -53,6 +54,7 @@ TAIL = 0.02  # of the range of ratings: a mean as near to an end has a long tail
 NO_DECAY: Mapping[str, float] = dict(rating=0.0, liked=0.0, negatives=0.0, catalogue=0.0)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def rec_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
@@ -77,6 +79,7 @@ def rec_learner(
     return RecLearner(dls, model, loss_func, opt_func, metrics, **kwargs)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def collab_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
@@ -95,11 +98,6 @@ def collab_learner(
     `RecLearner`) is by default 0.08 for ratings, 0.01 for what is liked, 0 for sampled negatives, 0.3 over the whole
     catalogue. Implicit feedback and likes take no `y_range`.
     """
-    if fastais := kwargs.keys() & {'use_nn', 'emb_szs', 'layers', 'config', 'loss'}:
-        raise TypeError(
-            f'collab_learner is the dot-product model and takes no {", ".join(sorted(fastais))}: '
-            "for fastai's `use_nn` there is `mlp_learner(dls, n_factors=, layers=)`"
-        )
     check_loaders(dls)
     sizes = [] if dls.catalog.context_of is None else dls.catalog.context_of.sizes
     if sizes and not any(sizes):
@@ -114,6 +112,7 @@ def collab_learner(
     )
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def svdpp_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
@@ -187,6 +186,7 @@ def svdpp_learner(
     return _with_features(learn, item_features, user_features)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def mlp_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
@@ -213,6 +213,7 @@ def mlp_learner(
     return _build('mlp_learner', dls, make, y_range, loss_func, opt_func, metrics, wd, wds, **kwargs)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def gmf_learner(
     dls: RecDataLoaders,  # loaders of implicit feedback
@@ -231,6 +232,7 @@ def gmf_learner(
     return _build('gmf_learner', dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def neumf_learner(
     dls: RecDataLoaders,  # loaders of implicit feedback
@@ -270,6 +272,7 @@ def neumf_learner(
     return _build('neumf_learner', dls, make, None, loss_func, opt_func, metrics, wd, NO_DECAY, **kwargs)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def two_tower_learner(
     dls: RecDataLoaders,  # loaders of implicit feedback
@@ -309,6 +312,7 @@ def two_tower_learner(
     return _with_features(learn, item_features, user_features)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def content_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
@@ -344,6 +348,7 @@ def content_learner(
     return _with_features(learn, item_features, user_features)
 
 
+@check_arguments
 @delegates(RecLearner.__init__)
 def gated_learner(
     dls: RecDataLoaders,  # loaders of ratings, of likes or of implicit feedback
@@ -394,6 +399,7 @@ def gated_learner(
     return _with_features(learn, item_features)
 
 
+@check_arguments
 def ensemble_learner(
     dls: RecDataLoaders,  # loaders that all members share
     learner: Callable | list[Callable] = svdpp_learner,  # a builder, or a list of builders for members that differ

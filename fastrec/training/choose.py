@@ -17,6 +17,7 @@ from ..evaluation.compare import compare_models, plot_comparison
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import RankingMetric, hr, lower_is_better, mae, ndcg, ndcg_score, rmse, roc_auc_score
 from ..evaluation.named import as_metrics, metric_name
+from ..keywords import check_arguments
 from ..progress import Progress, show_progress
 from ..scorers.blend import Blend, Ensemble
 from ..scorers.scorer import Scorer
@@ -33,6 +34,7 @@ SOME_USERS = 256  # whose lists are timed before those of all are made
 SHARES = (0.5, 0.7, 0.3)  # of the best one in a blend with the best of another kind
 
 
+@check_arguments
 def quick_compare(
     dls: RecDataLoaders,  # what they are made for, ratings, likes or clicks, says which models are tried
     budget: str | float | None = '5min',  # time for all of it: '90s', '5min', '1h', seconds; None: as long as it takes
@@ -102,10 +104,10 @@ class QuickComparison:
 
     def __init__(
         self,
-        table: pd.DataFrame,
+        table: pd.DataFrame,  # a row per model, best first
         comparison: pd.DataFrame,  # of `compare_models` on the valid rows
         scorers: dict[str, Scorer],  # name -> fitted model
-        dls: RecDataLoaders,
+        dls: RecDataLoaders,  # loaders that were compared on
         metrics: list,  # the first one decides
         options: dict[str, Any],  # of `compare_models`
     ) -> None:
@@ -143,7 +145,10 @@ class QuickComparison:
             )
         return compare_models(self.scorers, self.dls, self.metrics, split='test', plot=False, **self.options)
 
-    def plot(self, axes: Any = None) -> Any:
+    def plot(
+        self,
+        axes: Any = None,  # a list of axes to draw on, one per metric; None: a figure of its own
+    ) -> Any:
         """Bars with intervals of all that were fitted, a panel per metric; returns the axes."""
         return plot_comparison(self.comparison, axes)
 

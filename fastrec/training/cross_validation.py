@@ -16,6 +16,7 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.held_out import held_out_rows, relevant_rows
 from ..evaluation.metrics import RankingMetric
 from ..evaluation.named import as_metrics, check_callable
+from ..keywords import check_arguments
 from ..scorers.baselines import Baseline
 from ..scorers.blend import Ensemble
 from ..scorers.scorer import Scorer
@@ -28,6 +29,7 @@ __all__ = ['cross_validate']
 NOT_FIGURES = ['rows', 'users', 'one_class']  # columns of `evaluate` that count
 
 
+@check_arguments
 def cross_validate(
     df: Any,  # the rating table
     # a builder such as `svdpp_learner`, called as `builder(dls, **options)` and fitted; a baseline, `EASE` or

@@ -31,6 +31,7 @@ from ..data.splits import (
     split_summary,
 )
 from ..data.stream import PARTS, ParquetStream, StreamHistory
+from ..keywords import check_arguments
 from ..memory import default_budget, require_memory
 from ..notices import warn_user
 from .batches import (
@@ -85,6 +86,7 @@ class RecDataLoaders(DataLoaders):
     # --- making them
 
     @classmethod
+    @check_arguments
     def from_df(
         cls,
         df: Any,  # one row per interaction: a DataFrame, a table of polars, pyarrow, ..., or a `FileTable`
@@ -185,6 +187,7 @@ class RecDataLoaders(DataLoaders):
         return res
 
     @classmethod
+    @check_arguments
     @delegates(from_df)
     def from_csv(
         cls,
@@ -218,6 +221,7 @@ class RecDataLoaders(DataLoaders):
         return cls.from_df(table, **kwargs)
 
     @classmethod
+    @check_arguments
     @delegates(from_df)
     def from_parquet(
         cls,
@@ -238,21 +242,22 @@ class RecDataLoaders(DataLoaders):
         return cls.from_df(FileTable(file, columns=columns), **kwargs)
 
     @classmethod
+    @check_arguments
     def from_interactions(
         cls,
         interactions: Interactions,  # checked rows; with `weights` (see `Interactions.implicit`): implicit feedback
         splitter: Any,  # a splitter, or two or three index arrays
-        item_df: Any = None,
-        user_df: Any = None,
-        title_name: str | None = None,
-        n_neg: int | None = 4,
-        alpha: float = 0.0,
-        bs: int | None = None,
-        val_bs: int | None = None,
-        shuffle_train: bool = True,
-        unseen: tuple[int, float] | None = None,
-        path: str | Path = '.',
-        device: Any = None,
+        item_df: Any = None,  # what is known of items, a table: a column of ids, and e.g. title, year, genres
+        user_df: Any = None,  # what is known of users
+        title_name: str | None = None,  # column of `item_df` with the titles
+        n_neg: int | None = 4,  # implicit feedback: negatives of each positive; 0: those of the batch; None: all items
+        alpha: float = 0.0,  # implicit feedback: negatives come in proportion to popularity^alpha (0: uniformly)
+        bs: int | None = None,  # batch size; by default a power of two that leaves about 300 steps an epoch
+        val_bs: int | None = None,  # of valid and test, where it changes no figure; by default `bs`, or more
+        shuffle_train: bool = True,  # training rows in a new order each epoch; False: as they stand
+        unseen: tuple[int, float] | None = None,  # ratings: pairs made up to each training row, and their rating
+        path: str | Path = '.',  # where learners save models
+        device: Any = None,  # where batches are made; by default fastai's default device
         liked: bool = False,  # of ratings: the target is whether they reach the user's mean over the training rows
     ) -> RecDataLoaders:
         """`RecDataLoaders` of checked interactions; arguments as in `from_df`."""
@@ -392,7 +397,10 @@ class RecDataLoaders(DataLoaders):
         """Loaders without rows, of a catalog without history: what is exported."""
         return type(self)(*(dl.new(dl.dataset.new_empty()) for dl in self.loaders), path=self.path, device=self.device)
 
-    def with_catalog(self, catalog: Catalog) -> RecDataLoaders:
+    def with_catalog(
+        self,
+        catalog: Catalog,  # with the items there are, in their order, then further ones
+    ) -> RecDataLoaders:
         """The same rows under a catalog that knows further items (see `Catalog.with_items`).
 
         Negatives are drawn from the items of before.
@@ -456,7 +464,10 @@ class RecDataLoaders(DataLoaders):
         inter, _ = _rows_and_split(self.catalog)
         return float(inter.ratings.min()), float(inter.ratings.max())
 
-    def cold_shares(self, scorer: Any) -> dict[str, float]:
+    def cold_shares(
+        self,
+        scorer: Any,  # whose knowledge of users and items counts
+    ) -> dict[str, float]:
         """Group of `standing` -> share of the valid rows."""
         inter, split = _rows_and_split(self.catalog)
         rows = split.valid
@@ -481,13 +492,14 @@ class RecDataLoaders(DataLoaders):
         self,
         b: tuple[torch.Tensor, ...] | None = None,  # a batch; None: one of training
         max_n: int = 9,  # rows of it
-        **kwargs,
+        **kwargs,  # `show=False`: return the rows
     ) -> pd.DataFrame | None:
         """Show rows of a training batch with ids and titles (or return them with `show=False`)."""
         return self.train.show_batch(b, max_n, **kwargs)
 
     # --- pairs to predict
 
+    @check_arguments
     def test_dl(
         self,
         test_items: Any,  # a table with user and item columns, or a list of (user, item) pairs
@@ -844,28 +856,30 @@ class StreamDataLoaders(RecDataLoaders):
     """
 
     @classmethod
+    @check_arguments
     def of_stream(
         cls,
-        file: Any,
+        file: Any,  # of `files`: .parquet or .csv, a list of those, or a folder
         columns: list[str] | None = None,  # (not of a stream, which reads only those it needs)
-        buffer: int = BUFFER_ROWS,
-        valid_pct: float = 0.2,
-        seed: int | None = None,
+        buffer: int = BUFFER_ROWS,  # rows that are shuffled together
+        valid_pct: float = 0.2,  # share of rows in valid, if no splitter is given
+        seed: int | None = None,  # of that random split and of the order of rows
         splitter: str | None = None,  # a column that says which part a row is in
-        item_df: pd.DataFrame | None = None,
-        user_df: pd.DataFrame | None = None,
-        user_name: str | None = None,
-        item_name: str | None = None,
-        rating_name: str | bool | None = None,
+        item_df: pd.DataFrame | None = None,  # what is known of items: a column of ids, and e.g. title, year, genres
+        user_df: pd.DataFrame | None = None,  # what is known of users
+        user_name: str | None = None,  # column of user ids
+        item_name: str | None = None,  # column of item ids
+        rating_name: str | bool | None = None,  # column of ratings; False: none
         time_name: str | bool | None = None,  # (times are not read)
-        title_name: str | None = None,
+        title_name: str | None = None,  # column of `item_df` with the titles
         target: str = 'rating',  # (no other)
+        # value or values in the place of a rating that say that there is none
         missing_rating: float | list[float] | None = None,
-        bs: int | None = None,
-        val_bs: int | None = None,
-        shuffle_train: bool = True,
-        path: str | Path = '.',
-        device: Any = None,
+        bs: int | None = None,  # batch size; by default a power of two that leaves about 300 steps an epoch
+        val_bs: int | None = None,  # of valid; by default `bs`, or more
+        shuffle_train: bool = True,  # training rows in a new order each epoch; False: as they stand in the files
+        path: str | Path = '.',  # where learners save models
+        device: Any = None,  # where batches are made; by default fastai's default device
         **others,  # arguments of `from_df` that are not for a stream
     ) -> StreamDataLoaders:
         """Loaders of files; arguments as in `RecDataLoaders.from_parquet`."""
@@ -911,7 +925,10 @@ class StreamDataLoaders(RecDataLoaders):
         """Lowest and highest rating of the files."""
         return self.stream.low, self.stream.high
 
-    def cold_shares(self, scorer: Any) -> dict[str, float]:
+    def cold_shares(
+        self,
+        scorer: Any,  # whose knowledge of users and items counts
+    ) -> dict[str, float]:
         """Group of `standing` -> share of the valid rows; of those that are not warm at most so many.
 
         Users and items were counted apart, so a row that has neither counts twice.
@@ -958,6 +975,7 @@ class StreamDataLoaders(RecDataLoaders):
                 lines.append(f'{name}: {size:,} rows, {n_users:,} users, {n_items:,} items')
         return '\n'.join(lines)
 
+    @check_arguments
     def of_users(
         self,
         users: Any,  # ids, or how many to draw at random of those with valid rows

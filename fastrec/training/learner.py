@@ -29,6 +29,7 @@ from ..data.interactions import Interactions, Vocab
 from ..evaluation.card import Card, model_card
 from ..evaluation.metrics import LabelMetric, RankingMetric, lower_is_better, mae, rmse
 from ..evaluation.named import as_metrics
+from ..keywords import check_arguments
 from ..models.base import as_rec_model
 from ..models.blocks import FeatureLinear
 from ..models.embedding import EmbeddingTable, set_gradients
@@ -124,15 +125,16 @@ class RecLearner(FastLearner, ModelScorer):
 
     # --- training
 
+    @check_arguments
     @delegates(Learner.fit)
     def fit(
         self,
-        n_epoch: int,
-        lr: float | slice | None = None,
-        wd: float | None = None,
-        cbs: Any = None,
-        reset_opt: bool = False,
-        start_epoch: int = 0,
+        n_epoch: int,  # epochs: passes over the training rows
+        lr: float | slice | None = None,  # rate; None: `learn.lr`
+        wd: float | None = None,  # weight decay; None: `learn.wd`
+        cbs: Any = None,  # callbacks of this fit alone
+        reset_opt: bool = False,  # start with a new optimizer
+        start_epoch: int = 0,  # epochs that are skipped, to go on with a fit that was cut off
     ) -> None:
         """Fit for `n_epoch` epochs; `wd` as in the class's text."""
         if start_epoch != 0:
@@ -158,16 +160,17 @@ class RecLearner(FastLearner, ModelScorer):
                 if not any(isinstance(cb, LRFinder) for cb in self.cbs):
                     self._keep_record(self._fit_record(rate, wd, time.time() - started))
 
+    @check_arguments
     @delegates(Learner.fit_one_cycle)
     def fit_one_cycle(
         self,
-        n_epoch: int,
-        lr_max: float | slice | None = None,
-        div: float = 25.0,
-        div_final: float = 1e5,
-        pct_start: float = 0.25,
-        moms: tuple | None = None,
-        cbs: Any = None,
+        n_epoch: int,  # epochs: passes over the training rows
+        lr_max: float | slice | None = None,  # highest rate of the cycle; None: `learn.lr`, the recipe's
+        div: float = 25.0,  # the cycle starts at lr_max / div
+        div_final: float = 1e5,  # and ends at lr_max / div_final
+        pct_start: float = 0.25,  # share of the steps until the highest rate
+        moms: tuple | None = None,  # momentum at the start, at the highest rate and at the end; None: `learn.moms`
+        cbs: Any = None,  # callbacks of this fit alone
         **kwargs,
     ) -> None:
         """Fit with the 1cycle policy: fastai's, with a schedule that costs no tensors."""
@@ -183,15 +186,16 @@ class RecLearner(FastLearner, ModelScorer):
         }
         self.fit(n_epoch, cbs=Scheduler(schedules) + L(cbs), **kwargs)
 
+    @check_arguments
     @delegates(Learner.fine_tune)
     def fine_tune(
         self,
-        epochs: int,
-        base_lr: float | None = None,
-        freeze_epochs: int | None = None,
-        lr_mult: float = 100,
-        pct_start: float = 0.3,
-        div: float = 5.0,
+        epochs: int,  # of all rows, after those of new ones
+        base_lr: float | None = None,  # rate of the new rows; None: `learn.lr`
+        freeze_epochs: int | None = None,  # epochs of new rows alone; None: 4 after `extend`, else 1
+        lr_mult: float = 100,  # fastai's: how much slower the first group of layers learns, of models with groups
+        pct_start: float = 0.3,  # share of the steps until the highest rate
+        div: float = 5.0,  # the cycle starts at the highest rate / div
         **kwargs,
     ) -> None:
         """After `extend`: train the new rows alone for `freeze_epochs` (by default 4), then all for `epochs`.
@@ -210,14 +214,16 @@ class RecLearner(FastLearner, ModelScorer):
         self.new_rows = None
         self.fit_one_cycle(epochs, base_lr / 2, pct_start=pct_start, div=div, reset_opt=True, **kwargs)
 
+    @check_arguments
     @delegates(Learner.lr_find)
     def lr_find(
         self,
-        start_lr: float = 1e-7,
-        end_lr: float = 10,
-        num_it: int = 100,
-        stop_div: bool = True,
-        show_plot: bool = True,
+        start_lr: float = 1e-7,  # rate of the first step
+        end_lr: float = 10,  # rate of the last step
+        num_it: int = 100,  # steps
+        stop_div: bool = True,  # stop when the loss has become four times its lowest
+        show_plot: bool = True,  # draw the curve with the suggestions
+        # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
         suggest_funcs: Any = SuggestionMethod.Valley,
     ) -> Any:
         """A sweep of the learning rate; returns the suggestions as a named tuple, and changes nothing.
@@ -231,7 +237,10 @@ class RecLearner(FastLearner, ModelScorer):
         usual = recipe_of(self.builder, self.dls).lr
         return find_rate(self, usual, start_lr, end_lr, num_it, stop_div, show_plot, suggest_funcs)
 
-    def freeze_to(self, n: int) -> None:
+    def freeze_to(
+        self,
+        n: int,  # the first group that still learns; negative: counted from the last
+    ) -> None:
         """Freeze up to group `n` of a splitter of your own; without one there are no layers to freeze."""
         if self.has_layer_groups:
             super().freeze_to(n)
@@ -290,7 +299,10 @@ class RecLearner(FastLearner, ModelScorer):
         names = {cb.name for cb in self.cbs}
         return self.decay is not None and not names & {'lr_finder', 'gather_preds'}
 
-    def add_cb(self, cb: Callback | type[Callback]) -> RecLearner:
+    def add_cb(
+        self,
+        cb: Callback | type[Callback],  # an object, or a class that is made without arguments
+    ) -> RecLearner:
         """Add a callback. One that watches a column has to have it, and is told which way is better."""
         super().add_cb(cb)
         cb = self.cbs[-1]
@@ -310,6 +322,7 @@ class RecLearner(FastLearner, ModelScorer):
 
     # --- tables that grow
 
+    @check_arguments
     def extend(
         self,
         new_ratings: pd.DataFrame,  # new rows with the columns of the first table; users and items may be new
@@ -397,6 +410,7 @@ class RecLearner(FastLearner, ModelScorer):
                 f'learner of all rows, y_range=({low - 0.5:g}, {high + 0.5:g})'
             )
 
+    @check_arguments
     def load_vectors(
         self,
         other: Scorer,  # a learner, a loaded recommender, or a baseline that has vectors
@@ -431,6 +445,7 @@ class RecLearner(FastLearner, ModelScorer):
 
     # --- what comes out
 
+    @check_arguments
     def plot_metrics(
         self,
         target: dict[str, float] | None = None,  # column of the training table -> the value that is wanted
@@ -445,6 +460,7 @@ class RecLearner(FastLearner, ModelScorer):
         recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)
         return plot_curves(training_table(recorder), target or {}, metrics, axes)
 
+    @check_arguments
     def card(
         self,
         baselines: dict | None = None,  # fitted baselines by name; None: those that suit the data; {}: none
@@ -463,7 +479,11 @@ class RecLearner(FastLearner, ModelScorer):
         return model_card(self, self.dls, baselines, split, metrics, k, fidelity, **kwargs)
 
     @delegates(Learner.export)
-    def export(self, fname: str = 'export.pkl', **kwargs) -> None:
+    def export(
+        self,
+        fname: str = 'export.pkl',  # of the file, in `learn.path`
+        **kwargs,
+    ) -> None:
         """Write the learner without training rows; a model that reads histories, with the user vectors computed.
 
         The file is a pickle, and `load_learner` runs what code is in it: load only files you trust. What
@@ -479,7 +499,12 @@ class RecLearner(FastLearner, ModelScorer):
         finally:
             self.model, self.opt, self.taken_over = model, opt, taken_over
 
-    def get_preds(self, ds_idx: int = 1, dl: Any = None, **kwargs) -> tuple:
+    def get_preds(
+        self,
+        ds_idx: int = 1,
+        dl: Any = None,
+        **kwargs,  # of fastai's `get_preds`: with_input, with_loss, act, ...
+    ) -> tuple:
         """fastai's `get_preds`: predictions, targets, and what else is asked for.
 
         Scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB; of positives with the batch's

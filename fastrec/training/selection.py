@@ -18,6 +18,7 @@ from fastai.callback.core import Callback, CancelFitException
 
 from ..evaluation.metrics import lower_is_better
 from ..evaluation.named import as_metrics, metric_name
+from ..keywords import check_arguments
 from ..palette import BLUE, GREY, ORANGE
 from .clock import seconds_of
 from .dataloaders import RecDataLoaders
@@ -206,6 +207,7 @@ class Tuning:
             ax.set_xscale('log')
 
 
+@check_arguments
 def tune_learner(
     dls: RecDataLoaders,  # what is chosen is chosen on their valid part, so report figures on other rows
     learner: Callable,  # a builder such as `svdpp_learner`
