@@ -15,6 +15,7 @@ from fastrec.all import (
     RecLearner,
     collab_learner,
     content_learner,
+    evaluate,
     gmf_learner,
     mlp_learner,
     neumf_learner,
@@ -175,3 +176,15 @@ def test_it_works_for_every_goal(goal):
     learn = collab_learner(dls)
     with learn.no_bar():
         assert learn.lr_find(show_plot=False, num_it=30).valley > 0
+
+
+@pytest.mark.slow
+def test_following_the_suggestion_is_good_on_movielens(ml100k):
+    ratings, _ = ml100k
+    for bs, best in ((64, 0.885), (2048, 0.891)):  # of a ladder of rates, see benchmarks/learning_rate.py
+        dls = RecDataLoaders.from_df(ratings, valid_pct=0.1, seed=0, bs=bs)
+        set_seed(0)
+        learn = collab_learner(dls, y_range=(0.5, 5.5))
+        with learn.no_bar(), learn.no_logging():
+            learn.fit_one_cycle(10, learn.lr_find(show_plot=False).valley)
+        assert evaluate(learn).loc['all', 'rmse'] < 1.01 * best
