@@ -98,7 +98,7 @@ def assemble():
         text = re.sub(r'(?m)^(#+ )', r'#\1', text)
         text = re.sub(r'\]\((?!https?:|/)([^)]+\.png)\)', r'](results/\1)', text)
         title = re.search(r'(?m)^## (.+)$', text).group(1)
-        anchor = re.sub(r'[^a-z0-9 -]', '', title.lower()).replace(' ', '-')
+        anchor = re.sub(r'[^a-z0-9_ -]', '', title.lower()).replace(' ', '-')
         titles.append(f'- [{title}](#{anchor}), `{name}.py`')
         parts.append(text)
     head = (

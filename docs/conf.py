@@ -34,6 +34,7 @@ python_maximum_signature_line_length = 88
 
 # --- pages
 
+suppress_warnings = ['myst.header']  # results/*.md of benchmarks begin at different levels
 nb_execution_mode = 'off'  # notebooks are shown as they were run; tests run them
 myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath', 'attrs_inline', 'attrs_block']
 myst_heading_anchors = 4

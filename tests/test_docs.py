@@ -236,6 +236,17 @@ def test_every_picture_has_its_code():
     assert 'collab_learner' in gallery.setup_code()
 
 
+def test_notebooks_open_in_colab():
+    """The badge leads to the notebook in the repository; the first cell installs from there where fastrec is missing."""
+    repo_url = site_module('house').repo_url()
+    for path in site_module('tutorials').NOTEBOOKS:
+        text, install = (''.join(cell['source']) for cell in json.loads(path.read_text())['cells'][:2])
+        repository = repo_url.removeprefix('https://github.com/')
+        assert f'](https://colab.research.google.com/github/{repository}/blob/main/nbs/{path.name})' in text
+        assert "if find_spec('fastrec') is None:" in install
+        assert re.search(rf"%pip install -q 'fastrec-learn(\[\w+\])? @ git\+{repo_url}'", install)
+
+
 def test_notebooks_on_the_site():
     tutorials = site_module('tutorials')
     source = '[![Colab](https://a/b.svg)](https://c) [r](../benchmarks/RESULTS.md)'
