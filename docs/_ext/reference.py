@@ -48,7 +48,7 @@ def _wing(wing: str, what: str) -> str:
     lines += [_path(wing, room) for room in rooms_of(wing)]
     lines += ['```', '']
     for room in rooms_of(wing):
-        lines += [f'## [`{room}`]({_path(wing, room)}.md)', '', first_sentence(module_of(room)), '']
+        lines += [f'## [{room}]({_path(wing, room)}.md)', '', first_sentence(module_of(room)), '']
         lines += [_table(room), '']
     return '\n'.join(lines)
 
@@ -64,7 +64,7 @@ def _table(room: str) -> str:
 
 def _room(room: str) -> str:
     """A directive for each name."""
-    lines = [f'# `{room}`', '', first_sentence(module_of(room)), '', '```{eval-rst}']
+    lines = [f'# {room}', '', first_sentence(module_of(room)), '', '```{eval-rst}']
     for name in names_of(room):
         if inspect.isclass(getattr(module_of(room), name)):
             lines += [f'.. autoclass:: fastrec.{room}.{name}', '   :members:', '   :show-inheritance:', '']

@@ -11,6 +11,7 @@ from reference import write_once
 from sphinx.application import Sphinx
 
 NOTEBOOKS = sorted((ROOT / 'nbs').glob('*.ipynb'))
+INSTALLS = "if find_spec('fastrec') is None:"
 # the badge is a picture from the network: on the site, which asks for nothing there, it is a button
 BADGE = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\((?P<address>[^)]*)\)')
 
@@ -24,8 +25,9 @@ def write(app: Sphinx) -> None:
 
 
 def as_page(notebook: str) -> str:
-    """A notebook whose links lead to places on the site."""
+    """A notebook whose links lead to places on the site, without the cell that installs."""
     content = json.loads(notebook)
+    content['cells'] = [cell for cell in content['cells'] if INSTALLS not in ''.join(cell['source'])]
     for cell in content['cells']:
         if cell['cell_type'] == 'markdown':
             cell['source'] = _on_the_site(''.join(cell['source']))
