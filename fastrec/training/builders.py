@@ -97,6 +97,10 @@ def collab_learner(
     `InBatchSoftmaxLoss` with the negatives of the batch, `SoftmaxLoss()` over the whole catalogue. `wd` (see
     `RecLearner`) is by default 0.08 for ratings, 0.01 for what is liked, 0 for sampled negatives, 0.3 over the whole
     catalogue. Implicit feedback and likes take no `y_range`.
+
+    Fewer factors may be better where the last rows of each user are predicted, of tastes that have moved on: with
+    `TimeSplitter(by='user')` on ML-100K the RMSE is .9488 with 20 factors and .9507 with 50 (64 rows a batch, 10 epochs
+    at 3e-3, one seed).
     """
     check_loaders(dls)
     sizes = [] if dls.catalog.context_of is None else dls.catalog.context_of.sizes
@@ -137,13 +141,15 @@ def svdpp_learner(
 ) -> RecLearner:
     """A learner for `SVDpp`: vectors that add what a user has, and who has an item, in the training rows.
 
-    Of ratings the most accurate model here: `RecDataLoaders.from_df(ratings, bs=2048)` and `fit_one_cycle(15, 5e-3)`.
-    In training a rating is predicted as if it were not in the histories. Loaders with `context=` have levels of it, and
-    with the time among it the user's bias at the time (`TimeDependentBias`), which takes more off the error than
-    anything else where ratings between others are to be filled in. What is saved or exported has vectors worked out
-    once and for all and the levels of context; biases of the time, and new items by their features, only the learner
-    itself has. With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a vector of
-    its own for each user: the strongest ranker here.
+    Of ratings the most accurate model here, with `fit_one_cycle(15)`. Each step works out all sums anew, so batches are
+    better large, as long as there are enough of them: `RecDataLoaders.from_df(ratings, bs=2048)` for 100,000 ratings
+    and more, and for fewer about 40 steps an epoch (of 40 users of MovieLens latest-small RMSE .819, against .837 with
+    `bs=2048`). In training a rating is predicted as if it were not in the histories. Loaders with `context=` have
+    levels of it, and with the time among it the user's bias at the time (`TimeDependentBias`), which takes more off the
+    error than anything else where ratings between others are to be filled in. What is saved or exported has vectors
+    worked out once and for all and the levels of context; biases of the time, and new items by their features, only the
+    learner itself has. With `n_neg=None` (softmax over the whole catalogue) this is a denoising autoencoder with a
+    vector of its own for each user: the strongest ranker here.
 
     How many epochs are right depends on the table. Over the whole catalogue the recipe's 20 are right for some, and 30
     are worse there: watch `metrics=[ndcg(10)]`, and keep the best with `SaveModelCallback(monitor='ndcg@10')`.
