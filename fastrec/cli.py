@@ -33,20 +33,19 @@ class Model(NamedTuple):
     """What `train` can make of a table."""
 
     targets: tuple[str, ...]  # that it goes with
-    epochs: int | None = None  # by default; None: it is fitted in closed form
-    lr: float | None = None  # highest learning rate, by default
+    is_trained: bool  # by epochs; the others are fitted in closed form
 
 
 MODELS = dict(
-    collab=Model(('rating', 'implicit'), epochs=10, lr=3e-3),
-    svdpp=Model(('rating', 'implicit'), epochs=10, lr=3e-3),
-    mlp=Model(('rating',), epochs=5, lr=5e-3),
-    gmf=Model(('implicit',), epochs=10, lr=5e-3),
-    neumf=Model(('implicit',), epochs=5, lr=5e-3),
-    biases=Model(('rating',)),
-    popularity=Model(('implicit',)),
-    itemknn=Model(('implicit',)),
-    ease=Model(('implicit',)),
+    collab=Model(('rating', 'implicit'), is_trained=True),
+    svdpp=Model(('rating', 'implicit'), is_trained=True),
+    mlp=Model(('rating',), is_trained=True),
+    gmf=Model(('implicit',), is_trained=True),
+    neumf=Model(('implicit',), is_trained=True),
+    biases=Model(('rating',), is_trained=False),
+    popularity=Model(('implicit',), is_trained=False),
+    itemknn=Model(('implicit',), is_trained=False),
+    ease=Model(('implicit',), is_trained=False),
 )
 TEXTS = ('.csv', '.tsv', '.txt', '.dat', '.data')  # what files of text end in
 SAMPLED = ('gmf', 'neumf')  # learn from negatives that are drawn; the others from the whole catalogue
@@ -117,8 +116,8 @@ def _add_train(commands: Any) -> None:
         help='default: collab for ratings, svdpp (softmax over the whole catalogue) for implicit',
     )
     p.add_argument('--factors', type=int, help="length of the vectors (default: the model's own)")
-    p.add_argument('--epochs', type=int, help='default: by model')
-    p.add_argument('--lr', type=float, help='highest learning rate of the one-cycle schedule (default: by model)')
+    p.add_argument('--epochs', type=int, help='default: by model and what it learns from')
+    p.add_argument('--lr', type=float, help='highest learning rate of the one-cycle schedule (default: by model, too)')
     p.add_argument('--wd', type=float, help="weight decay (default: the model's own)")
     p.add_argument('--items', metavar='FILE', help='metadata of items: a column of ids, and e.g. title, year, genres')
     p.add_argument(
@@ -294,7 +293,7 @@ def _check_train(args: argparse.Namespace, name: str) -> None:
     model = MODELS[name]
     if args.target not in model.targets:
         raise ValueError(f'--model {name} is for --target {" ".join(model.targets)}')
-    if model.epochs is None:
+    if not model.is_trained:
         given = [o for o in ('epochs', 'lr', 'wd', 'factors', 'resume') if vars(args)[o]]
         if given:
             raise ValueError(f'--model {name} is fitted in closed form and takes no --{", --".join(given)}')
@@ -361,7 +360,7 @@ def _train_on(
     out = Path(args.out).resolve()
     dls = _loaders(fr, args, name, ratings, items, out)
     print(dls.summary(), flush=True)
-    is_trained = MODELS[name].epochs is not None
+    is_trained = MODELS[name].is_trained
     scorer = _learner(fr, args, name, dls) if is_trained else _closed_form(fr, name)
     _check_disk(args, scorer, name, dls, out)
     if is_trained:
@@ -444,13 +443,14 @@ def _learner(fr: Any, args: argparse.Namespace, name: str, dls: Any) -> Any:
     return builders[name](dls, metrics=metrics, **options)
 
 
-def _fit(fr: Any, args: argparse.Namespace, name: str, learn: Any, out: Path) -> None:
-    """Train by the one-cycle schedule, a printed line per epoch."""
+def _fit(fr: Any, args: argparse.Namespace, learn: Any, out: Path) -> None:
+    """Train by the one-cycle schedule, a printed line per epoch; what is not given has the builder's recipe."""
+    n_epoch = args.epochs or fr.recipe_of(learn.builder, learn.dls).n_epoch
     checkpoints = fr.ResumeCallback(out / 'training') if args.resume else None
     with learn.no_bar():
         learn.logger = _print_row
         learn.logger(['epoch', 'train_loss', 'valid_loss', *(m.name for m in learn.metrics), 'time'])
-        learn.fit_one_cycle(args.epochs or MODELS[name].epochs, args.lr or MODELS[name].lr, cbs=checkpoints)
+        learn.fit_one_cycle(n_epoch, args.lr, cbs=checkpoints)
 
 
 def _print_row(values: Sequence[Any]) -> None:

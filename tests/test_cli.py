@@ -13,7 +13,14 @@ import pytest
 import torch
 from trained import as_trained
 
-from fastrec.all import RecDataLoaders, collab_learner, load_recommender, save_recommender, synthetic_ratings
+from fastrec.all import (
+    RecDataLoaders,
+    collab_learner,
+    load_recommender,
+    recipe_of,
+    save_recommender,
+    synthetic_ratings,
+)
 from fastrec.cli import main
 
 pq = pytest.importorskip('pyarrow.parquet')
@@ -218,6 +225,17 @@ def test_train(folder, run, args, model, tmp_path):
     assert (loaded.catalog.interactions is not None) == ('--history' in args)
     if model == 'DotBias':
         assert loaded.model.y_range[0] < 1 <= 5 < loaded.model.y_range[1]
+
+
+@pytest.mark.parametrize('args', [['--model', 'mlp'], ['--model', 'gmf', '--target', 'implicit']])
+def test_train_by_the_recipe(folder, run, args, tmp_path):
+    code, _, err = run('train', 'ratings.csv', '-o', tmp_path / 'm', *args)
+    assert code == 0, err
+    fit = json.loads((tmp_path / 'm' / 'card.json').read_text())['training'][0]
+    implicit = dict(target='implicit', n_neg=4) if 'implicit' in args else {}
+    dls = RecDataLoaders.from_csv('ratings.csv', valid_pct=0.1, seed=42, **implicit)
+    recipe = recipe_of(f'{args[1]}_learner', dls)
+    assert (fit['epochs'], fit['lr']) == (recipe.n_epoch, recipe.lr)
 
 
 def test_train_goes_on_after_a_cut(folder, run, tmp_path, monkeypatch):
