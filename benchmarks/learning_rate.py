@@ -1,12 +1,13 @@
 """Are the builders' default learning rates, and what `lr_find` suggests, good ones?
 
-For each builder, table, batch size and seed the best rate is looked for on a ladder of rates 2.15 apart: from 4.6e-3 on
-up or down, until both neighbors of the best one are worse. A fit is one cycle of the recipe's epochs. Validation rows
-judge it: RMSE of ratings (10% held out), ROC AUC of likes and NDCG@10 over the whole catalogue of clicks (20%). What a
-rate between two of the ladder would give is read off a parabola through the nearest three, so that suggestions of many
-seeds cost no fits; regret is how much worse that is than the best of the ladder, in percent.
+For each builder, table, batch size and seed the best rate is looked for on a ladder of rates 2.15 apart: from the one
+next to the default on, up or down, until both neighbors of the best one are worse. A fit is one cycle of the recipe's
+epochs. Validation rows judge it: RMSE of ratings (10% held out), ROC AUC of likes and NDCG@10 over the whole catalogue
+of clicks (20%). What a rate between two of the ladder would give is read off a parabola through the nearest three, so
+that suggestions of many seeds cost no fits; regret is how much worse that is than the best of the ladder, in percent.
 
-    python benchmarks/learning_rate.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small
+    python benchmarks/learning_rate.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small \
+        --beauty PATH/TO/amazon-beauty-order
 
 All of it takes many hours: `--tables`, `--cases` (e.g. collab:rating:64) and `--seeds` take a part, and `--cache FILE`
 goes on from fits that are done.
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from common import about, emit, need, quiet, table
 from fastai.torch_core import set_seed
@@ -27,14 +29,14 @@ from fastai.torch_core import set_seed
 import fastrec.all as fr
 
 LADDER = [10 ** (k / 3) for k in range(-12, 1)]  # 1e-4 ... 1
-START = 5  # 4.6e-3
 CASES = [
     *(f'{builder}:rating:{bs}' for builder in ('collab', 'mlp', 'content', 'gated', 'svdpp') for bs in (64, 2048)),
     *(f'{builder}:liked:256' for builder in ('collab', 'content')),
-    *(f'{builder}:negatives:{bs}' for builder in ('gmf', 'neumf', 'collab') for bs in (64, 2048)),
-    *(f'two_tower:in_batch:{bs}' for bs in (64, 2048)),
+    *(f'{builder}:negatives:{bs}' for builder in ('gmf', 'neumf', 'collab') for bs in (64, 256, 2048)),
+    *(f'two_tower:in_batch:{bs}' for bs in (64, 256, 2048)),
     *(f'{builder}:catalogue:{bs}' for builder in ('collab', 'svdpp') for bs in (32, 256)),
 ]
+TABLES = ('ml-100k', 'ml-latest-small', 'beauty', 'generated')
 METRICS = dict(liked=fr.roc_auc_score(), negatives=fr.ndcg(10), in_batch=fr.ndcg(10), catalogue=fr.ndcg(10))
 N_NEGATIVES = dict(negatives=4, in_batch=0, catalogue=None)
 
@@ -42,6 +44,13 @@ N_NEGATIVES = dict(negatives=4, in_batch=0, catalogue=None)
 def generated(n_users=3000):
     """Ratings of many users and few items (14 a user) with a known answer, and the table of items."""
     return fr.synthetic_ratings(n_users=n_users, n_items=400, density=0.035, noise=0.9, step=1, seed=1)[:2]
+
+
+def beauty(folder, n_users=5000):
+    """Clicks of some users of Amazon Beauty (9 a user, of more than 10,000 items); of items nothing is known."""
+    clicks = pd.read_csv(folder / 'interactions.csv')
+    users = clicks.user.drop_duplicates().sample(n_users, random_state=0)
+    return clicks[clicks.user.isin(users)][['user', 'item']], None
 
 
 def loaders(data, goal, bs, seed):
@@ -108,7 +117,7 @@ class Cache(dict):
         return self[key]
 
 
-def climb(case, dls, features, n_epoch, cache):
+def climb(case, dls, features, recipe, cache):
     """-> place in `LADDER` -> value, with the best not at an end."""
     sign = 1 if case['goal'] == 'rating' else -1
     values = {}
@@ -116,11 +125,11 @@ def climb(case, dls, features, n_epoch, cache):
     def cost(k):
         return sign * values[k] if np.isfinite(values[k]) else np.inf
 
-    missing = [START]
+    missing = [int(np.abs(np.log(np.array(LADDER) / recipe.lr)).argmin())]
     while missing:
         k = missing[0]
-        key = {**case, 'lr': round(LADDER[k], 6), 'n_epoch': n_epoch}
-        values[k] = cache.of(key, partial(fit, case, dls, features, LADDER[k], n_epoch))['value']
+        key = {**case, 'lr': round(LADDER[k], 6), 'n_epoch': recipe.n_epoch}
+        values[k] = cache.of(key, partial(fit, case, dls, features, LADDER[k], recipe.n_epoch))['value']
         best = min(values, key=cost)
         missing = [o for o in (best - 1, best + 1) if 0 <= o < len(LADDER) and o not in values]
     return values
@@ -138,8 +147,8 @@ def row(name, data, features, text, seed, cache):
     builder, goal, bs = text.split(':')
     case = dict(table=name, builder=builder, goal=goal, bs=int(bs), seed=seed)
     dls = loaders(data, goal, int(bs), seed)
-    n_epoch = fr.recipe_of(f'{builder}_learner', dls).n_epoch
-    values = climb(case, dls, features, n_epoch, cache)
+    recipe = fr.recipe_of(f'{builder}_learner', dls)
+    values = climb(case, dls, features, recipe, cache)
     sign = 1 if goal == 'rating' else -1
     best = min(values, key=lambda k: sign * values[k])
 
@@ -147,7 +156,7 @@ def row(name, data, features, text, seed, cache):
         return 100 * sign * (value_at(values, lr) - values[best]) / values[best]
 
     default, valley = suggested(case, dls, features)
-    cells = [name, builder, goal, bs, seed, n_epoch, f'{LADDER[best]:.2g}', f'{values[best]:.4f}']
+    cells = [name, builder, goal, bs, seed, recipe.n_epoch, f'{LADDER[best]:.2g}', f'{values[best]:.4f}']
     res = [*cells, f'{default:.2g}', f'{regret(default):+.2f}', f'{valley:.2g}', f'{regret(valley):+.2f}']
     print(' '.join(map(str, res)), flush=True)
     return res
@@ -157,7 +166,8 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help="folder or zip of GroupLens' ml-100k")
     parser.add_argument('--ls', help="folder or zip of GroupLens' ml-latest-small")
-    parser.add_argument('--tables', nargs='+', choices=['ml-100k', 'ml-latest-small', 'generated'], help='some tables')
+    parser.add_argument('--beauty', help='folder with interactions.csv of amazon-beauty-order; clicks alone')
+    parser.add_argument('--tables', nargs='+', choices=TABLES, help='some tables')
     parser.add_argument('--cases', nargs='+', default=CASES, metavar='BUILDER:GOAL:BS', help='some cases')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--cache', help='file of fits that are done, to go on from')
@@ -169,15 +179,21 @@ if __name__ == '__main__':
     if args.quick:
         args.tables, args.cases, args.seeds = ['generated'], ['collab:rating:64'], [0]
     rows, cache = [], Cache(args.cache)
-    for name in args.tables or ('ml-100k', 'ml-latest-small', 'generated'):
+    tables = args.tables or [o for o in TABLES if o != 'beauty' or args.beauty]
+    for name in tables:
         if name == 'generated':
             data = generated(300 if args.quick else 3000)
+        elif name == 'beauty':
+            data = beauty(need(args.beauty, '--beauty', 'amazon-beauty-order'))
         elif name == 'ml-100k':
             data = fr.movielens('100k', need(args.ml100k, '--ml100k', "GroupLens' ml-100k"))
         else:
             data = fr.movielens('latest-small', need(args.ls, '--ls', "GroupLens' ml-latest-small"))
-        features = fr.ItemFeatures.from_df(data[1], multilabel='genres', numeric='year')
-        rows += [row(name, data, features, text, seed, cache) for text in args.cases for seed in args.seeds]
+        features = None
+        if data[1] is not None:
+            features = fr.ItemFeatures.from_df(data[1], multilabel='genres', numeric='year')
+        cases = [o for o in args.cases if data[1] is not None or o.split(':')[1] in N_NEGATIVES]
+        rows += [row(name, data, features, text, seed, cache) for text in cases for seed in args.seeds]
     head = ['table', 'builder', 'goal', 'batch', 'seed', 'epochs', 'best of the ladder', 'its value', 'default']
     head += ['regret, %', '`lr_find().valley`', 'regret, %']
     text = (
