@@ -236,8 +236,21 @@ def test_every_picture_has_its_code():
     assert 'collab_learner' in gallery.setup_code()
 
 
+@pytest.mark.slow
+def test_code_of_the_gallery_runs(ml100k, monkeypatch):
+    """What stands above the pictures that `nbs/gallery.py` draws, with a shorter training, and under each of them."""
+    gallery = site_module('gallery')
+    monkeypatch.setattr('fastrec.all.movielens', lambda name='100k': ml100k)
+    scope = {}
+    exec(re.sub(r'fit_one_cycle\(\d+\)', 'fit_one_cycle(1)', gallery.setup_code()), scope)
+    for code in gallery.drawn().values():
+        exec(code, scope)
+        assert plt.get_fignums()
+        plt.close('all')
+
+
 def test_notebooks_open_in_colab():
-    """The badge leads to the notebook in the repository; the first cell installs from there where fastrec is missing."""
+    """The badge leads to the notebook in the repository; the first cell installs fastrec from there if need be."""
     repo_url = site_module('house').repo_url()
     for path in site_module('tutorials').NOTEBOOKS:
         text, install = (''.join(cell['source']) for cell in json.loads(path.read_text())['cells'][:2])

@@ -22,8 +22,9 @@ def visit_math_block(self, node: nodes.Node) -> None:
 
 def as_mathml(node: nodes.Node, is_block: bool) -> str:
     """A formula that is not understood is a warning, and shown as it was written."""
+    formula = node.astext().replace(r'\dots', r'\ldots')  # the one that is known there
     try:
-        return latex2mathml.tex2mathml(node.astext(), as_block=is_block)
+        return latex2mathml.tex2mathml(formula, as_block=is_block)
     except MathError as error:
         logger.warning('formula: %s in %s', error, node.astext(), location=node)
         return f'<code>{node.astext()}</code>'
