@@ -17,17 +17,27 @@ __all__ = ['RecModel', 'from_range', 'sigmoid_range', 'to_range']
 PAIRS = 2**18  # pairs that a model without a `score_items` of its own scores at a time
 
 
-def sigmoid_range(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+def sigmoid_range(
+    x: torch.Tensor,  # logits, any shape
+    low: float,  # the end of the range that no score goes below
+    high: float,  # the end that none goes above
+) -> torch.Tensor:
     """A sigmoid from `low` to `high`, as fastai's: any shape."""
     return torch.sigmoid(x) * (high - low) + low
 
 
-def to_range(x: torch.Tensor, y_range: tuple[float, float] | None) -> torch.Tensor:
+def to_range(
+    x: torch.Tensor,  # scores, any shape
+    y_range: tuple[float, float] | None,  # (low, high); None: scores stay as they are
+) -> torch.Tensor:
     """Scores `x` (any shape) through `sigmoid_range`; unchanged without a range."""
     return x if y_range is None else sigmoid_range(x, *y_range)
 
 
-def from_range(y: float, y_range: tuple[float, float] | None) -> float:
+def from_range(
+    y: float,  # a value of the range's scale, e.g. the mean rating
+    y_range: tuple[float, float] | None,  # (low, high); None: unbounded
+) -> float:
     """The score that `to_range` maps to `y`; at the ends of the range the score of a ten thousandth inside it."""
     if y_range is None:
         return float(y)
@@ -36,7 +46,9 @@ def from_range(y: float, y_range: tuple[float, float] | None) -> float:
     return math.log(share / (1 - share))
 
 
-def as_range(y_range: Sequence[float] | None) -> tuple[float, float] | None:
+def as_range(
+    y_range: Sequence[float] | None,  # two numbers, low and high; None: unbounded
+) -> tuple[float, float] | None:
     """(low, high) as two floats; None stays None. `ValueError` unless they are finite and low < high."""
     if y_range is None:
         return None
@@ -102,12 +114,21 @@ class RecModel(nn.Module):
     # --- scores
 
     def forward(
-        self, users: torch.Tensor, items: torch.Tensor | None = None, context: torch.Tensor | None = None
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        items: torch.Tensor | None = None,  # codes of items, int64 (B,), (B, C) or (1, C); None: the whole catalogue
+        # codes of the situation, int64 (B, columns); only for models with `context_sizes`
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Scores of pairs; see the class."""
         raise NotImplementedError(f'{self._name} has no forward(users, items)')
 
-    def score_items(self, users: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def score_items(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        # codes of the situation, int64 (B, columns); only for models with `context_sizes`
+        context: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Scores of the whole catalogue for codes of users: (B,) -> (B, n_items); the same as of the pairs."""
         raise NotImplementedError(
             f'{self._name} has no score_items(users) -> (B, n_items), which an objective over the whole '
@@ -127,7 +148,10 @@ class RecModel(nn.Module):
         """
         return any(isinstance(m, EmbeddingTable) for m in self.modules())
 
-    def in_range(self, x: torch.Tensor) -> torch.Tensor:
+    def in_range(
+        self,
+        x: torch.Tensor,  # scores before the range, any shape
+    ) -> torch.Tensor:
         """Scores (any shape) through a sigmoid to `y_range`, if there is one."""
         return to_range(x, self.y_range)
 
@@ -140,21 +164,33 @@ class RecModel(nn.Module):
         """
         return None
 
-    def ranking_users(self, users: torch.Tensor) -> torch.Tensor:
+    def ranking_users(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+    ) -> torch.Tensor:
         """Rows (B, d) of codes of users (B,) that go with `ranking_items`."""
         raise NotImplementedError(f'{self._name} has ranking_items but no ranking_users(users) -> (B, d)')
 
     # --- what it has learned
 
-    def vectors(self, side: str) -> torch.Tensor | None:
+    def vectors(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> torch.Tensor | None:
         """Detached vectors (n, d) of 'user' or 'item'; None: it has none."""
         return None
 
-    def biases(self, side: str) -> torch.Tensor | None:
+    def biases(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> torch.Tensor | None:
         """Detached biases (n,) of 'user' or 'item'; None: it has none."""
         return None
 
-    def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
+    def user_vectors(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+    ) -> torch.Tensor:
         """What item vectors are multiplied with for codes of users: (B,) -> (B, d)."""
         vectors = self.vectors('user')
         if vectors is None:
@@ -166,7 +202,11 @@ class RecModel(nn.Module):
         return 0.0
 
     @torch.no_grad()
-    def explain(self, user: int, item: int) -> dict:
+    def explain(
+        self,
+        user: int,  # code of the user
+        item: int,  # code of the item
+    ) -> dict:
         """Parts of the score of a pair of codes that add up to it, before `y_range`.
 
         `mean`, `user_bias`, `item_bias` (floats) and `factors`, the product of each factor (d,). `TypeError` unless the
@@ -186,7 +226,9 @@ class RecModel(nn.Module):
         return parts
 
     def carried(
-        self, user: torch.Tensor, items: torch.Tensor
+        self,
+        user: torch.Tensor,  # code of the user, int64 ()
+        items: torch.Tensor,  # codes of the items that are asked about, int64 (m,)
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """What the sum over what a user has brings to the scores of items, by its terms; None: there is no such sum.
 
@@ -212,16 +254,25 @@ class RecModel(nn.Module):
 
     # --- features
 
-    def has_features(self, side: str) -> torch.Tensor | None:
+    def has_features(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> torch.Tensor | None:
         """bool (n,): which users or items have features that the model reads; None: it reads none."""
         layers = self.feature_layers(side)
         return torch.stack([layer.present.any(1) for layer in layers]).any(0) if layers else None
 
-    def feature_layers(self, side: str) -> Sequence[nn.Module]:
+    def feature_layers(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> Sequence[nn.Module]:
         """The layers that read features of 'user' or 'item' (`FeatureLinear`); by default none."""
         return ()
 
-    def add_items(self, blocks: dict) -> None:
+    def add_items(
+        self,
+        blocks: dict,  # features of the further items by name, (n_new, columns) each
+    ) -> None:
         """Take in further items by their features alone (name -> `Block`); their codes come after those there are."""
         raise TypeError(
             f'{self._name} knows items by their ratings alone, so it can say nothing about new ones. '
@@ -245,7 +296,10 @@ class RecModel(nn.Module):
         """A model with the same scores that holds no training rows: what is exported and saved. By default itself."""
         return self
 
-    def set_user_counts(self, counts: torch.Tensor) -> None:
+    def set_user_counts(
+        self,
+        counts: torch.Tensor,  # training rows of each new user, (n_users,)
+    ) -> None:
         """Training rows (n_users,) of new users, whose codes take the place of those there were (`fold_in`).
 
         For models that read `user_counts`; new tensors take the place of old ones, which other models may share.

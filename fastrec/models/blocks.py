@@ -46,7 +46,7 @@ class FeatureLinear(nn.Module):
     def __init__(
         self,
         blocks: dict[str, Block],  # by name; rows in the order of codes
-        n_out: int,
+        n_out: int,  # length of the outputs
         known: torch.Tensor | None = None,  # bool (n,): rows with training data (None: all)
         std: float = 1.0,  # weights start as N(0, std / sqrt(number of blocks)): outputs have that variance
         absent: bool = True,  # learn a vector for each absent block
@@ -149,7 +149,10 @@ class FeatureLinear(nn.Module):
         parts = tuple(o.cpu().numpy() for o in (self.values, self.indices, self.indptr))
         return csr_matrix(parts, shape=(len(self), self.n_columns))
 
-    def add_rows(self, blocks: dict[str, Block]) -> None:
+    def add_rows(
+        self,
+        blocks: dict[str, Block],  # features of the further ids by name, (n_new, columns) each
+    ) -> None:
         """Append rows: the same blocks of further ids; `ValueError` where they are others.
 
         Columns that the training rows did not have, the weights know nothing of, and they add 0.
@@ -172,7 +175,10 @@ class FeatureLinear(nn.Module):
 
     # --- what is absent, and never was in training
 
-    def train(self, mode: bool = True) -> FeatureLinear:
+    def train(
+        self,
+        mode: bool = True,  # True: for training; False: to be read
+    ) -> FeatureLinear:
         """As of any module; on the way to eval mode absent blocks are given their average."""
         super().train(mode)
         if not mode and self.never_absent and self._fill.versions != self._versions():
@@ -212,7 +218,10 @@ class FeatureLinear(nn.Module):
 
     # --- the layer
 
-    def forward(self, codes: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        codes: torch.Tensor | None = None,  # int64 (n,); None: all rows
+    ) -> torch.Tensor:
         """Codes (n,), or None for all rows -> (n, n_out)."""
         res = None
         if self.weight is not None:
@@ -249,7 +258,10 @@ def _kinds(blocks: dict[str, Block]) -> list[tuple[str, int, bool]]:
     return [(b.kind, b.width, b.sparse) for b in blocks.values()]
 
 
-def unique_rows(function: Callable[[torch.Tensor], torch.Tensor], codes: torch.Tensor) -> torch.Tensor:
+def unique_rows(
+    function: Callable[[torch.Tensor], torch.Tensor],  # rows of codes: (n,) -> (n, d)
+    codes: torch.Tensor,  # int64, any shape
+) -> torch.Tensor:
     """`function(codes)`, (n,) -> (n, d), worked out once for each distinct code and handed to all places.
 
     Codes (...) -> (..., d).

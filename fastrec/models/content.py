@@ -22,9 +22,9 @@ class FeatureEncoder(nn.Module):
     def __init__(
         self,
         blocks: dict[str, Block],  # by name; rows in the order of codes
-        n_out: int,
+        n_out: int,  # length of the outputs
         hidden: int = 256,  # width of the hidden layer; 0: none
-        dropout: float = 0.2,
+        dropout: float = 0.2,  # share of the hidden units dropped in training
         known: torch.Tensor | None = None,  # bool (n,): rows with training data (None: all)
         absent: bool = True,  # learn a vector for each absent block
         std: float = 0.01,  # vectors start as about N(0, std)
@@ -39,7 +39,10 @@ class FeatureEncoder(nn.Module):
             nn.init.normal_(self.second.weight, 0, std * (2 / hidden) ** 0.5)
             nn.init.zeros_(self.second.bias)
 
-    def forward(self, codes: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        codes: torch.Tensor | None = None,  # int64 (n,); None: all rows
+    ) -> torch.Tensor:
         """Codes (n,), or None for all -> (n, n_out)."""
         x = self.first(codes) + self.offset
         if self.second is None:
@@ -57,10 +60,10 @@ class Content(DotModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         blocks: dict[str, Block],  # item features by name, rows in the order of codes
-        n_factors: int = 64,
+        n_factors: int = 64,  # length of the vectors
         hidden: int = 256,  # width of the hidden layer; 0: none
         dropout: float = 0.2,  # after the hidden layer
         user_blocks: dict[str, Block] | None = None,  # the same of users
@@ -97,7 +100,10 @@ class Content(DotModel):
 
     # --- scores
 
-    def users_of(self, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def users_of(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors and biases of users: (B,) -> (B, n_factors), (B, 1)."""
         p, b = self.user_factors(users), self.user_biases(users)
         if self.user_net is None:

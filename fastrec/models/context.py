@@ -27,7 +27,7 @@ class Levels(nn.Module):
     def __init__(
         self,
         sizes: Sequence[int],  # levels of each column, 0 included; columns of size 0 are not read
-        n_factors: int,
+        n_factors: int,  # length of the vectors
     ) -> None:
         super().__init__()
         self.columns = [i for i, size in enumerate(sizes) if size]
@@ -35,7 +35,10 @@ class Levels(nn.Module):
         self.factors = nn.ModuleList(_level_table(size, n_factors) for size in used)
         self.biases = nn.ModuleList(_level_table(size, 1) for size in used)
 
-    def forward(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self,
+        context: torch.Tensor,  # levels of each column, int64 (B, columns); negative: not given
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums over the columns of vectors (B, n_factors) and biases (B,)."""
         vectors = self._sum(self.factors, context)
         biases = self._sum(self.biases, context)
@@ -93,7 +96,12 @@ class TimeDependentBias(nn.Module):
         """Register values of the training ratings, which are not part of the state."""
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
 
-    def forward(self, users: torch.Tensor, items: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        items: torch.Tensor,  # codes of items, int64 (B,)
+        times: torch.Tensor,  # int64 (B,), in the unit of the table; negative: not given
+    ) -> torch.Tensor:
         """Biases (B,) of pairs at times (B,)."""
         near, wr, w = self._neighbors(users, times)
         other = near != items[:, None]
@@ -101,7 +109,12 @@ class TimeDependentBias(nn.Module):
         weight = (w * other).sum(1)
         return self.amplitude * total / (weight + self.damping.exp())
 
-    def all_items(self, users: torch.Tensor, times: torch.Tensor, n_items: int) -> torch.Tensor:
+    def all_items(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        times: torch.Tensor,  # int64 (B,), in the unit of the table; negative: not given
+        n_items: int,  # how many items
+    ) -> torch.Tensor:
         """Biases of every item at times (B,): (B, n_items). They differ where the item is among the neighbours."""
         near, wr, w = self._neighbors(users, times)
         damping = self.damping.exp()

@@ -36,9 +36,9 @@ class DotBias(DotModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
-        n_factors: int = 50,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
+        n_factors: int = 50,  # length of the vectors
         y_range: tuple[float, float] | None = None,  # (low, high) of the scores; None: unbounded
         mean: float | None = None,  # mean rating, where scores start (None: 0, or the middle of `y_range`)
         known_users: torch.Tensor | None = None,  # bool (n_users,): users with training rows (None: all)

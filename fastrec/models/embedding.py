@@ -51,7 +51,7 @@ class EmbeddingTable(nn.Embedding):
         n: int,  # rows
         dim: int,  # columns
         known: torch.Tensor | None = None,  # bool (n,): rows with training data (None: all)
-        std: float = 0.01,
+        std: float = 0.01,  # known rows start as N(0, std)
         decay: float = 1.0,  # share of the L2 that applies to this table; 0 exempts it
     ) -> None:
         super().__init__(n, dim)
@@ -105,7 +105,10 @@ class EmbeddingTable(nn.Embedding):
             squares = (rows.square().sum(-1) * share).sum()
         self.add_penalty(squares * (self.l2 / len(rows)))
 
-    def add_penalty(self, term: torch.Tensor) -> None:
+    def add_penalty(
+        self,
+        term: torch.Tensor,  # scalar tensor
+    ) -> None:
         """Add a term (a scalar tensor) to what waits in `penalty`."""
         attributes = self.__dict__  # nn.Module's setattr takes as long as the sum
         attributes['penalty'] = term if self.penalty is None else self.penalty + term
@@ -113,7 +116,10 @@ class EmbeddingTable(nn.Embedding):
 
     # --- cold rows
 
-    def train(self, mode: bool = True) -> EmbeddingTable:
+    def train(
+        self,
+        mode: bool = True,  # True: for training; False: to be read
+    ) -> EmbeddingTable:
         """As of any module; on the way to eval mode cold rows are filled."""
         was_training = self.training
         super().train(mode)
@@ -151,7 +157,10 @@ class EmbeddingTable(nn.Embedding):
         return found[1]
 
     @torch.no_grad()
-    def add_rows(self, n: int) -> None:
+    def add_rows(
+        self,
+        n: int,  # how many
+    ) -> None:
         """`n` further rows, which are cold.
 
         The weight is a new parameter: an optimiser made before does not have it.
@@ -171,7 +180,7 @@ class EmbeddingTable(nn.Embedding):
 
 def set_l2(
     tables: nn.Module | Iterable[nn.Module],  # tables, or a module for all in it
-    l2: float,
+    l2: float,  # penalty of a squared value, per row looked up
 ) -> None:
     """Set the L2 per observed row of tables, each scaled by its `decay`; none has been taken yet (`penalised`)."""
     for m in tables.modules() if isinstance(tables, nn.Module) else tables:
@@ -200,7 +209,9 @@ def set_gradients(
         m.weight.grad = None
 
 
-def pop_l2(model: nn.Module) -> torch.Tensor | None:
+def pop_l2(
+    model: nn.Module,  # a module with tables in it
+) -> torch.Tensor | None:
     """The sum of penalties of the last forward pass (a scalar tensor to add to the loss), or None; they are cleared."""
     return pop_penalties(m for m in model.modules() if isinstance(m, EmbeddingTable))
 

@@ -34,7 +34,12 @@ class RankingLoss(nn.Module):
             raise ValueError(f"reduction={reduction!r}: 'mean', 'sum' or 'none'")
         self.reduction = reduction
 
-    def forward(self, scores: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        scores: torch.Tensor,  # of the model: (B, C), or (B,) of labelled pairs
+        target: torch.Tensor,  # what they should be, of the same shape: a rating, or 1 and 0
+        weight: torch.Tensor | None = None,  # confidence of each row, (B,); None: all alike
+    ) -> torch.Tensor:
         """The reduced loss; arguments as in the module's text. `ValueError` where the shapes do not fit."""
         fits = scores.ndim == 2 or (self.pairs and scores.ndim == 1)
         if scores.shape != target.shape or not fits:
@@ -52,7 +57,11 @@ class RankingLoss(nn.Module):
             return rows.sum()
         return rows.mean() if weight is None else rows.sum() / weight.sum()
 
-    def rows(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def rows(
+        self,
+        scores: torch.Tensor,  # of the model: (B, C), or (B,) of labelled pairs
+        target: torch.Tensor,  # what they should be, of the same shape
+    ) -> torch.Tensor:
         """Value of each row: (B,)."""
         raise NotImplementedError(f'{type(self).__name__} has no rows(scores, target)')
 
@@ -82,8 +91,8 @@ class PopularityDiscounted(RankingLoss):
 
     def __init__(
         self,
-        popularity_discount: float = 0.0,
-        reduction: Reduction = 'mean',
+        popularity_discount: float = 0.0,  # 0: none; 1: popularity counts for nothing
+        reduction: Reduction = 'mean',  # of the rows' values: 'mean', 'sum', or 'none': one value per row
     ) -> None:
         super().__init__(reduction)
         if not 0 <= popularity_discount < math.inf:
@@ -137,7 +146,10 @@ class BCELoss(RankingLoss):
         values = F.binary_cross_entropy_with_logits(scores, target, reduction='none')
         return values if values.ndim == 1 else values.mean(1)
 
-    def activation(self, scores: torch.Tensor) -> torch.Tensor:
+    def activation(
+        self,
+        scores: torch.Tensor,  # logits, any shape
+    ) -> torch.Tensor:
         """Probabilities of the logits; fastai's `get_preds` applies it."""
         return scores.sigmoid()
 

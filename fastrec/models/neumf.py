@@ -132,8 +132,8 @@ class GMF(RecModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         n_factors: int = 32,  # length of the vectors
         known_users: torch.Tensor | None = None,  # bool (n_users,): users with training rows (None: all)
         known_items: torch.Tensor | None = None,  # bool (n_items,): items with training rows (None: all)
@@ -183,8 +183,8 @@ class MLP(RecModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         n_factors: int = 16,  # width of the user and of the item embedding
         layers: Sequence[int] = (64, 32),  # widths of the hidden layers
         dropout: float = 0.0,  # after each hidden layer
@@ -245,8 +245,8 @@ class NeuMF(RecModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         n_factors: int = 32,  # length of the vectors of both pathways
         layers: Sequence[int] = (128, 64, 32),  # widths of the hidden layers of the MLP pathway
         dropout: float = 0.0,  # after each hidden layer
@@ -266,8 +266,8 @@ class NeuMF(RecModel):
     @classmethod
     def from_pretrained(
         cls,
-        gmf: GMF,
-        mlp: MLP,
+        gmf: GMF,  # trained, of the same users and items
+        mlp: MLP,  # trained, of the same users and items
         alpha: float = 0.5,  # share of the GMF
     ) -> NeuMF:
         """A NeuMF that starts from two trained models (He et al. 2017, section 3.4.1).

@@ -142,10 +142,10 @@ class SVDpp(DotBias):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         history: csr_matrix,  # (n_users, n_items): stored entries are N(u)
-        n_factors: int = 50,
+        n_factors: int = 50,  # length of the vectors
         dropout: float = 0.0,  # share of the history left out at each step of training
         std: float = 0.01,  # factors start as N(0, std)
         norm: float = 0.5,  # a sum over n entries is divided by n^norm
@@ -263,7 +263,10 @@ class SVDpp(DotBias):
         parts = tuple(o.cpu().numpy() for o in (values, self.indices, self.indptr))
         return csr_matrix(parts, shape=(len(self.indptr) - 1, self.item_factors.num_embeddings))
 
-    def train(self, mode: bool = True) -> SVDpp:
+    def train(
+        self,
+        mode: bool = True,  # True: for training; False: to be read
+    ) -> SVDpp:
         """As of any module; sums that were kept for reading are dropped before training and after it."""
         if mode or (self.training and not self.is_view):
             self._kept = {}
@@ -300,7 +303,10 @@ class SVDpp(DotBias):
             if self.residuals:
                 yield Term(self.rater_residual_factors, True, self.item_residual, self.residual, self.residual_decay)
 
-    def counts(self, side: str) -> torch.Tensor:
+    def counts(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> torch.Tensor:
         """Entries in the history of each 'user' or 'item', int32 (n,)."""
         indptr, _ = self._csr(side)
         return indptr[1:] - indptr[:-1]
@@ -515,7 +521,10 @@ class SVDpp(DotBias):
         """What is multiplied with item vectors for `users`: (...) -> (..., n_factors)."""
         return self._rows_of('user', users)[0]
 
-    def item_vectors(self, items: torch.Tensor) -> torch.Tensor:
+    def item_vectors(
+        self,
+        items: torch.Tensor,  # codes of items, int64, any shape
+    ) -> torch.Tensor:
         """What is multiplied with user vectors for `items`: (...) -> (..., n_factors)."""
         return self._rows_of('item', items)[0]
 

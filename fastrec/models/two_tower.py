@@ -117,8 +117,8 @@ class TwoTower(RecModel):
 
     def __init__(
         self,
-        n_users: int,
-        n_items: int,
+        n_users: int,  # how many users
+        n_items: int,  # how many items
         n_factors: int = 64,  # length of the vectors
         layers: Sequence[int] = (128,),  # widths of the hidden layers of both towers; (): none
         temperature: float = 0.1,  # of the softmax: scores are cosines over it
