@@ -39,7 +39,10 @@ class Block:
         sparse = ' sparse' if self.sparse else ''
         return f'Block({self.kind}, {len(self):,} x {self.width:,}{sparse}, {int(self.present.sum()):,} present)'
 
-    def rows(self, at: np.ndarray) -> Block:
+    def rows(
+        self,
+        at: np.ndarray,  # places of rows, int (m,); -1: a row that is not present
+    ) -> Block:
         """The rows `at` (int array), in that order; -1 gives a row that is not present."""
         at = np.asarray(at)
         ok = np.flatnonzero(at >= 0)

@@ -172,7 +172,10 @@ class Catalog:
         """Have tables of answers a column 'title'? Not without titles, nor where ids have that column."""
         return self.title_name is not None and self.columns['item'] != 'title'
 
-    def known(self, side: str) -> np.ndarray:
+    def known(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> np.ndarray:
         """bool (n,): has the 'user' or 'item' a training row? The others are cold."""
         return self.counts[side] > 0
 
@@ -191,7 +194,11 @@ class Catalog:
         res.item_df = res.title_name = None
         return res
 
-    def with_items(self, ids: Sequence | np.ndarray | pd.Index, df: pd.DataFrame | None = None) -> Catalog:
+    def with_items(
+        self,
+        ids: Sequence | np.ndarray | pd.Index,  # of the further items
+        df: pd.DataFrame | None = None,  # what is known of them, with the columns of `item_df`
+    ) -> Catalog:
         """A copy with further items, whose codes come after those there are.
 
         `df` is their metadata, with the columns of `item_df` as far as it has them. `ValueError` for known ids.
@@ -216,7 +223,10 @@ class Catalog:
             res.item_df = pd.concat([self.item_df, rows], ignore_index=True)
         return res
 
-    def with_users(self, history: History) -> Catalog:
+    def with_users(
+        self,
+        history: History,  # rows of the new users, over the same items
+    ) -> Catalog:
         """A copy whose users are those of `history`, of the same items; item counts stay what training had."""
         res = copy(self)
         res.history, res.vocab, res.user_df = history, history.vocab, None
@@ -227,6 +237,7 @@ class Catalog:
 
     def require_history(
         self,
+        # what the error says to do
         way: str = 'This needs the training table: make RecDataLoaders of it again and use those, '
         'or save with save_recommender(..., history=True)',
     ) -> History:
@@ -257,13 +268,19 @@ class Catalog:
         parts = [] if split is None else [rows for rows in split[1:] if rows is not None]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def liked(self, rows: np.ndarray) -> np.ndarray:
+    def liked(
+        self,
+        rows: np.ndarray,  # places of rows in the interactions, int (n,)
+    ) -> np.ndarray:
         """bool (len(rows),): do the ratings of `rows` of the interactions reach their users' thresholds?"""
         inter = self.require_history().interactions
         assert inter is not None and self.thresholds is not None
         return inter.ratings[rows] >= self.thresholds[inter.users[rows]]
 
-    def history_of(self, user: Any) -> pd.DataFrame:
+    def history_of(
+        self,
+        user: Any,  # id
+    ) -> pd.DataFrame:
         """All rows of one user (an id), best rated (else latest) first.
 
         Columns: user, item, title, rating, time (those there are), part (train, valid, test); see `columns`.
@@ -280,7 +297,10 @@ class Catalog:
 
     # --- what a person calls things
 
-    def titles(self, codes: Sequence[int] | np.ndarray) -> np.ndarray:
+    def titles(
+        self,
+        codes: Sequence[int] | np.ndarray,  # codes of items, (n,)
+    ) -> np.ndarray:
         """Title of each item code; the id where there is no title."""
         if len(codes) > 2 * self.n_items:
             return self.titles(np.arange(self.n_items))[np.asarray(codes)]
@@ -324,7 +344,11 @@ class Catalog:
         more = '; ...' if len(codes) > 5 else ''
         return f'{len(codes)} items match {query!r}: {named}{more}. Pass the id or the whole title of one'
 
-    def find_all(self, queries: Any, side: str = 'item') -> np.ndarray:
+    def find_all(
+        self,
+        queries: Any,  # one id, title or part of a title, or a list of those
+        side: str = 'item',  # 'item', or 'user', who is called by id alone
+    ) -> np.ndarray:
         """int64 codes of one query (see `find`) or of a list of them."""
         if isinstance(queries, str) or np.isscalar(queries):
             queries = [queries]
@@ -337,7 +361,11 @@ class Catalog:
                 raise  # which names all that are unknown
             return np.array([self.find(o, side) for o in queries], dtype=np.int64)
 
-    def candidates(self, candidates: str | Callable | Iterable | None) -> np.ndarray | None:
+    def candidates(
+        self,
+        # items, a condition as text, or a function of `item_df`; None: all
+        candidates: str | Callable | Iterable | None,
+    ) -> np.ndarray | None:
         """int64 item codes that `candidates` allows; None: all.
 
         `candidates`: None; items, each an id, a title or a part of one (see `find`); a condition as text
@@ -414,7 +442,10 @@ class Catalog:
     # --- saved ones
 
     @classmethod
-    def from_saved(cls, state: dict) -> Catalog:
+    def from_saved(
+        cls,
+        state: dict,  # attributes by name
+    ) -> Catalog:
         """The catalog that a saved recommender holds: its attributes, also as files of version 0.1 have them."""
         state = dict(state)
         if 'history' not in state:  # 0.1 kept rows and split in the catalog itself
@@ -442,7 +473,7 @@ def titled(titles: pd.Series, query: str) -> np.ndarray:
 
 def cold_groups(
     scorer: Any,  # a `Scorer`
-    catalog: Catalog,
+    catalog: Catalog,  # who has training rows
     users: np.ndarray | None = None,  # codes (n,)
     items: np.ndarray | None = None,  # codes (n,)
 ) -> dict[str, np.ndarray]:
@@ -460,7 +491,11 @@ def cold_groups(
     return {name: mask for name, mask in groups.items() if mask.any()}
 
 
-def cold_mask(catalog: Catalog, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+def cold_mask(
+    catalog: Catalog,  # who has training rows
+    users: np.ndarray,  # codes of users, int (n,)
+    items: np.ndarray,  # codes of items, int (n,)
+) -> np.ndarray:
     """bool (n,): has the pair of codes a user or an item without a training row?"""
     return ~(catalog.known('user')[users] & catalog.known('item')[items])
 

@@ -414,14 +414,14 @@ class FileTable:
     def interactions(
         self,
         user_name: str | None = None,  # this and what follows: as in `Interactions.from_df`
-        item_name: str | None = None,
-        rating_name: str | bool | None = None,
-        time_name: str | bool | None = None,
-        duplicates: str = 'error',
+        item_name: str | None = None,  # column of item ids
+        rating_name: str | bool | None = None,  # column of ratings; False: none
+        time_name: str | bool | None = None,  # column of times; False: none
+        duplicates: str = 'error',  # repeated user-item pairs: 'error', 'first', 'last', 'mean' or 'keep'
         whole: bool = False,  # read the table as a whole, and return it too
-        context: Any = None,
-        weight_name: str | None = None,
-        missing_rating: Any = None,
+        context: Any = None,  # columns of what belongs to the interaction itself
+        weight_name: str | None = None,  # column of what each rating counts in the loss
+        missing_rating: Any = None,  # value or values in the place of a rating that say that there is none
     ) -> tuple[Interactions, pd.DataFrame | None]:
         """The `Interactions`, and the table if it had to be read as a whole (else None)."""
         needs_table = whole or context or weight_name or missing_rating is not None

@@ -23,7 +23,11 @@ class History:
     `interactions` and `split` are None where the rows stay in their files (`StreamHistory`).
     """
 
-    def __init__(self, interactions: Interactions, split: Split) -> None:
+    def __init__(
+        self,
+        interactions: Interactions,  # the rows; None: they stay in their files
+        split: Split,  # which of them are in train, valid and test
+    ) -> None:
         self.interactions = interactions
         self.split = split
 
@@ -44,7 +48,10 @@ class History:
         """What the columns of context mean; None without context."""
         return self.interactions.context_of
 
-    def train_counts(self, side: str) -> np.ndarray:
+    def train_counts(
+        self,
+        side: str,  # 'user' or 'item'
+    ) -> np.ndarray:
         """Training rows (of implicit feedback: positives) of each 'user' or 'item', int64 (n,); of weight 0 none."""
         rows = self.interactions.positive(self.split.train)
         if self.interactions.row_weights is not None:  # what counts nothing teaches nothing
@@ -85,7 +92,10 @@ class History:
         """What there is, for a `repr`; nothing where the rows are at hand."""
         return ''
 
-    def require_rows(self, way: str = '') -> None:
+    def require_rows(
+        self,
+        way: str = '',  # what the error says to do
+    ) -> None:
         """`ValueError` with the way out where the rows are not in memory."""
 
     # --- matrices
@@ -104,7 +114,10 @@ class History:
         inter = self.interactions
         return self.seen if inter.weights is None else self.matrix(inter.positive(self.split.train))
 
-    def matrix(self, rows: np.ndarray) -> csr_matrix:
+    def matrix(
+        self,
+        rows: np.ndarray,  # places of rows, int (n,)
+    ) -> csr_matrix:
         """`seen` of other rows (int positions) of the interactions."""
         inter = self.interactions
         if inter.weights is not None:
@@ -127,7 +140,10 @@ class History:
         ticks = inter.context[rows, self.context_of.time_column]
         return csr_matrix((ticks, (inter.users[rows], inter.items[rows])), shape=(inter.n_users, inter.n_items))
 
-    def seen_of(self, users: np.ndarray) -> csr_matrix:
+    def seen_of(
+        self,
+        users: np.ndarray,  # codes of users, int (B,)
+    ) -> csr_matrix:
         """What `users` (codes) have in the training rows: something to index with their codes, here `seen`."""
         return self.seen
 
@@ -155,18 +171,27 @@ class History:
                 res[rows] = i
         return res
 
-    def of_user(self, code: int) -> tuple[np.ndarray, pd.DataFrame]:
+    def of_user(
+        self,
+        code: int,  # of the user
+    ) -> tuple[np.ndarray, pd.DataFrame]:
         """Positions of a user's rows, and the rows: user, item, rating, time (those there are), part."""
         rows = np.flatnonzero(self.interactions.users == code)
         df = self.interactions.to_df(rows)
         df['part'] = np.array(['', *Split._fields], dtype=object)[self.part_of[rows]]
         return rows, df
 
-    def with_vocab(self, vocab: dict[str, Vocab]) -> History:
+    def with_vocab(
+        self,
+        vocab: dict[str, Vocab],  # {'user': ids, 'item': ids}: those there are, in their order, then further ones
+    ) -> History:
         """The same rows under a vocabulary that has further ids after those there are."""
         return History(self.interactions.with_vocab(vocab), self.split)
 
-    def digests(self, part: str = 'data') -> dict[str, str]:
+    def digests(
+        self,
+        part: str = 'data',  # 'data', the columns, or 'split', who is held out
+    ) -> dict[str, str]:
         """Name -> 16 hex digits that change with the values, and with nothing else: neither dtypes nor containers.
 
         Of 'data' each column, ids and codes of a side together; of 'split' each part.
@@ -187,6 +212,9 @@ class History:
         }
         return {**res, **{name: digest(column) for name, column in columns.items() if column is not None}}
 
-    def fingerprint(self, part: str = 'data') -> str:
+    def fingerprint(
+        self,
+        part: str = 'data',  # 'data', the columns, or 'split', who is held out
+    ) -> str:
         """16 hex digits that change with any id, code, rating, weight, time or context, or with the 'split'."""
         return digest([f'{name} {value}' for name, value in self.digests(part).items()])

@@ -56,7 +56,10 @@ class NegativeSampler:
         np.bitwise_or.at(bits, keys >> 3, (1 << (keys & 7)).astype(np.uint8))
         self.bits = torch.from_numpy(bits)
 
-    def to(self, device: torch.device) -> NegativeSampler:
+    def to(
+        self,
+        device: torch.device,  # where to
+    ) -> NegativeSampler:
         """Move to `device` in place; returns self."""
         for name in ('bits', 'keys', 'keep', 'alias', 'items'):
             tensor = self.__dict__[name]
@@ -74,7 +77,11 @@ class NegativeSampler:
         has_seen = np.diff(self.seen.indptr) > 0
         return int(drawable.sum()) - sums * has_seen
 
-    def is_seen(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def is_seen(
+        self,
+        users: torch.Tensor,  # codes of users, int64
+        items: torch.Tensor,  # codes of items, int64, of a shape that broadcasts with it
+    ) -> torch.Tensor:
         """bool, shape of `users` and `items` broadcast: int64 codes."""
         keys = users * self.n_items + items
         if self.bits is not None:
@@ -96,7 +103,12 @@ class NegativeSampler:
         stays = torch.rand(shape, device=device, generator=generator) < self.keep[items]
         return torch.where(stays, items, self.alias[items])
 
-    def sample(self, users: torch.Tensor, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    def sample(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        n: int,  # items for each
+        generator: torch.Generator | None = None,  # of the random numbers; None: torch's own
+    ) -> torch.Tensor:
         """int64 (len(users), n): distinct unseen items for each of `users`, int64 codes (B,).
 
         `ValueError` for a user who has fewer than `n` left.

@@ -31,14 +31,14 @@ BYTES_PER_PAIR_OF_LIST = 40  # of how alike two items of a list are, on the way 
 
 
 def rank_held_out(
-    scorer: Scorer,
-    dls: HasCatalog | None = None,
+    scorer: Scorer,  # a fitted learner, baseline, or any other `Scorer`
+    dls: HasCatalog | None = None,  # loaders whose held-out rows are ranked; by default the scorer's own
     split: str = 'valid',  # 'valid' or 'test'
-    relevant: float | None = None,
-    n_candidates: int | None = None,
-    candidates: pd.DataFrame | csr_matrix | None = None,
-    users: Any = None,
-    seed: int = 0,
+    relevant: float | None = None,  # explicit ratings: held-out ratings from it on are relevant
+    n_candidates: int | None = None,  # rank the held-out items among so many unseen ones drawn at random
+    candidates: pd.DataFrame | csr_matrix | None = None,  # table (user, item): rank the held-out items among these only
+    users: Any = None,  # user ids, or how many to draw at random (by `seed`); by default all with a held-out item
+    seed: int = 0,  # of users that are drawn and of sampled candidates
     k: int = 0,  # how many recommendations to return of each user
     cut: float = np.inf,  # ranks beyond it may be inf, which spares counting them out
 ) -> tuple[np.ndarray, Ranks, torch.Tensor | None]:

@@ -23,7 +23,7 @@ def plot_because(
     k: int = 10,  # bars; what is left has one of its own
     by: str = 'items',  # or 'features', 'sums'; as in `Scorer.because`
     history: Any = None,  # what the user has, where it did not travel with the recommender
-    ax: Axes | None = None,
+    ax: Axes | None = None,  # axes to draw on; None: a figure of its own
 ) -> Axes:
     """What carried a score (`Scorer.because`), a bar each: blue what raised it, orange what lowered it.
 

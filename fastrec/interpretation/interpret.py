@@ -117,7 +117,12 @@ class RecInterpretation(ErrorInterpretation):
         """
         return self._bias(k, side, True, min_rows)
 
-    def bottom_bias(self, k: int = 10, side: str = 'item', min_rows: int = 1) -> pd.DataFrame:
+    def bottom_bias(
+        self,
+        k: int = 10,  # how many
+        side: str = 'item',  # 'item' or 'user'
+        min_rows: int = 1,  # training rows that they have at least
+    ) -> pd.DataFrame:
         """The `k` smallest biases; see `top_bias`."""
         return self._bias(k, side, False, min_rows)
 
@@ -131,7 +136,13 @@ class RecInterpretation(ErrorInterpretation):
             raise ValueError(f'no {side} has {min_rows} training rows: the most rated has {most:,}')
         return df
 
-    def plot_bias(self, k: int = 10, side: str = 'item', min_rows: int = 1, ax: Axes | None = None) -> Axes:
+    def plot_bias(
+        self,
+        k: int = 10,  # bars at each end
+        side: str = 'item',  # 'item' or 'user'
+        min_rows: int = 1,  # training rows that they have at least
+        ax: Axes | None = None,  # axes to draw on; None: a figure of its own
+    ) -> Axes:
         """The `k` largest and the `k` smallest biases as bars."""
         df = self._both_ends(k, side, min_rows)
         ax = ax or new_axes(8, 1 + 0.28 * len(df))
@@ -168,7 +179,7 @@ class RecInterpretation(ErrorInterpretation):
         components: tuple[int, int] = (1, 2),  # along x and y, from 1
         side: str = 'item',  # or 'user'
         color: str | None = None,  # column of metadata to color by; None: the `k` are blue, the others pale
-        ax: Axes | None = None,
+        ax: Axes | None = None,  # axes to draw on; None: a figure of its own
     ) -> Axes:
         """Map of two principal components of the vectors of the 1,000 with most rows.
 
@@ -199,7 +210,7 @@ class RecInterpretation(ErrorInterpretation):
         perplexity: float = 30.0,  # neighbors that count, about; fewer where there are few dots
         seed: int = 0,  # of the descent
         n_labels: int = 15,  # how many of those with most rows are labeled, where labels find room
-        ax: Axes | None = None,
+        ax: Axes | None = None,  # axes to draw on; None: a figure of its own
         budget: int | None = None,  # bytes that the neighbors may take; None: half of the memory that is available
     ) -> Axes:
         """t-SNE map (van der Maaten and Hinton 2008) of the vectors of the `k` with most rows, colored by metadata.
@@ -312,7 +323,7 @@ class RecInterpretation(ErrorInterpretation):
         side: str = 'user',  # or 'item'
         n: int = 1000,  # dots: those with most rows
         seed: int = 0,  # of k-means and of the map
-        ax: Axes | None = None,
+        ax: Axes | None = None,  # axes to draw on; None: a figure of its own
     ) -> Axes:
         """The `clusters` as colors on a t-SNE map of the vectors; the legend has the title that marks each most."""
         found = self._clusters(k, side, seed)
@@ -370,7 +381,13 @@ class RecInterpretation(ErrorInterpretation):
         df.attrs['prediction'] = prediction.item()
         return df
 
-    def plot_explain(self, user: Any, item: Any, k: int = 5, ax: Axes | None = None) -> Axes:
+    def plot_explain(
+        self,
+        user: Any,  # id
+        item: Any,  # an id, a title, or a part of a title that matches one
+        k: int = 5,  # bars of factors, those that matter most
+        ax: Axes | None = None,  # axes to draw on; None: a figure of its own
+    ) -> Axes:
         """The parts of a prediction (see `explain`) as bars: what they add to the mean, which the axis names."""
         df = self.explain(user, item, k)
         ax = ax or new_axes(7, 0.8 + 0.35 * len(df))
@@ -390,7 +407,7 @@ class RecInterpretation(ErrorInterpretation):
         k: int = 10,  # bars; what is left has one of its own
         by: str = 'items',  # or 'features', 'sums'; as in `Scorer.because`
         history: Any = None,  # what the user has, where it did not travel with the recommender
-        ax: Axes | None = None,
+        ax: Axes | None = None,  # axes to draw on; None: a figure of its own
     ) -> Axes:
         """Why a score is what it is, by the user's own items (`learn.because`), a bar each. Of every scorer."""
         return plot_because(self.learn, user, item, k, by, history, ax)
@@ -431,7 +448,12 @@ class RecInterpretation(ErrorInterpretation):
         means = (total / total.sum(1, keepdim=True)).cpu().numpy()
         return one_side(self.catalog, codes, 'item', **dict(zip(model.names, means.T)))
 
-    def plot_gates(self, shares: bool = False, n_users: int = 200, axes: Any = None) -> np.ndarray:
+    def plot_gates(
+        self,
+        shares: bool = False,  # of what the pathways bring to scores, in place of the gate's weights
+        n_users: int = 200,  # users that the mean is over
+        axes: Any = None,  # two axes to draw on; None: a figure of its own
+    ) -> np.ndarray:
         """Mean weight of each pathway (`shares`: see `gates`) by the number of training rows of the item.
 
         Of all items, and of those that have every pathway.

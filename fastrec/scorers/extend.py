@@ -165,7 +165,7 @@ def _joined_split(split: Split, stays: np.ndarray, n_new: int, valid_pct: float,
 
 
 def extend_model(
-    model: nn.Module,
+    model: nn.Module,  # what is to be made larger; it stays as it is
     catalog: Catalog,  # of all users and items, old and new
     user_blocks: dict[str, Block] | None = None,  # features of the new users, by name; None: they have none
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
@@ -282,7 +282,12 @@ def _copy_rows(
 # --- vectors of another model
 
 
-def copy_vectors(model: nn.Module, catalog: Catalog, other: Scorer, side: str) -> int:
+def copy_vectors(
+    model: nn.Module,  # gets them, in place
+    catalog: Catalog,  # of `model`: whose ids they go by
+    other: Scorer,  # a fitted scorer that has them
+    side: str,  # 'user' or 'item'
+) -> int:
     """Copy rows of the tables of `side` ('user' or 'item') from `other` by id; the number of ids that were found.
 
     Tables are matched by name and width; a scorer without such tables gives its `vectors(side)` to the factors. Rows

@@ -76,7 +76,10 @@ class ModelScorer(Scorer):
         model = self.rec_model
         return 0 in model.context_sizes and model.reads_times
 
-    def in_context(self, values: dict) -> ModelScorer:
+    def in_context(
+        self,
+        values: dict,  # column of context -> its level, or the time
+    ) -> ModelScorer:
         """A scorer for one situation, for models that read `context=`.
 
         `learn.in_context(dict(device='phone', time=893286638)).recommend(196)`. What is not named is not given: of a
@@ -168,7 +171,12 @@ class ModelScorer(Scorer):
         with evaluating(self.model):
             yield device_of(self.model)
 
-    def score(self, users: torch.Tensor, items: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def score(
+        self,
+        users: torch.Tensor,
+        items: torch.Tensor,
+        context: torch.Tensor | None = None,  # codes of the situation, int64 (n, columns); None: not given
+    ) -> torch.Tensor:
         """Scores of pairs of codes: (n,), (n,)[, context (n, columns)] -> (n,)."""
         parts = []
         with self.inference() as device:
@@ -353,7 +361,10 @@ class FoldedIn(ModelScorer):
         """Those that the rows were worked out with."""
         return self.prior, self.noise
 
-    def in_context(self, values: dict) -> ModelScorer:
+    def in_context(
+        self,
+        values: dict,  # column of context -> its level, or the time
+    ) -> ModelScorer:
         """`TypeError`: what new users rated says nothing of situations."""
         raise TypeError(
             'what fold_in makes reads no context: it knows nothing of the situations that new users rated in. '

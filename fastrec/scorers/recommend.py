@@ -387,15 +387,16 @@ def _table(
 
 
 def recommend(
-    scorer: Any,
+    scorer: Any,  # a fitted learner, baseline, or any other `Scorer`
     users: Any,  # ids
-    k: int = 10,
-    exclude_seen: bool = True,
-    candidates: Any = None,
-    cold: str = 'popular',
+    k: int = 10,  # items per user
+    exclude_seen: bool = True,  # leave out what the user has in the training rows
+    candidates: Any = None,  # only these items: ids or titles, a condition, or a function of `item_df` -> mask
+    cold: str = 'popular',  # without training rows: 'popular' items, what the 'mean' user gets, or 'raise'
+    # what to leave out, instead of the training rows: table (user, item), or entries (B, n_items)
     seen: pd.DataFrame | csr_matrix | None = None,
-    to: str | Path | None = None,
-    columns: Any = None,
+    to: str | Path | None = None,  # file to write, .parquet or .csv; None: a table in memory
+    columns: Any = None,  # columns of `item_df` to show beside the items
 ) -> pd.DataFrame | Path:
     """The `k` best items of each of `users`; arguments as in `Scorer.recommend`.
 

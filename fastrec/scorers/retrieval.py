@@ -203,13 +203,20 @@ class ItemIndex:
     def __reduce__(self):
         return _no_index, ()
 
-    def queries(self, scorer: Any, users: np.ndarray) -> torch.Tensor:
+    def queries(
+        self,
+        scorer: Any,  # the scorer that the index was made of
+        users: np.ndarray,  # codes of users, int (B,)
+    ) -> torch.Tensor:
         """float32 (B, d): what the rows are multiplied with, for codes of users."""
         p = scorer.user_vectors(torch.as_tensor(users)).float().cpu()
         require_numbers(p, 'user vectors')  # a search finds nothing for what is not a number
         return F.pad(p, (0, 1), value=1.0) if self.has_biases else p
 
-    def is_stale(self, scorer: Any) -> bool:
+    def is_stale(
+        self,
+        scorer: Any,  # the scorer that the index was made of
+    ) -> bool:
         """Has the model changed since?"""
         now = fingerprints(scorer)
         if scorer.catalog.n_items != self.n_items or len(now) != len(self.fingerprints):
@@ -217,7 +224,11 @@ class ItemIndex:
         return any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(now, self.fingerprints))
 
     def top(
-        self, scorer: Any, users: np.ndarray, k: int, seen: csr_matrix | None = None
+        self,
+        scorer: Any,  # the scorer that the index was made of
+        users: np.ndarray,  # codes of users, int (B,)
+        k: int,  # items per user
+        seen: csr_matrix | None = None,  # what to leave out, entries (B, n_items); None: nothing
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B, k) and item codes (B, k) of the best items of each user, best first; -inf where there are fewer.
 
@@ -286,7 +297,12 @@ class ItemIndex:
             found = found.masked_fill(~torch.isfinite(best), -1)
             positions[rows, : found.shape[1]] = found.numpy()
 
-    def neighbours(self, scorer: Any, vectors: torch.Tensor, k: int) -> np.ndarray:
+    def neighbours(
+        self,
+        scorer: Any,  # the scorer that the index was made of
+        vectors: torch.Tensor,  # queries, float (B, d)
+        k: int,  # items per query
+    ) -> np.ndarray:
         """Codes (B, k) of the items with the largest cosine to `vectors` (B, d), best first; -1 where fewer were found.
 
         Where items' vectors differ in length it takes an index of its own, made when first asked for.
@@ -391,9 +407,9 @@ def fingerprints(scorer: Any) -> list[torch.Tensor]:
 
 
 def similar(
-    scorer: Any,
+    scorer: Any,  # a fitted learner, baseline, or any other `Scorer`
     query: Any,  # id, of items also a title or a part of a title that matches one; a list gives `k` rows each
-    k: int = 10,
+    k: int = 10,  # how many
     side: str = 'item',  # or 'user'
     min_rows: int = 0,  # training rows that an answer has at least, unless features tell what it is
     columns: Any = None,  # of `item_df`, to be shown as well

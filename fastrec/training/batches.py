@@ -79,7 +79,11 @@ class InteractionDataset:
         users, items, *target = (o.index_select(0, idx) for o in self.columns)  # a quarter of the time of o[idx]
         return (users.long(), items.long(), *target)
 
-    def subset(self, users: np.ndarray, items: np.ndarray) -> InteractionDataset:
+    def subset(
+        self,
+        users: np.ndarray,  # bool (n_users,)
+        items: np.ndarray,  # bool (n_items,)
+    ) -> InteractionDataset:
         """The rows of this part whose user or item is in the bool masks (n_users,), (n_items,)."""
         rows = torch.arange(len(self), device=self.device) if self.rows is None else self.rows
         of_users = torch.as_tensor(users, device=self.device)[self.columns[0][rows].long()]
@@ -91,7 +95,10 @@ class InteractionDataset:
         """Where the columns are."""
         return self.columns[0].device
 
-    def to(self, device: torch.device) -> InteractionDataset:
+    def to(
+        self,
+        device: torch.device,  # where to
+    ) -> InteractionDataset:
         """Move to `device` in place; returns self."""
         if self.device != device:
             self.columns[:] = [o.to(device) for o in self.columns]
@@ -104,7 +111,10 @@ class InteractionDataset:
         columns = [o.new_empty(0) for o in self.columns]
         return InteractionDataset(columns, None, self.catalog.without_history(), self.n_inp)
 
-    def with_catalog(self, catalog: Catalog) -> InteractionDataset:
+    def with_catalog(
+        self,
+        catalog: Catalog,  # with the items there are, in their order, then further ones
+    ) -> InteractionDataset:
         """The same rows under a catalog that knows further items."""
         return InteractionDataset(self.columns, self.rows, catalog, self.n_inp)
 
@@ -207,7 +217,12 @@ class InteractionDL(TfmdDL):
         self._generator: torch.Generator | None = None  # made of the seed when it is first asked for
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0, **kwargs)
 
-    def new(self, dataset: RecDataset | None = None, cls: type | None = None, **kwargs) -> InteractionDL:
+    def new(
+        self,
+        dataset: RecDataset | None = None,
+        cls: type | None = None,
+        **kwargs,  # settings that differ
+    ) -> InteractionDL:
         """A loader with these settings, but for those given: fastai's list of what it hands on does not have `seed`."""
         kwargs.setdefault('seed', self.seed)
         return super().new(dataset, cls, **kwargs)
@@ -224,7 +239,10 @@ class InteractionDL(TfmdDL):
 
     # --- the order of an epoch
 
-    def generator(self, device: torch.device) -> torch.Generator | None:
+    def generator(
+        self,
+        device: torch.device,  # where random numbers are made
+    ) -> torch.Generator | None:
         """None: torch's own; with a `seed` a generator of this loader."""
         if self.seed is None:
             return None
@@ -278,7 +296,10 @@ class InteractionDL(TfmdDL):
             yield batch if transform is None else transform(batch)
         self.after_iter()
 
-    def create_batches(self, samps: Iterable[int] | torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
+    def create_batches(
+        self,
+        samps: Iterable[int] | torch.Tensor | None,  # places of rows in the dataset, in the order of the epoch
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
         """Batches of the samples `samps`, in this order."""
         assert samps is not None
         dataset = self._placed()
@@ -292,13 +313,22 @@ class InteractionDL(TfmdDL):
         for chunk in idx.split(batches_at_once * self.bs):
             yield from zip(*(o.split(self.bs) for o in self.columns_of(dataset[chunk])))
 
-    def columns_of(self, columns: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def columns_of(
+        self,
+        # of the dataset, (n,) each: users, items, then what there is of target, context and weight
+        columns: tuple[torch.Tensor, ...],
+    ) -> tuple[torch.Tensor, ...]:
         """What batches are slices of, from the dataset's columns for a chunk of samples."""
         return columns
 
     # --- to look at
 
-    def decode_batch(self, b: tuple[torch.Tensor, ...], max_n: int = 9, **more: torch.Tensor) -> pd.DataFrame:
+    def decode_batch(
+        self,
+        b: tuple[torch.Tensor, ...],
+        max_n: int = 9,
+        **more: torch.Tensor,  # tensors to show as well, e.g. predictions, by name: (B,), or of the shape of the target
+    ) -> pd.DataFrame:
         """The first rows of a batch with ids and titles."""
         catalog = self.dataset.catalog
         at = self.dataset.n_inp
@@ -356,7 +386,7 @@ class UnseenDL(InteractionDL):
         sampler: NegativeSampler | None = None,  # draws the pairs
         n: int = 1,  # pairs to each row
         rating: float = 0.0,  # of these
-        **kwargs,
+        **kwargs,  # of `InteractionDL`
     ) -> None:
         self.sampler = sampler
         self.n_unseen = n  # fastai's `n` is the number of rows
@@ -369,7 +399,12 @@ class UnseenDL(InteractionDL):
         """Values that a row becomes: a rating, and those made up."""
         return 1 + self.n_unseen
 
-    def new(self, dataset: RecDataset | None = None, cls: type | None = None, **kwargs) -> InteractionDL:
+    def new(
+        self,
+        dataset: RecDataset | None = None,
+        cls: type | None = None,
+        **kwargs,  # settings that differ
+    ) -> InteractionDL:
         """A loader of the rows as they are, which is what one looks at; made up pairs are for training."""
         return super().new(dataset, cls or InteractionDL, **kwargs)
 
@@ -407,7 +442,7 @@ class NegativesDL(InteractionDL):
         sampler: NegativeSampler | None = None,  # draws them
         n_neg: int = 4,  # negatives of each positive
         neg_seed: int | None = None,  # draw the same at each pass
-        **kwargs,
+        **kwargs,  # of `InteractionDL`
     ) -> None:
         self.sampler = sampler
         self.n_neg = n_neg
@@ -419,7 +454,12 @@ class NegativesDL(InteractionDL):
         """Values that a row becomes: a positive and its negatives."""
         return 1 + self.n_neg
 
-    def new(self, dataset: RecDataset | None = None, cls: type | None = None, **kwargs) -> InteractionDL:
+    def new(
+        self,
+        dataset: RecDataset | None = None,
+        cls: type | None = None,
+        **kwargs,  # settings that differ
+    ) -> InteractionDL:
         """As in `InteractionDL`; a sampler knows what was seen and belongs to its dataset, so it stays with that."""
         kwargs.setdefault('n_neg', self.n_neg)
         kwargs.setdefault('neg_seed', self.neg_seed)
@@ -465,13 +505,18 @@ class InBatchDL(InteractionDL):
         self,
         dataset: InteractionDataset,  # of positives
         seen: csr_matrix | None = None,  # (n_users, n_items): entries are not negatives of the user
-        **kwargs,
+        **kwargs,  # of `InteractionDL`
     ) -> None:
         self.seen = seen
         self._index: list[torch.Tensor] | None = None  # `seen` on the device; see `_make_index`
         super().__init__(dataset, **kwargs)
 
-    def new(self, dataset: RecDataset | None = None, cls: type | None = None, **kwargs) -> InteractionDL:
+    def new(
+        self,
+        dataset: RecDataset | None = None,
+        cls: type | None = None,
+        **kwargs,  # settings that differ
+    ) -> InteractionDL:
         """As in `InteractionDL`; what was seen belongs to its dataset, so it stays with that."""
         kwargs.setdefault('seen', self.seen if dataset is None else None)
         return super().new(dataset, cls, **kwargs)
@@ -489,7 +534,11 @@ class InBatchDL(InteractionDL):
         column_of_item = torch.full((self.seen.shape[1],), -1, device=device)
         return [indptr, indices, column_of_item]
 
-    def candidates(self, users: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def candidates(
+        self,
+        users: torch.Tensor,  # codes of users, int64 (B,)
+        items: torch.Tensor,  # codes of their positives, int64 (B,)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Users (B,), distinct items (1, C) and target (B, C) of the positives `users` (B,), `items` (B,).
 
         What the users have is laid end to end and looked up among the columns: no loop, no matrix (B, n_items).
@@ -630,12 +679,20 @@ class UserDL(InteractionDL):
 
     objective = 'catalogue'
 
-    def create_batches(self, samps: Iterable[int] | torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
+    def create_batches(
+        self,
+        samps: Iterable[int] | torch.Tensor | None,  # places of users in the dataset, in the order of the epoch
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
         """Batches of the users `samps`, in this order, with their targets."""
         for (users,) in super().create_batches(samps):
             yield users, self.dataset.targets(users)
 
-    def decode_batch(self, b: tuple[torch.Tensor, ...], max_n: int = 9, **more: torch.Tensor) -> pd.DataFrame:
+    def decode_batch(
+        self,
+        b: tuple[torch.Tensor, ...],
+        max_n: int = 9,
+        **more: torch.Tensor,  # tensors to show as well, e.g. predictions, by name: (B,), or of the shape of the target
+    ) -> pd.DataFrame:
         """The first users of a batch with the number of their positives and the best known of them."""
         catalog = self.dataset.catalog
         rows: list[dict[str, Any]] = []

@@ -49,7 +49,10 @@ class RatingMetric(Metric):
         self.total = 0.0
         self.count = 0
 
-    def accumulate(self, learn: Learner) -> None:
+    def accumulate(
+        self,
+        learn: Learner,  # the learner that is validated, with its batch
+    ) -> None:
         """Add the errors of a batch."""
         errors = learn.pred.float() - learn.yb[0].float()
         if errors.device.type != 'mps':
@@ -96,14 +99,20 @@ class LabelColumn(Metric):
     The mean over users, or of all rows where it is `pooled`.
     """
 
-    def __init__(self, metric: LabelMetric) -> None:
+    def __init__(
+        self,
+        metric: LabelMetric,  # what the column shows
+    ) -> None:
         self.metric = metric
 
     def reset(self) -> None:
         """Start a validation set."""
         self.batches: list[list[torch.Tensor]] = []
 
-    def accumulate(self, learn: Learner) -> None:
+    def accumulate(
+        self,
+        learn: Learner,  # the learner that is validated, with its batch
+    ) -> None:
         """Keep users, scores and labels of a batch, those of all processes."""
         self.learn = learn
         self.batches.append([learn.to_detach(o) for o in (learn.xb[0], learn.pred.float(), learn.yb[0])])
@@ -152,7 +161,10 @@ class RankingCallback(Callback):
         self.ranking_values = self._nothing()
         self._added: list[ValueMetric] = []  # columns of this fit
 
-    def check(self, catalog: Catalog) -> None:
+    def check(
+        self,
+        catalog: Catalog,  # of the loaders that are trained on
+    ) -> None:
         """`ValueError` where it could not rank what these loaders hold out, as explicit ratings without `relevant`."""
         if catalog.split is not None and len(catalog.split.valid):
             _, rows = held_out_rows(catalog, 'valid')
@@ -180,7 +192,10 @@ class RankingCallback(Callback):
         """fastai metrics that show the values."""
         return [ValueMetric(partial(self.ranking_value, m.name), m.name) for m in self.ranking_metrics]
 
-    def ranking_value(self, name: str) -> float:
+    def ranking_value(
+        self,
+        name: str,  # of the column, e.g. 'ndcg@10'
+    ) -> float:
         """The last value of the metric `name`."""
         return self.ranking_values[name]
 

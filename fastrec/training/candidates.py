@@ -79,7 +79,11 @@ class Candidate:
         """Is it fitted without a training loop?"""
         return isinstance(self.make, type) and issubclass(self.make, Baseline)
 
-    def suits(self, dls: RecDataLoaders, sides: tuple[str, ...]) -> bool:
+    def suits(
+        self,
+        dls: RecDataLoaders,  # loaders of the data
+        sides: tuple[str, ...],  # whose features there are: 'user', 'item'
+    ) -> bool:
         """Can it be made for these loaders, with features of these sides?"""
         if self.reads and not set(self.reads) & set(sides):
             return False
@@ -87,7 +91,10 @@ class Candidate:
             return False
         return self.is_baseline or self.reads_context or not dls.has_context
 
-    def loaders_of(self, dls: RecDataLoaders) -> dict[str, Any]:
+    def loaders_of(
+        self,
+        dls: RecDataLoaders,  # loaders of the data
+    ) -> dict[str, Any]:
         """Arguments of `dls.remade` that make the loaders it needs: {} where these are such."""
         wanted = self.loaders(dls) if callable(self.loaders) else self.loaders
         res = dict(wanted)
@@ -97,20 +104,27 @@ class Candidate:
             del res['bs']
         return res
 
-    def made(self, dls: RecDataLoaders, features: Mapping[str, Any]) -> Scorer:
+    def made(
+        self,
+        dls: RecDataLoaders,  # loaders of the data
+        features: Mapping[str, Any],  # side -> `UserFeatures` or `ItemFeatures`, or None
+    ) -> Scorer:
         """A fitted baseline, or a learner that is not trained yet; `features` are by side."""
         if self.is_baseline:
             return self.make(**self.options).fit(dls)
         return self.make(dls.remade(**self.loaders_of(dls)), **self.options, **self._given(features))
 
-    def recipe_for(self, learn: RecLearner) -> Recipe:
+    def recipe_for(
+        self,
+        learn: RecLearner,  # made by this candidate, not yet trained
+    ) -> Recipe:
         """Epochs and rate for the learner."""
         return self.recipe or recipe_of(self.make, learn.dls)
 
     def code(
         self,
-        dls: RecDataLoaders,
-        features: Mapping[str, Any],
+        dls: RecDataLoaders,  # loaders of the data
+        features: Mapping[str, Any],  # side -> `UserFeatures` or `ItemFeatures`, or None
         recipe: Recipe | None,  # of a learner that was not trained by who made it
         seed: int = 0,  # of its training
         name: str = 'learn',  # of the variable

@@ -874,6 +874,7 @@ class StreamDataLoaders(RecDataLoaders):
         title_name: str | None = None,  # column of `item_df` with the titles
         target: str = 'rating',  # (no other)
         # value or values in the place of a rating that say that there is none
+        # value or values in the place of a rating that say that there is none
         missing_rating: float | list[float] | None = None,
         bs: int | None = None,  # batch size; by default a power of two that leaves about 300 steps an epoch
         val_bs: int | None = None,  # of valid; by default `bs`, or more

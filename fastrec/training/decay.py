@@ -28,7 +28,10 @@ def kept_from_optimizer(model: nn.Module, by_rows: bool) -> set[int]:
     return kept
 
 
-def decay_groups(model: nn.Module, by_rows: bool = True) -> L:
+def decay_groups(
+    model: nn.Module,  # whose parameters are shared out
+    by_rows: bool = True,  # are tables decayed at the rows looked up, and not by the optimizer?
+) -> L:
     """fastai splitter: parameters without, and with, weight decay of the optimiser."""
     kept = kept_from_optimizer(model, by_rows)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -49,7 +52,7 @@ class WeightDecay:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module,  # whose tables collect it
         optimizer: Optimizer,  # fastai's, whose parameter groups are `decay_groups` or a user's own
         wd: float | None,  # None: the optimiser keeps its own
         by_rows: bool,  # is a table decayed at the rows looked up?
@@ -68,7 +71,10 @@ class WeightDecay:
         self.model_name = type(model).__name__
         self._checked = self.l2 == 0
 
-    def start(self, optimizer: Optimizer) -> None:
+    def start(
+        self,
+        optimizer: Optimizer,  # of the fit that begins
+    ) -> None:
         """Tell tables and optimiser."""
         set_l2(self.tables, self.l2)
         if self.of_groups is not None:

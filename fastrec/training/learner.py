@@ -224,6 +224,7 @@ class RecLearner(FastLearner, ModelScorer):
         stop_div: bool = True,  # stop when the loss has become four times its lowest
         show_plot: bool = True,  # draw the curve with the suggestions
         # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
+        # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
         suggest_funcs: Any = SuggestionMethod.Valley,
     ) -> Any:
         """A sweep of the learning rate; returns the suggestions as a named tuple, and changes nothing.

@@ -276,13 +276,19 @@ class FastLearner(Learner):
             self._listeners_of[event_name] = found
         return found
 
-    def add_cb(self, cb: Callback | type[Callback]) -> FastLearner:
+    def add_cb(
+        self,
+        cb: Callback | type[Callback],  # an object, or a class that is made without arguments
+    ) -> FastLearner:
         """Add a callback; of fastai's default ones the lean form."""
         self._listeners_of = {}
         super().add_cb(LEAN.get(cb, cb) if isinstance(cb, type) else cb)
         return self
 
-    def remove_cb(self, cb: Callback | type[Callback]) -> FastLearner:
+    def remove_cb(
+        self,
+        cb: Callback | type[Callback],  # an object that was added, or a class
+    ) -> FastLearner:
         """Remove a callback, or all of a class."""
         self._listeners_of = {}
         return super().remove_cb(cb)
@@ -358,7 +364,10 @@ class FastLearner(Learner):
         else:
             self.loss_grad = self.loss_grad + penalty
 
-    def loss_of(self, pred: torch.Tensor) -> torch.Tensor:
+    def loss_of(
+        self,
+        pred: torch.Tensor,  # scores of the batch, as the model returns them
+    ) -> torch.Tensor:
         """The loss of these scores of the batch that is at hand, without the L2 of the tables."""
         if isinstance(self.loss_func, RankingLoss) and self.loss_func.needs_items:
             return self.loss_func(pred, *self.yb, items=self.xb[1])

@@ -409,10 +409,10 @@ class FusedAdam(TorchOptimizer):
     def __init__(
         self,
         params: Iterable,  # parameters, or lists of them, a group each
-        lr: float = 1e-3,
+        lr: float = 1e-3,  # learning rate
         mom: float = 0.9,  # Adam's beta1
         sqr_mom: float = 0.99,  # Adam's beta2
-        eps: float = 1e-5,
+        eps: float = 1e-5,  # is added to the root of the second moment
         wd: float = 0.0,  # decoupled weight decay
     ) -> None:
         super().__init__(
@@ -486,8 +486,8 @@ def _cosine(start: Any, end: Any, share: float) -> Any:
 def one_cycle(
     pct_start: float,  # share of training until `middle`
     start: Any,  # values: numbers, or arrays of one per parameter group
-    middle: Any,
-    end: Any,
+    middle: Any,  # values at `pct_start`, of the same kind
+    end: Any,  # values at the end, of the same kind
 ) -> Callable[[float], Any]:
     """Cosine annealing from `start` to `middle` over the first `pct_start` of training, then to `end`.
 

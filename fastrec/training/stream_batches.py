@@ -91,7 +91,12 @@ class StreamDL(InteractionDL):
         kwargs['indexed'] = True  # fastai shuffles only what it can index
         super().__init__(dataset, **kwargs)
 
-    def new(self, dataset: RecDataset | None = None, cls: type | None = None, **kwargs) -> InteractionDL:
+    def new(
+        self,
+        dataset: RecDataset | None = None,
+        cls: type | None = None,
+        **kwargs,  # settings that differ
+    ) -> InteractionDL:
         """As in `InteractionDL`; of rows in memory (those of `new_empty`) an `InteractionDL`."""
         if dataset is not None and not isinstance(dataset, StreamDataset):
             return super().new(dataset, InteractionDL if cls is None else cls, **kwargs)
@@ -120,7 +125,10 @@ class StreamDL(InteractionDL):
         finally:
             self.buffer = before
 
-    def create_batches(self, samps: Iterable[int] | torch.Tensor | None) -> Iterator[tuple[torch.Tensor, ...]]:
+    def create_batches(
+        self,
+        samps: Iterable[int] | torch.Tensor | None,  # of fastai's signature; not looked at
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
         """Batches of all rows; what is left of a buffer goes before the next. `samps` is not looked at."""
         if not self.n:
             return
