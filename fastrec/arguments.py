@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,48 @@ COMMENT = re.compile(r'(?:^|\s)#\s?(?P<text>.*)$')
 # `**kwargs,  # of `evaluate_users``: arguments that are handed on
 HANDED_ON = re.compile(r'of `(?P<name>[\w.]+)`')
 LEFT_OUT = ('self', 'cls')
+
+ITEMS = 'function, or list of transforms, of'
+# what fastai has no comments for: function -> argument -> text
+FASTAI = {
+    'fastai.data.load.DataLoader.__init__': dict(
+        pin_memory='make batches in page-locked memory, from where they are copied to a GPU faster',
+        timeout='seconds to wait for a worker process; 0: as long as it takes',
+        batch_size="PyTorch's name of `bs`",
+        indexed='is the dataset read by index? None: if it can be',
+        n='samples in an epoch; None: all',
+        device='where batches are put; None: they stay where they are made',
+        persistent_workers='keep worker processes from one epoch to the next',
+        pin_memory_device='device that memory is locked for',
+        wif='function called in each worker process as it starts',
+        before_iter='function called before each epoch',
+        after_item=f'{ITEMS} a sample',
+        before_batch=f'{ITEMS} the samples of a batch, before they are put together',
+        after_batch=f'{ITEMS} a batch',
+        after_iter='function called after each epoch',
+        create_batches='function of the order of samples that yields batches',
+        create_item='function of an index that returns a sample',
+        create_batch='function of a list of samples that returns a batch',
+        retain='function of a batch and its samples that gives the batch their type',
+        get_idxs='function that returns the order of samples in an epoch',
+        sample='function that returns the part of that order that a worker process reads',
+        shuffle_fn='function that returns an order shuffled',
+        do_batch='function of a list of samples that does all of before_batch, create_batch and retain',
+    ),
+    'fastai.callback.schedule.Learner.fit_one_cycle': dict(
+        lr_max='highest learning rate of the cycle; None: `learn.lr`',
+        div_final='the cycle ends at lr_max / div_final',
+        wd='weight decay; None: `learn.wd`',
+        moms='momentum at the start, at the highest rate and at the end; None: `learn.moms`',
+        cbs='callbacks of this fit alone',
+        reset_opt='start with a new optimizer',
+        start_epoch='epochs that are skipped, to go on with a fit that was cut off',
+    ),
+    'fastai.learner.Learner.export': dict(
+        pickle_module='what writes the file',
+        pickle_protocol='version of the format',
+    ),
+}
 
 
 class Argument(NamedTuple):
@@ -83,14 +126,10 @@ def arguments_of(
     Of arguments that `delegates` adds, and of those of a method that a base class has explained, the text is that of
     the function where it stands. `**kwargs` with the comment 'of `name`' are followed by the arguments of that one.
     """
-    texts: dict[str, str] = {}
-    for source in _explained_by(function, owner):
-        for name, text in comments_of(source).items():
-            texts.setdefault(name, text)
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in LEFT_OUT]
+    texts = _texts_of({p.name for p in parameters}, function, owner)
     arguments = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name in LEFT_OUT:
-            continue
+    for parameter in parameters:
         text = texts.get(parameter.name, '')
         arguments.append(_argument(parameter, text))
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -98,8 +137,20 @@ def arguments_of(
     return arguments
 
 
+def _texts_of(names: set[str], function: Callable, owner: type | None) -> dict[str, str]:
+    """What stands beside the arguments of these names, as far as anything does."""
+    texts: dict[str, str] = {}
+    for source in _explained_by(function, owner):
+        if names <= texts.keys():
+            break  # the others, files of fastai among them, need not be read
+        texts = {**comments_of(source), **texts}
+    return texts
+
+
 def _explained_by(function: Callable, owner: type | None) -> Iterator[Callable]:
-    """The function, those that it delegates to, and those that it overrides."""
+    """The function, those that it delegates to, and those that it overrides; of a dataclass the class itself."""
+    if owner is not None and function.__name__ == '__init__' and is_dataclass(owner):
+        yield owner
     source: Any = function
     while source is not None:
         yield inspect.unwrap(source)
@@ -139,19 +190,28 @@ def _handed_on(function: Callable, text: str, known: set[str]) -> list[Argument]
 # --- the source
 
 
+@cache
 def comments_of(
-    function: Callable,
+    function: Callable,  # or a dataclass, whose fields are arguments
 ) -> dict[str, str]:
     """{argument: text} of comments in the signature: at the end of an argument's line, or in lines above it.
 
-    Of what has no source, as builtins, {}.
+    Of a function of fastai that has none those of `FASTAI`; of what has no source, as builtins, {}.
     """
     code = getattr(function, '__code__', None)
+    if isinstance(function, type):
+        return _comments(_field_lines(function))
     if code is None:
         return {}
+    known = FASTAI.get(f'{function.__module__}.{function.__qualname__}', {})
+    return {**known, **_comments(_signature_lines(_lines(code.co_filename), code.co_firstlineno - 1))}
+
+
+def _comments(lines: Iterable[str]) -> dict[str, str]:
+    """{name: text}, of lines that have a name each, or a comment for the name below."""
     texts: dict[str, str] = {}
     above: list[str] = []
-    for line in _signature_lines(_lines(code.co_filename), code.co_firstlineno - 1):
+    for line in lines:
         comment = COMMENT.search(line)
         if comment is not None and not line[: comment.start()].strip():
             above.append(comment['text'].strip())
@@ -180,6 +240,18 @@ def _signature_lines(lines: list[str], first: int) -> Iterator[str]:
         yield line
         if _code(line).endswith('):'):
             return
+
+
+def _field_lines(cls: type) -> Iterator[str]:
+    """The lines of a class from its name to its first method."""
+    lines = iter(_lines(inspect.getfile(cls)))
+    for line in lines:
+        if line.startswith(f'class {cls.__name__}'):
+            break
+    for line in lines:
+        if line.lstrip().startswith(('def ', '@')) or line[:1].strip():
+            return
+        yield line
 
 
 def _code(line: str) -> str:
