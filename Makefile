@@ -30,7 +30,7 @@ test-slow: $(VENV)/.installed
 	$(PY) -m pytest -q -m slow tests
 
 docs: $(VENV)/.installed
-	$(PY) -m sphinx -q -W --keep-going -b html docs site
+	$(PY) -m sphinx -q -W --keep-going -b html -d build/doctrees docs site
 	rm -rf jupyter_execute  # pictures of the notebooks, which are in the site by now
 
 docs-serve: docs
