@@ -238,6 +238,7 @@ class Catalog:
     def require_history(
         self,
         # what the error says to do
+        # what the error says to do
         way: str = 'This needs the training table: make RecDataLoaders of it again and use those, '
         'or save with save_recommender(..., history=True)',
     ) -> History:
@@ -364,13 +365,14 @@ class Catalog:
     def candidates(
         self,
         # items, a condition as text, or a function of `item_df`; None: all
+        # items, a condition as text, or a function of `item_df`; None: all
         candidates: str | Callable | Iterable | None,
     ) -> np.ndarray | None:
         """int64 item codes that `candidates` allows; None: all.
 
         `candidates`: None; items, each an id, a title or a part of one (see `find`); a condition as text
         (`rows_where`); or a function of `item_df` that returns a boolean mask. A text alone is an id, the whole title
-        of one item, or a condition.
+        of one item, or a condition. `TypeError` for a table and for a mask, `ValueError` where no item is left.
         """
         if candidates is None:
             return None

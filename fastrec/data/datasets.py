@@ -47,7 +47,7 @@ def movielens(
     is none.
 
     Source: F. M. Harper and J. A. Konstan, 'The MovieLens Datasets', ACM TiiS 5(4), 2015. Its terms allow research use
-    and no redistribution.
+    and no redistribution. `ValueError` for another name.
     """
     if name not in _MOVIELENS:
         raise ValueError(f'name={name!r}: choose one of {list(_MOVIELENS)}')

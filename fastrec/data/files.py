@@ -127,7 +127,7 @@ class FileTable:
 
     `interactions` converts each part as it comes: what is held is two int32 codes, a float32 rating and the time of a
     row, and one part. Where that cannot be done (missing ids, mixed types, words for numbers, ...) it hands over the
-    whole table, whose checks say what is wrong.
+    whole table, whose checks say what is wrong. `TypeError` for a table.
     """
 
     def __init__(

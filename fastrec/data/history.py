@@ -194,7 +194,7 @@ class History:
     ) -> dict[str, str]:
         """Name -> 16 hex digits that change with the values, and with nothing else: neither dtypes nor containers.
 
-        Of 'data' each column, ids and codes of a side together; of 'split' each part.
+        Of 'data' each column, ids and codes of a side together; of 'split' each part. `ValueError` for another part.
         """
         if part == 'split':
             return {name: digest(rows) for name, rows in zip(Split._fields, self.split) if rows is not None}

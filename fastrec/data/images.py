@@ -69,7 +69,7 @@ class ImageEncoder(Savable):
     # --- the backbone
 
     def body(self) -> torch.nn.Module:
-        """The backbone without a head, in eval mode."""
+        """The backbone without a head, in eval mode. `RuntimeError` where its weights cannot be downloaded."""
         if isinstance(self.backbone, torch.nn.Module):
             return self.backbone.eval()
         import torchvision

@@ -115,7 +115,10 @@ class Vocab:
         ids: Any,  # one id or a sequence of ids
         unknown: str = 'raise',  # 'raise' a `KeyError`, or 'mark' with -1
     ) -> np.ndarray:
-        """int64 codes of `ids`, shape `(n,)`; `KeyError` names unknown ids and the way out."""
+        """int64 codes of `ids`, shape `(n,)`; `KeyError` names unknown ids and the way out.
+
+        `ValueError` for another word in `unknown`.
+        """
         if unknown not in ('raise', 'mark'):
             raise ValueError(f"unknown={unknown!r}: choose 'raise' or 'mark'")
         values = _sequence_of_ids(ids)
@@ -827,6 +830,7 @@ class Interactions:
     """Who did what to what: integer codes, ratings and times as arrays of one length.
 
     The table that it comes from (`from_df`) is not kept. Implicit feedback (`implicit`) has `weights` and `options`.
+    `ValueError` where lengths differ.
     """
 
     missing_rating: Any = None  # of those that were saved before there was one
@@ -951,7 +955,8 @@ class Interactions:
     ) -> Interactions:
         """The same with one row per pair, in the order of the table; itself if no pair repeats.
 
-        A 'mean' is that by the weights of the rows, which add up; time and context are those of the last.
+        A 'mean' is that by the weights of the rows, which add up; time and context are those of the last. `ValueError`
+        for repeated pairs under 'error'.
         """
         by_pair = self._by_pair()
         if by_pair is None:

@@ -241,7 +241,8 @@ def _count_ties(users: np.ndarray, times: np.ndarray, is_held_out: np.ndarray, i
 class KFoldSplitter:
     """The `fold`-th of `n_folds` random parts of (nearly) one size is valid: `KFoldSplitter(5)[0]` ... `[4]`.
 
-    Called itself it gives the first fold; iterating gives a splitter per fold, as `cross_validate` does.
+    Called itself it gives the first fold; iterating gives a splitter per fold, as `cross_validate` does. `ValueError`
+    for less than two folds, and a fold that there is not.
     """
 
     @check_arguments
