@@ -57,7 +57,8 @@ def compare_models(
     `metrics=['rmse', 'ndcg@10'], relevant=4`; a scorer that only ranks has nan for its errors, with a warning.
 
     The values per user are in `.attrs['per_user']`: a table (user x (model, metric)); `plot_gains` draws how they
-    differ. `.attrs['one_class']` counts the users left out of label metrics.
+    differ. `.attrs['one_class']` counts the users left out of label metrics. `ValueError` where `against` is none of
+    them.
     """
     require_known(kwargs, evaluate_users, 'compare_models')
     models = _by_name(scorers)
@@ -406,7 +407,8 @@ def plot_gains(
     """How the gain over one model is spread over users: a histogram for each other model; returns the axes.
 
     With the mean, and the shares of users who gain, lose and stay as they are. Of errors, and whatever else is better
-    the lower it is, a gain is how much lower it is; of `rmse` that of the user's own.
+    the lower it is, a gain is how much lower it is; of `rmse` that of the user's own. `TypeError` for another table,
+    `ValueError` for a metric or model that is not in it.
     """
     per_user = table.attrs['per_user']
     models = list(per_user.columns.get_level_values(0).unique())

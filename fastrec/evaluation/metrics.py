@@ -250,7 +250,8 @@ def _sorted_at_once(scores: torch.Tensor, users: torch.Tensor, own: torch.Tensor
 class RankingMetric:
     """A ranking metric at a cut-off: called with `Ranks`, it gives one value per user, float64 (n_users,).
 
-    Ranks beyond the cut-off may be inf. `name` is e.g. 'ndcg@10'.
+    Ranks beyond the cut-off may be inf. `name` is e.g. 'ndcg@10'. `ValueError` for a cut-off that is not a whole number
+    from 1 on.
     """
 
     def __init__(

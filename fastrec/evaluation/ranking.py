@@ -47,7 +47,7 @@ def rank_held_out(
     The latter are codes, -1 where there are fewer (None if k=0); other arguments as in `evaluate_users`.
 
     Candidates are all items but those of the training rows (split='test': nor of the valid rows). Users go through in
-    chunks of a fixed memory budget.
+    chunks of a fixed memory budget. `ValueError` for the part 'train'.
     """
     catalog = catalog_of(scorer, dls)
     inter, rows = held_out_rows(catalog, split)
