@@ -44,7 +44,8 @@ def save_recommender(
     content-*.json and tensors-*.safetensors. They are written aside and put in place by one rename, so that a crash
     leaves either the old recommender or the new one; so do several who save at once, and who loads meanwhile has one or
     the other. User ids travel, and features of users where the model reads them. `TypeError` for what cannot be saved
-    without pickle, `ValueError` for a model whose weights are not finite.
+    without pickle, `ValueError` for a model whose weights are not finite. `NotADirectoryError` where `folder` is a
+    file.
     """
     if not isinstance(scorer, Scorer):
         raise TypeError(f'expected a fitted learner or baseline (a Scorer), got {type(scorer).__name__}')
@@ -82,7 +83,7 @@ def load_recommender(
 
     Neither fastai nor a plotting library is imported. Checksums are compared first. Errors: `FileNotFoundError` where a
     file is missing, `ValueError` for one that is damaged, of another format, or made to do harm: no code is run from
-    the files, and nothing in them is used before it was checked.
+    the files, and nothing in them is used before it was checked. `TypeError` for what is not a path.
     """
     load_file = safetensors_module().load_file
     folder = Path(folder)

@@ -63,7 +63,8 @@ class BiasOnly(Baseline):
     b_i = sum(r - mean - b_u) / (damping_i + n_i) with b_u = 0 at first, then b_u = sum(r - mean - b_i) /
     (damping_u + n_u), `n_iter` times in turns. Once is Koren 2010, 'Factor in the Neighbors', section 2.1 (its
     decoupled estimates); in turns they come to the ridge regression on users and items. A row of weight w
-    (`weight_name` of the loaders) counts as w rows. Cold users and items have bias 0.
+    (`weight_name` of the loaders) counts as w rows. Cold users and items have bias 0. `TypeError` for a `damping` that
+    is not a pair.
     """
 
     scale = 'rating'

@@ -55,7 +55,8 @@ class Blend(Scorer):
     """Weighted sum of scorers, each standardized over the catalogue per user: sum_m w_m (s_m - mean_i s_m) / std_i s_m.
 
     For ranking: models that err differently, such as a learner and `EASE`, are often better together than each alone.
-    Choose the weights on validation data. All scorers have to know the same users and items.
+    Choose the weights on validation data. All scorers have to know the same users and items. `ValueError` without
+    scorers and for another number of weights, `TypeError` for weights that are not numbers.
     """
 
     scale = 'rank'
@@ -135,7 +136,8 @@ class Ensemble(Scorer):
     has a scale of its own.
 
     `ensemble_learner` makes one of learners: `fit`, `fit_one_cycle`, `fit_flat_cos` and `fine_tune` then train all of
-    them, one after the other, each with a seed of its own; torch's global generator stays as it is.
+    them, one after the other, each with a seed of its own; torch's global generator stays as it is. `ValueError`
+    without members, and for scores of different kinds.
     """
 
     @check_arguments

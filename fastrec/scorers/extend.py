@@ -40,7 +40,8 @@ def extend_interactions(
     """Interactions and split with the rows of `df` after those there are, in train but for `valid_pct`.
 
     A pair that train has already gets its new rating (implicit feedback: weights add up); one that is held out stays
-    held out as it was and its new row is left out, with a warning.
+    held out as it was and its new row is left out, with a warning. `ValueError` where no new row is left, and for a
+    `valid_pct` that is not a share.
     """
     if not 0 <= valid_pct < 1:
         raise ValueError(f'valid_pct={valid_pct}: a share from 0 up to 1')

@@ -161,7 +161,8 @@ class IALS(Baseline):
     What a ridge does depends on how much there is beside it: the default grows with the positives, to
     l2 = n / sqrt(n_users n_items), which is the geometric mean of the positives of a user and of an item. Users and
     items of a dense table have a large one, those of a sparse table a small one. With alpha it was chosen on validation
-    rows of several tables, dense and sparse (`benchmarks/baseline_defaults.py`).
+    rows of several tables, dense and sparse (`benchmarks/baseline_defaults.py`). `TypeError` for arguments by the names
+    of version 0.1.
     """
 
     scale = 'rank'

@@ -148,7 +148,10 @@ class EASE(ItemWeights):
         return dict(l2=self.l2)
 
     def fit(self, dls: HasCatalog) -> EASE:
-        """Learn from the training positives of `dls`; returns self. `MemoryError`, at once, beyond the budget."""
+        """Learn from the training positives of `dls`; returns self. `MemoryError`, at once, beyond the budget.
+
+        `ValueError` where `l2` is too small for an inverse.
+        """
         require_loaders(dls, 'EASE.fit')
         n = dls.catalog.n_items
         dtype: type = np.float64 if n <= DOUBLE_UP_TO else np.float32

@@ -267,7 +267,8 @@ class ModelScorer(Scorer):
     def fold_in(self, ratings: Any, noise: float | None = None) -> FoldedIn:
         """A scorer for users who came after training, from what they rated; see `fastrec.all.fold_in`.
 
-        `TypeError` for a scorer in one situation: it is not known that new users rated in it.
+        `TypeError` for a scorer in one situation: it is not known that new users rated in it. `ValueError` for a
+        `noise` that is not above 0.
         """
         if self.context is not None:
             raise TypeError(

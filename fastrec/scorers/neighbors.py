@@ -50,7 +50,7 @@ class ItemKNN(ItemWeights):
     section 2.2; `KNNBaseline` with pearson_baseline in Surprise). Without such an item it is b_ui.
 
     `similar_items` shows these similarities: of choices at most `k`, and none of an item that shares no user with
-    another.
+    another. `ValueError` for another target.
     """
 
     weights: csr_matrix  # [j, i] is the similarity of j with i
@@ -181,7 +181,7 @@ class UserKNN(Baseline):
     (r_vi - b_vi) / sum_v s_uv w_vi over the `k` nearest of those who rated i, with similarities as in `ItemKNN`.
 
     Similarities are worked out when they are asked for, which takes as long as scoring. Users are scored from what
-    others have, so that one that was saved without history answers nothing.
+    others have, so that one that was saved without history answers nothing. `ValueError` for another target.
     """
 
     reads_history = True

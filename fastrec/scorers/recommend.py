@@ -394,13 +394,15 @@ def recommend(
     candidates: Any = None,  # only these items: ids or titles, a condition, or a function of `item_df` -> mask
     cold: str = 'popular',  # without training rows: 'popular' items, what the 'mean' user gets, or 'raise'
     # what to leave out, instead of the training rows: table (user, item), or entries (B, n_items)
+    # what to leave out, instead of the training rows: table (user, item), or entries (B, n_items)
     seen: pd.DataFrame | csr_matrix | None = None,
     to: str | Path | None = None,  # file to write, .parquet or .csv; None: a table in memory
     columns: Any = None,  # columns of `item_df` to show beside the items
 ) -> pd.DataFrame | Path:
     """The `k` best items of each of `users`; arguments as in `Scorer.recommend`.
 
-    Users go through in chunks of a fixed memory budget.
+    Users go through in chunks of a fixed memory budget. `TypeError` for what does not score, `ValueError` for another
+    word in `cold`, `KeyError` for cold users under 'raise'.
     """
     catalog = scorer.catalog
     if cold not in COLD_POLICIES:

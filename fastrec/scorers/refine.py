@@ -51,6 +51,7 @@ class ItemGraph:
     `ids` (pd.Index), `weights` CSR float32 (n, n), symmetric and not negative; `matrix` is `weights` with rows that sum
     to 1 (rows of items without neighbors are empty). `align(vocab)` brings it into the order of a model's codes. Graphs
     add up: `a + b` is the sum of their row-normalized edges, made symmetric again, so that two relations count alike.
+    `ValueError` for another shape, and for weights that are negative or not finite.
     """
 
     sources: Sequence[Catalog] = ()  # of graphs saved before there were any
@@ -171,7 +172,8 @@ def item_graph(
     - edges: as given; both directions of a pair become one edge, the larger weight counts.
 
     Neighbors of vectors and features are exact (scikit-learn) below 20,000 items; from there on an index finds them
-    (faiss, the extra 'ann'), for which sparse features are brought to 128 dimensions by a truncated SVD.
+    (faiss, the extra 'ann'), for which sparse features are brought to 128 dimensions by a truncated SVD. `ValueError`
+    for a `k` or `link` that there is not, `TypeError` for another source.
     """
     if k is not None and (int(k) != k or k < 1):
         raise ValueError(f'k={k}: at least one neighbour for each item, or None for all')
@@ -814,7 +816,8 @@ class LabelPropagation(_Propagated):
     things at once: L, the labels of training items, and N, 1 on training items; 0 elsewhere.
     score = (L + prior m) / (N + prior), the mean of the labels that reach an item, drawn to m where few do; m is the
     user's own mean over training labels, of a user without any the mean of all. With labels 0 and 1 and prior = 0 that
-    is the paper's F_1 / (F_0 + F_1). Deviation: A is row-normalized where the paper has D^-1/2 W D^-1/2.
+    is the paper's F_1 / (F_0 + F_1). Deviation: A is row-normalized where the paper has D^-1/2 W D^-1/2. `ValueError`
+    for a `beta` or `prior` out of range.
     """
 
     @check_arguments

@@ -228,7 +228,8 @@ def mmr(
 
     Each place goes to argmax_i (1 - diversity) r_i - diversity max_{j chosen} cos(i, j): Carbonell and Goldstein, SIGIR
     1998. r is the score scaled to [0, 1] over each user's list, so that it can be weighed against a cosine (in the
-    paper both are similarities). The first place goes to the best score.
+    paper both are similarities). The first place goes to the best score. `ValueError` for a `diversity` that is not a
+    share.
     """
     if not 0 <= diversity <= 1:
         raise ValueError(f'diversity={diversity}: a share between 0 and 1')
@@ -319,7 +320,7 @@ def epsilon_greedy(
 
     Each place does so with probability `epsilon`; the others keep their order. A column `explored` tells which were
     drawn: record it with what users do, for only those places tell of items what the model did not choose. Items drawn
-    from outside the list have no score.
+    from outside the list have no score. `ValueError` for an `epsilon` that is not a probability.
     """
     if not 0 <= epsilon <= 1:
         raise ValueError(f'epsilon={epsilon}: a probability between 0 and 1')
@@ -407,7 +408,7 @@ def thompson_sampling(
 
     What little is known of gets its chance, and less so as rows come in: Thompson 1933; Chapelle and Li, NIPS 2011. The
     variance is that of a Gaussian mean after n_i observations; that each item's score is Gaussian and independent of
-    the others' is an assumption: the models give no posterior.
+    the others' is an assumption: the models give no posterior. `ValueError` for a `scale` or `prior` out of range.
     """
     if scale < 0 or prior <= 0:
         raise ValueError(f'scale={scale}, prior={prior}: scale is at least 0, prior above 0')
@@ -550,6 +551,7 @@ def quota(
     Items fill the lower bounds first (category after category), then what is left, from the top; an item counts for
     each of its categories. With one category per item that is the best list there is; where a bound cannot be kept with
     what is in a list, the list has fewer. An item without a category is under no bound, of which it is warned.
+    `ValueError` without a bound.
     """
     rows, k = as_lists(recs, k)
     names, member, known = _members(recs, categories)

@@ -150,7 +150,8 @@ class ItemIndex:
     It is what `learn.index()` makes and `recommend` and `similar_items` then use. The search hands over candidates;
     their scores are the model's own. Seen items are left out afterwards, and as many more are fetched as it takes;
     where the index does not give them, an exact search does. `recall` is what was measured when it was made, `kind`
-    what it is. An index is not part of what is exported or saved.
+    what it is. An index is not part of what is exported or saved. `ValueError` for another kind, and for a `recall`
+    that is not a share.
     """
 
     def __init__(
@@ -417,7 +418,7 @@ def similar(
     """The `k` nearest users or items of `query`, by `scorer.neighbors`: by default by cosine of their vectors.
 
     The query's own id, the id, title (items), score, rank. Rows without training data are neither asked (`KeyError`)
-    nor answered: their vector says nothing about them.
+    nor answered: their vector says nothing about them. `ValueError` for a `min_rows` that is not a whole number.
     """
     catalog = scorer.catalog
     k = checked_k(k, side)

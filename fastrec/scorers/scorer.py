@@ -261,7 +261,8 @@ class Scorer:
         column `cold` if a user or item without training rows is among them; popular items come without scores.
         Users go through in chunks: what is held beside the result is at most `MEMORY_BUDGET` (512 MiB), and for scores
         that are one matrix product some 10 MiB. With `to` the rows of 16,384 users at a time go to the file, which has
-        its name once it is whole, always with `cold`; returned is its path.
+        its name once it is whole, always with `cold`; returned is its path. `ValueError` without users or a basket, and
+        with both.
         """
         self.require_trained()
         check_explain(explain, basket, to)
@@ -341,7 +342,8 @@ class Scorer:
         A rating, or a probability where scores are logits (as in `get_preds`), else the score. With a warning where
         user or item is predicted as the average one: those of the table without training rows as the model has it,
         those that it does not have (`unknown='mean'`) by the mean prediction over all users (or items) with training
-        rows, of many a sample of 4,096. `ValueError` for a score that is not a number.
+        rows, of many a sample of 4,096. `ValueError` for a score that is not a number. `KeyError` where `cold` or
+        `unknown` is 'raise'.
         """
         for name, value, choices in (('cold', cold, ('mean', 'raise')), ('unknown', unknown, ('raise', 'mean'))):
             if value not in choices:
@@ -422,6 +424,7 @@ class Scorer:
         """A scorer for users who came after training, from what they rated; the model stays as it is.
 
         `learn.fold_in({50: 5, 181: 4}).recommend()`. Here, of scorers that read histories: the new user's is read.
+        `TypeError` for scorers that have no rows for users to work out.
         """
         self.require_fitted()
         if not self.reads_history or self.parts():
