@@ -118,6 +118,7 @@ class RecModel(nn.Module):
         users: torch.Tensor,  # codes of users, int64 (B,)
         items: torch.Tensor | None = None,  # codes of items, int64 (B,), (B, C) or (1, C); None: the whole catalogue
         # codes of the situation, int64 (B, columns); only for models with `context_sizes`
+        # codes of the situation, int64 (B, columns); only for models with `context_sizes`
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Scores of pairs; see the class."""
@@ -126,6 +127,7 @@ class RecModel(nn.Module):
     def score_items(
         self,
         users: torch.Tensor,  # codes of users, int64 (B,)
+        # codes of the situation, int64 (B, columns); only for models with `context_sizes`
         # codes of the situation, int64 (B, columns); only for models with `context_sizes`
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -191,7 +193,10 @@ class RecModel(nn.Module):
         self,
         users: torch.Tensor,  # codes of users, int64 (B,)
     ) -> torch.Tensor:
-        """What item vectors are multiplied with for codes of users: (B,) -> (B, d)."""
+        """What item vectors are multiplied with for codes of users: (B,) -> (B, d).
+
+        `TypeError` where there are none.
+        """
         vectors = self.vectors('user')
         if vectors is None:
             raise TypeError(f'{self._name} has no vectors of users')
@@ -273,7 +278,10 @@ class RecModel(nn.Module):
         self,
         blocks: dict,  # features of the further items by name, (n_new, columns) each
     ) -> None:
-        """Take in further items by their features alone (name -> `Block`); their codes come after those there are."""
+        """Take in further items by their features alone (name -> `Block`); their codes come after those there are.
+
+        By default a `TypeError`: the model reads no features.
+        """
         raise TypeError(
             f'{self._name} knows items by their ratings alone, so it can say nothing about new ones. '
             'Models that read features can: content_learner, gated_learner, two_tower_learner'
@@ -284,7 +292,7 @@ class RecModel(nn.Module):
     def config(self) -> dict:
         """Arguments of the constructor that make a model of the same shape; the rest is in its state.
 
-        Values: plain data, tensors, sparse matrices, objects of fastrec.
+        Values: plain data, tensors, sparse matrices, objects of fastrec. By default a `TypeError`.
         """
         raise TypeError(
             f'{self._name} does not say how to make one like it: give it a method `config()` that returns '

@@ -31,7 +31,8 @@ class FeatureLinear(nn.Module):
     Where no `known` row lacks the block there is nothing to learn that from: then it stands for the average, what the
     block adds to known rows in the mean, which is worked out whenever the module goes to eval mode. Other columns that
     no `known` row has start at 0 and, having no gradient, stay there, so that an untrained weight is never used. The
-    features are buffers and no part of the state: `state_dict` has the weights only.
+    features are buffers and no part of the state: `state_dict` has the weights only. `ValueError` without blocks, and
+    where `known` has another length.
     """
 
     # the features: tensors, or None where no block is sparse (and absence is not learned), or none is dense

@@ -56,6 +56,7 @@ class Content(DotModel):
     (f, g) = `FeatureEncoder`; through a sigmoid to `y_range` if one is given. There is no parameter of an item: one
     that was never rated is scored as any other, by its features. g is what an item's features say to every user, the
     bias that a rated item would have. Users may have features, too: p_u = embedding + linear layer over them.
+    `ValueError` where the features have another number of rows.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class EmbeddingTable(nn.Embedding):
     - `penalised`: has its L2 been taken since it was set? A model that reads `weight` as a whole bypasses it.
     - Gradients are dense, or what a training loop asks for (`set_gradients`).
 
-    Rows start as N(0, std); biases (`std=0`) at 0.
+    Rows start as N(0, std); biases (`std=0`) at 0. `ValueError` where `known` has another length.
     """
 
     weight: nn.Parameter

@@ -32,7 +32,8 @@ class Hybrid(DotModel):
     item that has none at all stands as the average item. In training the id and b_i of a share `id_dropout` of the
     items of each batch are masked too, so that the features learn to stand in for them (as in DropoutNet, Volkovs et
     al. 2017), and of a share `feature_dropout` the features, without which the words of a text soon know a popular item
-    by heart and its id learns nothing.
+    by heart and its id learns nothing. `ValueError` without pathways, for one of the name 'id', and for another number
+    of rows.
     """
 
     log_counts: torch.Tensor  # (n_items,): log(1 + training rows)
@@ -284,7 +285,8 @@ class GatedHybrid(Hybrid):
     A gate that learns from the rows its pathways learn from prefers whichever knows them by heart: the id of an item
     with two ratings. So a share `held` of the pairs (chosen by a hash of their codes) trains the gate and nothing else,
     and the other pairs everything but the gate. With `held` = 0 the gate stays as it is and all pairs train the
-    pathways; `GateCallback` sets that for the last part of a training.
+    pathways; `GateCallback` sets that for the last part of a training. `ValueError` for a `shrinkage` that is not above
+    0.
     """
 
     user_log_counts: torch.Tensor  # (n_users,): log(1 + training rows)

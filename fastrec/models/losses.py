@@ -20,7 +20,10 @@ Reduction = Literal['mean', 'sum', 'none']
 
 
 class RankingLoss(nn.Module):
-    """What the losses share: a value per row, weighted and reduced. The mean divides by the sum of weights."""
+    """What the losses share: a value per row, weighted and reduced. The mean divides by the sum of weights.
+
+    `ValueError` for another reduction.
+    """
 
     pairs = False  # can a row be a single pair, as labels are?
     needs_items: bool = False  # is it to be given the codes of the items, as `items=`?
@@ -220,7 +223,7 @@ class SampledSoftmaxLoss(PopularityDiscounted):
         weight: torch.Tensor | None = None,
         items: torch.Tensor | None = None,  # (B, 1 + n_neg): the codes that were scored, if it `needs_items`
     ) -> torch.Tensor:
-        """The reduced loss."""
+        """The reduced loss. `ValueError` without the codes of the items where they are needed."""
         if items is None and self.needs_items:
             raise ValueError(
                 'a SampledSoftmaxLoss with log_q or popularity_discount needs items=, the codes (B, C) that were scored'
@@ -272,7 +275,7 @@ class InBatchSoftmaxLoss(PopularityDiscounted):
         weight: torch.Tensor | None = None,
         items: torch.Tensor | None = None,  # (1, C): the codes of the columns
     ) -> torch.Tensor:
-        """The reduced loss."""
+        """The reduced loss. `ValueError` without the codes of the items."""
         if items is None or items.shape != (1, scores.shape[1]):
             raise ValueError(
                 'an InBatchSoftmaxLoss takes scores (B, C) and the codes items=(1, C) of their columns: '

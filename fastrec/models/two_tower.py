@@ -112,7 +112,7 @@ class TwoTower(RecModel):
 
     Yi et al., 'Sampling-bias-corrected neural modeling for large corpus item recommendations', RecSys 2019, section 3
     (unit vectors, temperature), trained with `InBatchSoftmaxLoss`. Deviation: their towers are plain MLPs over
-    features; here ids have vectors and the MLP adds to them.
+    features; here ids have vectors and the MLP adds to them. `ValueError` for a temperature that is not above 0.
     """
 
     def __init__(

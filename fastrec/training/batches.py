@@ -189,7 +189,7 @@ class InteractionDL(TfmdDL):
     """Batches `(users, items[, target])` sliced from tensors: codes int64 `(bs,)`, target float32 `(bs,)`.
 
     Every row comes once an epoch, in a fresh order with `shuffle`. Samples are vectorised, so there is nothing for
-    worker processes to do.
+    worker processes to do. `ValueError` for worker processes, and for a batch size below 1.
     """
 
     objective = 'pairs'  # what a batch is for; see `RecDataLoaders.objective`
@@ -315,6 +315,7 @@ class InteractionDL(TfmdDL):
 
     def columns_of(
         self,
+        # of the dataset, (n,) each: users, items, then what there is of target, context and weight
         # of the dataset, (n,) each: users, items, then what there is of target, context and weight
         columns: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, ...]:
@@ -674,7 +675,7 @@ def _widened(matrix: csr_matrix, n_columns: int) -> csr_matrix:
 class UserDL(InteractionDL):
     """Batches of users with all their positives, for objectives over the whole catalogue.
 
-    `(users (B,), target (B, n_items))`; see `UserDataset`.
+    `(users (B,), target (B, n_items))`; see `UserDataset`. `ValueError` as of `InteractionDL`.
     """
 
     objective = 'catalogue'

@@ -100,7 +100,7 @@ def collab_learner(
 
     Fewer factors may be better where the last rows of each user are predicted, of tastes that have moved on: with
     `TimeSplitter(by='user')` on ML-100K the RMSE is .9488 with 20 factors and .9507 with 50 (64 rows a batch, 10 epochs
-    at 3e-3, one seed).
+    at 3e-3, one seed). `ValueError` where the context is the time alone.
     """
     check_loaders(dls)
     sizes = [] if dls.catalog.context_of is None else dls.catalog.context_of.sizes
@@ -155,7 +155,7 @@ def svdpp_learner(
     are worse there: watch `metrics=[ndcg(10)]`, and keep the best with `SaveModelCallback(monitor='ndcg@10')`.
 
     `wd` is by default 0.02 times the variance of the ratings, 0.01 for what is liked, 0 for sampled negatives, 0.4 over
-    the whole catalogue.
+    the whole catalogue. `ValueError` for `residuals` where there are no ratings.
     """
     check_loaders(dls)
     of_ratings = dls.target == 'rating'
@@ -256,7 +256,10 @@ def neumf_learner(
     wd: float | None = None,  # L2 of the embeddings per observed row and weight decay of the layers; by default 0
     **kwargs,
 ) -> RecLearner:
-    """A learner for neural matrix factorisation (`NeuMF`), its pathways pre-trained if asked."""
+    """A learner for neural matrix factorisation (`NeuMF`), its pathways pre-trained if asked.
+
+    `ValueError` for an `alpha` that is not a share.
+    """
     check_loaders(dls)
     _check_implicit(dls, 'neumf_learner')
     _check_pairs(dls, 'neumf_learner')
@@ -377,7 +380,7 @@ def gated_learner(
 ) -> RecLearner:
     """A learner for a hybrid: the item's own embedding and its features, behind a gate that looks at both sides.
 
-    See `GatedHybrid`, and what it learned with `interp.plot_gates()`.
+    See `GatedHybrid`, and what it learned with `interp.plot_gates()`. `ValueError` for another `fusion`.
     """
     check_loaders(dls)
     models = dict(gate=GatedHybrid, sum=SumHybrid, concat=ConcatHybrid)
@@ -417,7 +420,7 @@ def ensemble_learner(
 
     Their mean score is more accurate than each, and their spread says how sure it is. `ens = ensemble_learner(dls,
     svdpp_learner, 5)`, `ens.fit_one_cycle(15, 5e-3)`; `evaluate(ens)`, `ens.recommend(user)`, `ens.predictions(pairs)`
-    with a column of spreads.
+    with a column of spreads. `ValueError` without members, `TypeError` for what is not a builder.
     """
     builders = list(learner) if isinstance(learner, (list, tuple)) else [learner]
     if n_members < 1:

@@ -137,7 +137,7 @@ class RankingCallback(Callback):
 
     'ndcg@10', for example. Held-out items are ranked once per epoch after validation. In epochs left out by `every` the
     columns are nan, which is never better than a best value: `SaveModelCallback` keeps what it has,
-    `EarlyStoppingCallback` counts the epoch against its patience.
+    `EarlyStoppingCallback` counts the epoch against its patience. `TypeError` for metrics that do not rank.
     """
 
     order = 45  # before the Recorder (50) asks for the values
@@ -293,7 +293,7 @@ class GateCallback(Callback):
     """Divides the training of a `GatedHybrid` in two.
 
     A share `held` of the pairs trains its gate, until `pct` of the steps are done; then the gate stays and all pairs
-    train the pathways.
+    train the pathways. `ValueError` for shares that are not between 0 and 1.
     """
 
     run_valid = False

@@ -59,7 +59,8 @@ class RecDataLoaders(DataLoaders):
     """`DataLoaders` of a rating table: `train`, `valid` and, if the split has one, `test` (`dls[2]`).
 
     `catalog` knows ids, metadata and history; `vocab` is `{'user': Vocab, 'item': Vocab}`; `target` is what they were
-    made for: 'rating', 'liked' or 'implicit'. `print(dls.summary())` tells what is in each part.
+    made for: 'rating', 'liked' or 'implicit'. `print(dls.summary())` tells what is in each part. `TypeError` for what
+    is not a loader of interactions.
     """
 
     split_by: str | None = None  # how the split was made, in words
@@ -260,7 +261,10 @@ class RecDataLoaders(DataLoaders):
         device: Any = None,  # where batches are made; by default fastai's default device
         liked: bool = False,  # of ratings: the target is whether they reach the user's mean over the training rows
     ) -> RecDataLoaders:
-        """`RecDataLoaders` of checked interactions; arguments as in `from_df`."""
+        """`RecDataLoaders` of checked interactions; arguments as in `from_df`.
+
+        `ValueError` without a column of ratings, and for `liked` of implicit feedback.
+        """
         inter = interactions
         is_implicit = inter.weights is not None
         if inter.ratings is None and not is_implicit:
@@ -873,6 +877,7 @@ class StreamDataLoaders(RecDataLoaders):
         time_name: str | bool | None = None,  # (times are not read)
         title_name: str | None = None,  # column of `item_df` with the titles
         target: str = 'rating',  # (no other)
+        # value or values in the place of a rating that say that there is none
         # value or values in the place of a rating that say that there is none
         # value or values in the place of a rating that say that there is none
         missing_rating: float | list[float] | None = None,

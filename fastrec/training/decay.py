@@ -48,6 +48,8 @@ class WeightDecay:
     - Other weight matrices, and all tables where the objective touches every row at every step (not `by_rows`), get it
       from the optimiser: `of_groups` is what each of its parameter groups gets.
     - Biases, norms and tables with `decay` 0 get none.
+
+    `ValueError` for an optimizer that has no weight decay.
     """
 
     def __init__(

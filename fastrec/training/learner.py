@@ -136,7 +136,7 @@ class RecLearner(FastLearner, ModelScorer):
         reset_opt: bool = False,  # start with a new optimizer
         start_epoch: int = 0,  # epochs that are skipped, to go on with a fit that was cut off
     ) -> None:
-        """Fit for `n_epoch` epochs; `wd` as in the class's text."""
+        """Fit for `n_epoch` epochs; `wd` as in the class's text. `ValueError` for negative epochs or rates."""
         if start_epoch != 0:
             cbs = L(cbs) + SkipToEpoch(start_epoch)
         wd = self.wd if wd is None else wd
@@ -225,6 +225,7 @@ class RecLearner(FastLearner, ModelScorer):
         show_plot: bool = True,  # draw the curve with the suggestions
         # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
         # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
+        # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
         suggest_funcs: Any = SuggestionMethod.Valley,
     ) -> Any:
         """A sweep of the learning rate; returns the suggestions as a named tuple, and changes nothing.
@@ -304,7 +305,10 @@ class RecLearner(FastLearner, ModelScorer):
         self,
         cb: Callback | type[Callback],  # an object, or a class that is made without arguments
     ) -> RecLearner:
-        """Add a callback. One that watches a column has to have it, and is told which way is better."""
+        """Add a callback. One that watches a column has to have it, and is told which way is better.
+
+        `ValueError` where it watches rows that are not held out.
+        """
         super().add_cb(cb)
         cb = self.cbs[-1]
         if not isinstance(cb, TrackerCallback):
@@ -475,7 +479,7 @@ class RecLearner(FastLearner, ModelScorer):
         """A record of this run, which shows as Markdown; `learn.card().save(folder)` writes card.md and card.json.
 
         Data and split with fingerprints, seeds, versions, hyper-parameters of each fit, figures beside those of
-        baselines, and whether explanations say what matters.
+        baselines, and whether explanations say what matters. `TypeError` for baselines that are not by name.
         """
         return model_card(self, self.dls, baselines, split, metrics, k, fidelity, **kwargs)
 
@@ -509,7 +513,7 @@ class RecLearner(FastLearner, ModelScorer):
         """fastai's `get_preds`: predictions, targets, and what else is asked for.
 
         Scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB; of positives with the batch's
-        negatives (`n_neg=0`) those of the positives.
+        negatives (`n_neg=0`) those of the positives. `TypeError` for a table.
         """
         rows = self.dls[ds_idx] if dl is None else dl
         if isinstance(rows, UserDL) and (kwargs.get('with_preds', True) or kwargs.get('with_targs', True)):

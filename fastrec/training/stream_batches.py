@@ -76,7 +76,7 @@ class StreamDL(InteractionDL):
 
     With `shuffle` row groups come in a new order at each epoch, and `buffer` rows at a time are shuffled together. Rows
     of a row group stay within a buffer of each other: where a file is in the order of users or of time and its row
-    groups are large, a larger buffer mixes better.
+    groups are large, a larger buffer mixes better. `ValueError` for a buffer below 1.
     """
 
     def __init__(
@@ -104,7 +104,10 @@ class StreamDL(InteractionDL):
         return super().new(dataset, cls, **kwargs)
 
     def get_idxs(self) -> torch.Tensor:
-        """Positions in the order of the files, by which `get_preds` sorts; of shuffled rows there are none."""
+        """Positions in the order of the files, by which `get_preds` sorts; of shuffled rows there are none.
+
+        `ValueError` for shuffled rows.
+        """
         if self.shuffle:
             raise ValueError(
                 'shuffled rows of a stream have no order to give predictions in: '
