@@ -8,6 +8,8 @@ Exit codes: 0 done, 1 it could not be done (the message says why, and nothing ha
 from __future__ import annotations
 
 import argparse
+import codecs
+import math
 import os
 import shutil
 import sys
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastrec import __version__
+
+from .flags import in_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +74,7 @@ def main(
         if os.environ.get('FASTREC_TRACEBACK'):
             raise
         message = e.args[0] if isinstance(e, KeyError) and e.args else e  # the text of a KeyError has quotes around it
-        print(f'fastrec: {message}', file=sys.stderr)
+        print(f'fastrec: {in_flags(str(message))}', file=sys.stderr)
         return 1
     return 0
 
@@ -235,6 +239,8 @@ def _check_file(path: str) -> None:
     """`OSError`, `ValueError` or `ImportError` for what cannot be read."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'no such file: {path}')
+    if not Path(path).stat().st_size:
+        raise ValueError(f'{path} is empty')
     suffix = _suffix(path)
     if suffix not in (*TEXTS, '.parquet'):
         raise ValueError(
@@ -299,6 +305,7 @@ def _check_train(args: argparse.Namespace, name: str) -> None:
             raise ValueError(f'--model {name} is fitted in closed form and takes no --{", --".join(given)}')
     if args.epochs is not None and args.epochs < 1:
         raise ValueError(f'--epochs {args.epochs}: at least one')
+    _check_numbers(args)
     if args.target == 'rating' and args.threshold is not None:
         raise ValueError('--threshold says what is a positive: it goes with --target implicit')
     if Path(args.out).exists() and not Path(args.out).is_dir():
@@ -307,6 +314,26 @@ def _check_train(args: argparse.Namespace, name: str) -> None:
         if path is not None:
             _check_file(path)
     _check_can_save(Path(args.out).resolve())
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """`ValueError` for numbers that mean nothing, and for an encoding and a decimal sign that there are not."""
+    if not 0 <= args.valid_pct < 1:
+        raise ValueError(f'--valid-pct {args.valid_pct:g}: a share from 0, all rows are for training, to below 1')
+    if args.seed < 0:
+        raise ValueError(f'--seed {args.seed}: a whole number from 0 on')
+    if args.factors is not None and args.factors < 1:
+        raise ValueError(f'--factors {args.factors}: the length of the vectors, from 1 on')
+    if args.lr is not None and not 0 < args.lr < math.inf:
+        raise ValueError(f'--lr {args.lr:g}: a learning rate above 0')
+    if args.wd is not None and not 0 <= args.wd < math.inf:
+        raise ValueError(f'--wd {args.wd:g}: a weight decay from 0 on')
+    if len(args.decimal) != 1 or args.decimal.isalnum():
+        raise ValueError(f'--decimal {args.decimal}: one sign, such as , or .')
+    try:
+        codecs.lookup(args.encoding or 'utf-8')
+    except LookupError:
+        raise ValueError(f'--encoding {args.encoding}: not known; utf-8, latin-1 and cp1252 are common ones') from None
 
 
 def _check_can_save(out: Path) -> None:
@@ -345,7 +372,7 @@ def _bytes_to_save(scorer: Any, name: str, dls: Any) -> int:
 
 def _show_note(message: Any, *_: Any, **__: Any) -> None:
     """A warning as a line without where it comes from."""
-    _say(f'note: {message}')
+    _say(f'note: {in_flags(str(message))}')
 
 
 def _train_on(
@@ -364,7 +391,7 @@ def _train_on(
     scorer = _learner(fr, args, name, dls) if is_trained else _closed_form(fr, name)
     _check_disk(args, scorer, name, dls, out)
     if is_trained:
-        _fit(fr, args, name, scorer, out)
+        _fit(fr, args, scorer, out)
     else:
         scorer.fit(dls)
     card = fr.model_card(scorer, dls)
@@ -656,7 +683,10 @@ def _user_column(args: argparse.Namespace, catalog: Catalog, columns: list[str])
                 'put a line `user` before it'
             )
         return columns[0]
-    return column_of(pd.DataFrame(columns=columns), 'user', catalog.names)
+    name = column_of(pd.DataFrame(columns=columns), 'user', catalog.names)
+    if name != catalog.names['user']:
+        _say(f'note: the users of {args.users} are in its column {name!r} (--user-name takes another)')
+    return name
 
 
 if __name__ == '__main__':

@@ -7,7 +7,8 @@ called, and torch would say where the text `'20'` ended up. `check_arguments` sa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -93,8 +94,7 @@ def check_arguments(
     parameters = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     by_place = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    # annotations are texts here; those of fastai, which are types, are left alone
-    kinds = {p.name: p.annotation for p in parameters.values() if str(p.annotation) == p.annotation in EXPECTED}
+    kinds = _kinds(parameters)
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -103,7 +103,7 @@ def check_arguments(
                 raise TypeError(_no_such(_name_of(function, args), name, list(parameters)))
         for name, value in [*zip(by_place, args), *kwargs.items()]:
             if name in kinds and value is not None:
-                _check_kind(_name_of(function, args), name, value, kinds[name])
+                _check_kind(_name_of(function, args), name, value, kinds[name], parameters)
         return function(*args, **kwargs)
 
     return checked
@@ -113,11 +113,25 @@ def require_known(
     kwargs: Mapping[str, Any],  # what a function was given beyond its own arguments
     function: Callable,  # what it hands them on to
     caller: str,  # its name
+    beside: Callable | None = None,  # another function that some of them are for
 ) -> None:
-    """`TypeError` for a name that the function they are handed on to does not have."""
-    names = list(inspect.signature(function).parameters)
-    for name in kwargs.keys() - set(names):
-        raise TypeError(_no_such(caller, name, names))
+    """The errors of `check_arguments` for arguments that are handed on, before any work, by the name of the caller."""
+    parameters = dict(inspect.signature(function).parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and beside is None:
+        return
+    if beside is not None:
+        parameters |= inspect.signature(beside).parameters
+    kinds = _kinds(parameters)
+    for name, value in kwargs.items():
+        if name not in parameters:
+            raise TypeError(_no_such(caller, name, [p.name for p in parameters.values() if p.default is not p.empty]))
+        if name in kinds and value is not None:
+            _check_kind(caller, name, value, kinds[name], parameters)
+
+
+def _kinds(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
+    """Argument -> its annotation, of numbers and switches. (Annotations are texts here; fastai's are types.)"""
+    return {name: p.annotation for name, p in parameters.items() if str(p.annotation) == p.annotation in EXPECTED}
 
 
 def _name_of(function: Callable, args: tuple) -> str:
@@ -152,7 +166,7 @@ def nearest_names(
     return [plain[other] for other in get_close_matches(name.lower().replace('_', ''), list(plain), 2, 0.75)]
 
 
-def _check_kind(function: str, name: str, value: Any, kind: str) -> None:
+def _check_kind(function: str, name: str, value: Any, kind: str, parameters: Collection[str]) -> None:
     """`TypeError` or `ValueError` if the value is no number, or no switch."""
     wanted = EXPECTED[kind]
     if isinstance(value, str):
@@ -164,9 +178,22 @@ def _check_kind(function: str, name: str, value: Any, kind: str) -> None:
     try:
         number = float(value)
     except (TypeError, ValueError, RuntimeError):
-        shown = f'{value!r}' if isinstance(value, (list, tuple, dict, set)) and len(value) < FEW else ''
-        raise TypeError(
-            f'{function}: {name}={shown or "..."} is of type {type(value).__name__}, and {wanted} is expected'
-        ) from None
-    if kind in WHOLE and number != number // 1:
-        raise ValueError(f'{function}: {name}={value!r}, and a whole number is expected')
+        given = type(value).__name__
+        tables = [other for other in parameters if other.endswith('_df')]
+        is_table = tables and given == 'DataFrame'
+        way = f' (tables beside the first are given by name: {"=, ".join(tables)}=)' if is_table else ''
+        raise TypeError(f'{function}: {name} takes {wanted}, got {given}{way}') from None
+    if kind in WHOLE and not _is_whole(value):
+        way = f', {name}={number:.0f}' if number == number // 1 else ''
+        raise ValueError(f'{function}: {name}={value!r}: a whole number is expected{way}')
+    if name == 'seed' and number < 0:
+        raise ValueError(f'{function}: seed={value!r}: a whole number from 0 on is expected')
+
+
+def _is_whole(value: Any) -> bool:
+    """Is it an integer, of Python, numpy or torch?"""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True

@@ -32,6 +32,7 @@ HOUSE = {
 ORDER = [f'{wing}.{name}'.lstrip('.') for wing, names in HOUSE.items() for name in names.split()] + [
     'renamed',
     'all',
+    'flags',
     'cli',
 ]
 WINGS = [o for o in HOUSE if o]

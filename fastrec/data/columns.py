@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from itertools import islice
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ def as_frame(
     kind = type(table)
     name = kind.__name__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__name__}'
     way = '. Compute it first: `.collect()`' if hasattr(table, 'collect') else ''
+    if isinstance(table, (str, PurePath)):
+        way = ". A file is read first: pd.read_csv(...), or RecDataLoaders.from_csv('ratings.csv'), from_parquet"
+    elif isinstance(table, np.ndarray) and table.ndim == 2:
+        way = ". Columns need names: pd.DataFrame(array, columns=['user', 'item', 'rating'])"
     raise TypeError(f'expected {what}, got {name}{way}')
 
 

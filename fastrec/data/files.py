@@ -29,6 +29,7 @@ from .columns import (
     codes_in,
     find_columns,
     first_few,
+    is_table,
     normal_name,
     plain_values,
 )
@@ -143,6 +144,8 @@ class FileTable:
         dtype: Any = None,  # of CSV: type of each column, {column: type}, or of all
         decimal: str = '.',  # of CSV: the decimal sign
     ) -> None:
+        if is_table(path):
+            raise TypeError('a file is expected, got a table, which needs no reading: RecDataLoaders.from_df(ratings)')
         self.path = path
         self.kind = kind
         self.wanted = columns

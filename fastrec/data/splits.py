@@ -90,6 +90,9 @@ class TimeSplitter:
         self.seed = seed
         self.n_ties = 0  # with by='user': users for whom the seed decided what is held out, as of the last call
 
+    def __repr__(self) -> str:
+        return describe_splitter(self)
+
     def __call__(self, inter: Interactions) -> Split:
         times = _times(inter, 'TimeSplitter')
         if self.by == 'user':
@@ -195,6 +198,9 @@ class LeaveLastSplitter:
         self.seed = seed
         self.n_ties = 0  # users for whom the seed decided what is held out, as of the last call
 
+    def __repr__(self) -> str:
+        return describe_splitter(self)
+
     def __call__(self, inter: Interactions) -> Split:
         times = _times(inter, 'LeaveLastSplitter')
         warn_user(
@@ -257,6 +263,9 @@ class KFoldSplitter:
         self.n_folds = n_folds
         self.seed = seed
         self.fold = fold
+
+    def __repr__(self) -> str:
+        return describe_splitter(self)
 
     def __len__(self) -> int:
         return self.n_folds
@@ -376,6 +385,11 @@ def _positions(
     n: int | None,  # rows of the table; None: not known, since rows were left out of it
 ) -> list:
     """Positions of each part, given as such or as masks; `ValueError` for a mask of another length than the table."""
+    if isinstance(parts, (int, float)):
+        raise TypeError(
+            f'splitter={parts!r}: a splitter such as TimeSplitter(0.2), the name of a column, or index arrays '
+            '(train, valid[, test]); a share of random rows is valid_pct='
+        )
     res = []
     for i, part in enumerate(parts):
         mask = None if part is None else _mask(part)

@@ -13,7 +13,7 @@ from .. import palette
 from ..data.columns import first_few, is_table
 from ..keywords import check_arguments, require_known
 from ..notices import warn_user
-from ..scorers.baselines import HasCatalog
+from ..scorers.baselines import HasCatalog, require_loaders
 from ..scorers.scorer import Scorer
 from .evaluate import OF_RANKING, default_metrics, evaluate_users
 from .metrics import lower_is_better
@@ -60,11 +60,12 @@ def compare_models(
     differ. `.attrs['one_class']` counts the users left out of label metrics. `ValueError` where `against` is none of
     them.
     """
-    require_known(kwargs, evaluate_users, 'compare_models')
+    require_known(kwargs, evaluate_users, 'compare_models', beside=compare_models)
     models = _by_name(scorers)
     if against is not None and against not in models:
         raise ValueError(f'against={against!r}: choose one of {first_few(models, 20)}')
     loaders: Any = next(iter(models.values())) if dls is None else dls  # of a scorer, too, only the catalog is read
+    require_loaders(loaders, 'compare_models')
     for scorer in models.values():
         scorer.require_trained()
     metrics = _metrics_of_all(metrics, models, loaders, k, kwargs)
@@ -410,6 +411,11 @@ def plot_gains(
     the lower it is, a gain is how much lower it is; of `rmse` that of the user's own. `TypeError` for another table,
     `ValueError` for a metric or model that is not in it.
     """
+    if not isinstance(table, pd.DataFrame) or 'per_user' not in table.attrs:
+        raise TypeError(
+            f'plot_gains takes the table that compare_models returns, got {type(table).__name__}: '
+            'plot_gains(compare_models([learn, baseline]))'
+        )
     per_user = table.attrs['per_user']
     models = list(per_user.columns.get_level_values(0).unique())
     if not models:

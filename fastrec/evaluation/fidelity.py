@@ -11,7 +11,7 @@ from ..data.catalog import Catalog
 from ..keywords import check_arguments
 from ..scorers.carried import Own, as_ratings, in_order, own_rows
 from ..scorers.recommend import checked_k, mask_seen
-from ..scorers.scorer import Scorer
+from ..scorers.scorer import Scorer, require_scorer
 
 __all__ = ['because_fidelity']
 
@@ -36,6 +36,7 @@ def because_fidelity(
 
     `TypeError` for scorers that fold nobody in, `ValueError` where there is no such user, or no history.
     """
+    require_scorer(scorer, 'because_fidelity')
     k = checked_k(k, 'item')
     catalog = scorer.require_trained()
     history = catalog.require_history()

@@ -23,6 +23,7 @@ out among the whole catalogue.
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -260,8 +261,9 @@ class RankingMetric:
         label: str,  # name without the cut-off
         k: int | None = None,  # cut-off; None: the metric has none
     ) -> None:
-        if k is not None and (int(k) != k or k < 1):
-            raise ValueError(f'{label}({k}): the cut-off is a whole number of at least 1')
+        is_number = isinstance(k, Real)
+        if k is not None and (not is_number or int(k) != k or k < 1):
+            raise ValueError(f'{label}({k!r}): the cut-off is a whole number of at least 1')
         self.func = func
         self.label = label
         self.k = None if k is None else int(k)

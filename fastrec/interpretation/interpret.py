@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 
+from ..keywords import check_arguments
 from ..models.base import as_rec_model, to_range
 from ..models.gated import GatedHybrid
 from ..scorers.baselines import training_rows
@@ -105,6 +106,7 @@ class RecInterpretation(ErrorInterpretation):
         codes = codes[order[:k]]
         return one_side(self.catalog, codes, side, bias=bias[codes])
 
+    @check_arguments
     def top_bias(
         self,
         k: int = 10,  # how many
@@ -117,6 +119,7 @@ class RecInterpretation(ErrorInterpretation):
         """
         return self._bias(k, side, True, min_rows)
 
+    @check_arguments
     def bottom_bias(
         self,
         k: int = 10,  # how many
@@ -136,6 +139,7 @@ class RecInterpretation(ErrorInterpretation):
             raise ValueError(f'no {side} has {min_rows} training rows: the most rated has {most:,}')
         return df
 
+    @check_arguments
     def plot_bias(
         self,
         k: int = 10,  # bars at each end
@@ -157,6 +161,7 @@ class RecInterpretation(ErrorInterpretation):
 
     # --- maps of the vectors
 
+    @check_arguments
     def pca(
         self,
         n_components: int = 3,  # how many
@@ -173,6 +178,7 @@ class RecInterpretation(ErrorInterpretation):
         df.attrs['explained'] = explained
         return df
 
+    @check_arguments
     def plot_pca(
         self,
         k: int = 50,  # how many of those with most rows are labeled, where labels find room
@@ -202,6 +208,7 @@ class RecInterpretation(ErrorInterpretation):
         finish_map(ax, xy, self._labels(df[:k]), of_map, n_pale=0 if color else max(0, len(df) - k))
         return ax
 
+    @check_arguments
     def plot_tsne(
         self,
         color: str | None = None,  # column of metadata; None: 'genres', if there is one
@@ -254,6 +261,7 @@ class RecInterpretation(ErrorInterpretation):
         assert metadata is not None
         return metadata[color].iloc[codes].reset_index(drop=True)
 
+    @check_arguments
     def similar_items(
         self,
         item: Any,  # an id, a title or a part of one
@@ -269,6 +277,7 @@ class RecInterpretation(ErrorInterpretation):
         codes = self._known(side, n)
         return cluster(codes, self._vectors(codes, side), k, seed)
 
+    @check_arguments
     def clusters(
         self,
         k: int = 6,  # how many
@@ -317,6 +326,7 @@ class RecInterpretation(ErrorInterpretation):
         lift = lifts(liked_items(self.catalog)[found.codes], found)
         return [marked(titles, row, n, least=1) for row in lift]
 
+    @check_arguments
     def plot_clusters(
         self,
         k: int = 6,  # how many clusters
@@ -340,6 +350,7 @@ class RecInterpretation(ErrorInterpretation):
 
     # --- single predictions
 
+    @check_arguments
     def explain(
         self,
         user: Any,  # id
@@ -381,6 +392,7 @@ class RecInterpretation(ErrorInterpretation):
         df.attrs['prediction'] = prediction.item()
         return df
 
+    @check_arguments
     def plot_explain(
         self,
         user: Any,  # id
@@ -400,6 +412,7 @@ class RecInterpretation(ErrorInterpretation):
         set_title(ax, f'{df.attrs["prediction"]:.2f} for user {user}:\n{title}')
         return ax
 
+    @check_arguments
     def plot_because(
         self,
         user: Any,  # id
@@ -414,6 +427,7 @@ class RecInterpretation(ErrorInterpretation):
 
     # --- the gate of a hybrid
 
+    @check_arguments
     def gates(
         self,
         items: Any = None,  # ids or titles; None: all
@@ -448,6 +462,7 @@ class RecInterpretation(ErrorInterpretation):
         means = (total / total.sum(1, keepdim=True)).cpu().numpy()
         return one_side(self.catalog, codes, 'item', **dict(zip(model.names, means.T)))
 
+    @check_arguments
     def plot_gates(
         self,
         shares: bool = False,  # of what the pathways bring to scores, in place of the gate's weights
@@ -480,6 +495,7 @@ class RecInterpretation(ErrorInterpretation):
 
     # --- the ratings themselves
 
+    @check_arguments
     def plot_ratings(
         self,
         n_users: int = 60,  # most active ones in the matrix

@@ -16,6 +16,7 @@ from ..evaluation.evaluate import default_metrics, evaluate, evaluate_users
 from ..evaluation.held_out import catalog_of, held_out_rows, rows_of
 from ..evaluation.metrics import lower_is_better, ndcg
 from ..evaluation.named import as_metrics, is_error, metric_name
+from ..keywords import check_arguments
 from ..models.losses import SoftmaxLoss
 from ..scorers.baselines import HasCatalog
 from ..scorers.recommend import require_numbers
@@ -63,6 +64,7 @@ class ErrorInterpretation(Interpretation):
         self.part = part
 
     @classmethod
+    @check_arguments
     def from_learner(
         cls: type[This],
         learn: Scorer,  # a learner, or another scorer: `load_recommender(path)`, `EASE().fit(dls)`, ...
@@ -171,6 +173,7 @@ class ErrorInterpretation(Interpretation):
                 'learn.get_preds(dl=dl) predicts without'
             )
 
+    @check_arguments
     def top_losses(
         self,
         k: int | None = None,  # how many; None, or more than there are: all
@@ -200,6 +203,7 @@ class ErrorInterpretation(Interpretation):
         columns = self.learn.get_preds(dl=dl, with_input=True, with_decoded=True, act=self.act, reorder=False)
         return (*columns, losses[idx])
 
+    @check_arguments
     def plot_top_losses(
         self,
         k: int = 9,  # how many
@@ -253,6 +257,7 @@ class ErrorInterpretation(Interpretation):
         """What the column of users is called."""
         return column_for(self.catalog, 'user')
 
+    @check_arguments
     def worst_users(
         self,
         k: int = 10,  # how many
@@ -308,6 +313,7 @@ class ErrorInterpretation(Interpretation):
         table.index.name = self._user
         return worst(table[['rows', *names]], names[0], k, min_rows, largest=lower_is_better(names[0]))
 
+    @check_arguments
     def worst_ranks(
         self,
         k: int = 10,  # how many
@@ -323,6 +329,7 @@ class ErrorInterpretation(Interpretation):
         df['rows'] = self.catalog.counts['item'][items]
         return df.nlargest(k, 'rank').reset_index(drop=True)
 
+    @check_arguments
     def plot_errors(
         self,
         by: str = 'popularity',  # training rows of the items; or 'history': training rows of the users

@@ -85,6 +85,11 @@ def load_recommender(
     file is missing, `ValueError` for one that is damaged, of another format, or made to do harm: no code is run from
     the files, and nothing in them is used before it was checked. `TypeError` for what is not a path.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(
+            f'load_recommender takes the folder that save_recommender wrote, got {type(folder).__name__}: '
+            "load_recommender('folder')"
+        )
     load_file = safetensors_module().load_file
     folder = Path(folder)
     manifest = read_manifest(folder)

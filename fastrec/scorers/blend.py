@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from numbers import Real
 from operator import methodcaller
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..keywords import check_arguments
 from .carried import Explainer, PartsTogether
 from .linear import ItemWeights
 from .recommend import require_numbers
-from .scorer import Scorer
+from .scorer import Scorer, require_scorer
 
 __all__ = ['Blend', 'Ensemble']
 
@@ -30,8 +31,13 @@ def standardized(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _as_list(scorers: Iterable[Scorer] | Mapping[Any, Scorer]) -> list:
-    """The scorers of a sequence, or of a dict by name."""
-    return list(scorers.values() if isinstance(scorers, Mapping) else scorers)
+    """The scorers of a sequence, or of a dict by name; `TypeError` for what is neither, and for what does not score."""
+    if isinstance(scorers, Scorer) or not isinstance(scorers, Iterable):
+        raise TypeError(f'several scorers are put together, in a list or a dict by name, got {type(scorers).__name__}')
+    res = list(scorers.values() if isinstance(scorers, Mapping) else scorers)
+    for scorer in res:
+        require_scorer(scorer, 'what puts scorers together')
+    return res
 
 
 def _by_name(scorers: Any, weights: Mapping[Any, float]) -> list[float]:
@@ -77,10 +83,16 @@ class Blend(Scorer):
         self.weights = [1 / n] * n if weights is None else list(weights)
         if len(self.weights) != n:
             raise ValueError(f'{n} scorers, but {len(self.weights)} weights')
+        if not all(isinstance(weight, Real) for weight in self.weights):
+            raise TypeError(f'weights={self.weights!r}: a number for each scorer')
         _check_same_ids(self.scorers)
         self.catalog = self.scorers[0].catalog
         self.knows_cold = all(s.knows_cold for s in self.scorers)
         self._remember_parts()
+
+    def __repr__(self) -> str:
+        parts = ' + '.join(f'{weight:.2g} {_kind(s)}' for weight, s in zip(self.weights, self.scorers))
+        return f'Blend({parts}, {self.catalog})'
 
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor: the weights."""

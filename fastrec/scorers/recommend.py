@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix, issparse
 from ..data.catalog import Catalog
 from ..data.columns import as_frame, column_of, first_few, is_table
 from ..data.files import TableWriter
+from ..keywords import check_arguments
 from ..progress import Progress
 
 __all__ = ['recommend']
@@ -386,6 +387,7 @@ def _table(
 # --- the verbs
 
 
+@check_arguments
 def recommend(
     scorer: Any,  # a fitted learner, baseline, or any other `Scorer`
     users: Any,  # ids
@@ -393,7 +395,6 @@ def recommend(
     exclude_seen: bool = True,  # leave out what the user has in the training rows
     candidates: Any = None,  # only these items: ids or titles, a condition, or a function of `item_df` -> mask
     cold: str = 'popular',  # without training rows: 'popular' items, what the 'mean' user gets, or 'raise'
-    # what to leave out, instead of the training rows: table (user, item), or entries (B, n_items)
     # what to leave out, instead of the training rows: table (user, item), or entries (B, n_items)
     seen: pd.DataFrame | csr_matrix | None = None,
     to: str | Path | None = None,  # file to write, .parquet or .csv; None: a table in memory
@@ -404,6 +405,11 @@ def recommend(
     Users go through in chunks of a fixed memory budget. `TypeError` for what does not score, `ValueError` for another
     word in `cold`, `KeyError` for cold users under 'raise'.
     """
+    if is_table(scorer) or isinstance(scorer, (str, list, dict)):
+        raise TypeError(
+            f'recommend(scorer, users) takes a trained learner or a fitted baseline first, got {type(scorer).__name__}:'
+            ' learn.recommend(users)'
+        )
     catalog = scorer.catalog
     if cold not in COLD_POLICIES:
         raise ValueError(f'cold={cold!r}: choose one of {first_few(COLD_POLICIES)}')

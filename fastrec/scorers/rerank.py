@@ -683,6 +683,10 @@ class Reranked(Scorer):
         self.knows_cold = scorer.knows_cold
         self._remember_parts()
 
+    def __repr__(self) -> str:
+        name = getattr(self.rerank, '__name__', type(self.rerank).__name__)
+        return f'Reranked({self.scorer!r}, {name}, n={self.n})'
+
     def config(self) -> dict[str, Any]:
         """How many recommendations go in."""
         return dict(n=self.n)

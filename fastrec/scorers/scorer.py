@@ -4,9 +4,10 @@ Its methods call the verbs (`recommend`, `retrieval`, `coldstart`), which are fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from numbers import Number
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 
 from ..data.catalog import Catalog, distinct
+from ..data.columns import is_table
 from ..data.interactions import Interactions, Vocab
 from ..keywords import check_arguments
 from ..models.base import as_rec_model
@@ -265,6 +267,7 @@ class Scorer:
         with both.
         """
         self.require_trained()
+        _check_ids(users, self.catalog.names['user'])
         check_explain(explain, basket, to)
         if basket is not None:
             if users is not None:
@@ -376,8 +379,9 @@ class Scorer:
         if self.is_folded_in and self.catalog.n_users == 1 and not is_pair:
             return self.vocab['user'].ids[0], user
         if not is_pair or len(user) != 2:
+            given = repr(user) if isinstance(user, (str, Number, list, tuple)) else type(user).__name__
             raise TypeError(
-                f'predict(user, item) or predict((user, item)) takes one pair, got {user!r}. '
+                f'a user and an item, or the pair of both, are asked for, got {given}. '
                 'For a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))'
             )
         return user[0], user[1]
@@ -459,6 +463,16 @@ class Scorer:
         if self._item_index is not None and self._item_index.is_stale(self):
             self.index(**self._item_index.options)
         return self._item_index
+
+
+def _check_ids(users: Any, column: str) -> None:
+    """`TypeError` for a table or a dict in the place of user ids, whose names or keys would be taken for ids."""
+    if is_table(users):
+        raise TypeError(f"users are ids, got a table: recommend(table['{column}'].unique())")
+    if isinstance(users, Mapping):
+        raise TypeError(
+            'users are ids, got a dict: for somebody new who rated these items, learn.fold_in({...}).recommend()'
+        )
 
 
 def require_scorer(

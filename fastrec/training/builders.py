@@ -458,6 +458,7 @@ def _build(
             f'these loaders have context ({dls.catalog.context_of}), which this model does not read: '
             'make them without context=, or take svdpp_learner or collab_learner'
         )
+    _check_sizes(builder, make.keywords)
     options = _rating_options(dls, y_range, loss_func)
     wanted = {name: value for name, value in options.items() if value is not None}
     cls = cast('type[RecModel]', make.func)
@@ -466,6 +467,22 @@ def _build(
     learn = rec_learner(dls, model, loss_func, opt_func, metrics, **kwargs)
     learn.builder = builder
     return learn.starts_at_random()
+
+
+def _check_sizes(builder: str, options: Mapping[str, Any]) -> None:
+    """`ValueError` or `TypeError`, by name, for lengths, widths and shares that no model could have."""
+    for name in ('n_factors', 'gmf_dim', 'mlp_dim'):
+        size = options.get(name)
+        if size is not None and size < 1:
+            raise ValueError(f'{builder}: {name}={size}: the length of a vector, from 1 on')
+    layers = options.get('layers', ())
+    if not isinstance(layers, (list, tuple)) or not all(isinstance(width, (int, np.integer)) for width in layers):
+        raise TypeError(f'{builder}: layers={layers!r}: a list of the widths of hidden layers, e.g. layers=[64, 32]')
+    if min(layers, default=1) < 1:
+        raise ValueError(f'{builder}: layers={layers!r}: a hidden layer is at least 1 wide')
+    for name, share in options.items():
+        if name.endswith('dropout') and not 0 <= share < 1:
+            raise ValueError(f'{builder}: {name}={share:g}: a share from 0 to below 1')
 
 
 def _rating_options(dls: RecDataLoaders, y_range: YRange, loss_func: Callable | None) -> dict:

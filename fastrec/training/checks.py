@@ -12,6 +12,7 @@ from torch import nn
 from ..data.catalog import Catalog
 from ..models.base import as_rec_model
 from ..models.view import evaluating
+from ..scorers.scorer import Scorer
 from .dataloaders import RecDataLoaders
 
 __all__: list[str] = []
@@ -28,6 +29,17 @@ def check_loaders(dls: object) -> None:
             "`dls = RecDataLoaders.from_df(ratings)`; for fastai's own DataLoaders there is "
             '`fastai.collab.collab_learner`'
         )
+
+
+def check_builder(builder: object, who: str) -> None:
+    """`TypeError` unless `builder` makes learners: for loaders, tables, texts and what is made already."""
+    if callable(builder) and not isinstance(builder, (Scorer, nn.Module)):
+        return
+    what = repr(builder) if isinstance(builder, str) else type(builder).__name__
+    raise TypeError(
+        f'{who} takes a builder, which it calls as builder(dls, **options), such as collab_learner or svdpp_learner '
+        f'without brackets, got {what}'
+    )
 
 
 def check_takes_weights(dls: RecDataLoaders, loss_func: Callable | None) -> None:
@@ -60,6 +72,12 @@ def check_model(model: nn.Module, dls: RecDataLoaders) -> None:
     Scores have the shape of the items; where the loaders have several items a user, the model takes them; the whole
     catalogue is scored as its pairs are, and ranked as it is scored. Models of fastrec are left to their tests.
     """
+    if not isinstance(model, nn.Module):
+        what = repr(model) if isinstance(model, str) else type(model).__name__
+        raise TypeError(
+            f'a learner trains a model, a torch nn.Module or its class, got {what}: e.g. rec_learner(dls, DotBias). '
+            'Baselines have no training loop: EASE().fit(dls)'
+        )
     if type(model).__module__.startswith('fastrec.models.'):
         return
     try:

@@ -14,10 +14,10 @@ import torch
 from ..data.columns import first_few
 from ..data.features import Features, ItemFeatures, UserFeatures
 from ..evaluation.compare import compare_models, plot_comparison
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import evaluate, evaluate_users
 from ..evaluation.metrics import RankingMetric, hr, lower_is_better, mae, ndcg, ndcg_score, rmse, roc_auc_score
 from ..evaluation.named import as_metrics, metric_name
-from ..keywords import check_arguments
+from ..keywords import check_arguments, require_known
 from ..progress import Progress, show_progress
 from ..scorers.blend import Blend, Ensemble
 from ..scorers.scorer import Scorer
@@ -61,6 +61,7 @@ def quick_compare(
     `ValueError` where no rows are held out to choose on, and where nothing could be fitted.
     """
     check_loaders(dls)
+    require_known(kwargs, compare_models, 'quick_compare', beside=evaluate_users)
     _check_held_out(dls)
     seconds = seconds_of(budget)
     features = _features(item_features, user_features)

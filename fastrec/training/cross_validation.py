@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..data.columns import as_frame
 from ..data.splits import FoldMaker, KFoldSplitter, folds_of
 from ..evaluation.evaluate import evaluate
 from ..evaluation.held_out import held_out_rows, relevant_rows
@@ -20,6 +21,7 @@ from ..keywords import check_arguments
 from ..scorers.baselines import Baseline
 from ..scorers.blend import Ensemble
 from ..scorers.scorer import Scorer
+from .checks import check_builder
 from .dataloaders import RecDataLoaders
 from .learner import RecLearner
 from .recipes import RECIPES, recipe_of
@@ -58,6 +60,9 @@ def cross_validate(
             'cross_validate makes the loaders of each fold itself: give it the rating table, '
             'cross_validate(ratings, collab_learner)'
         )
+    as_frame(df)  # says what is not a table
+    if not isinstance(builder, Baseline):
+        check_builder(builder, 'cross_validate')
     metrics = None if metrics is None else as_metrics(metrics)
     check_callable(metrics or [])
     of_loaders = inspect.signature(RecDataLoaders.from_df).parameters.keys() & options.keys()
@@ -180,8 +185,9 @@ def _folds(splitter: Any, cv: Any, df: Any) -> list:
         return folds_of(given, len(df))
     is_one_splitter = callable(given) and not isinstance(given, Sized)
     if is_one_splitter or (given is not None and np.isscalar(given)):
+        name = 'splitter' if cv is None else 'cv'
         raise TypeError(
-            f'splitter={given!r}: give folds, e.g. KFoldSplitter(5) or cv=5, or a list of splitters or of '
+            f'{name}={given!r}: give folds, e.g. KFoldSplitter(5) or cv=5, or a list of splitters or of '
             '(train, valid) index arrays'
         )
     splitters: Any = KFoldSplitter(5) if given is None else given

@@ -37,6 +37,8 @@ def plot_curves(
     axes: Any,  # matplotlib axes, one for the losses and one for each metric; None: new ones
 ) -> np.ndarray:
     """A panel for the losses and one for each metric; returns the axes."""
+    if not isinstance(target, Mapping):
+        raise TypeError(f"target={target!r}: the value that is wanted of each column, e.g. target={{'ndcg@10': 0.4}}")
     columns = [column for column in table if column not in LOSSES]
     names = columns if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     unknown = [name for name in [*names, *target] if name not in table]

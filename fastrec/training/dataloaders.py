@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +73,12 @@ class RecDataLoaders(DataLoaders):
         path: str | Path = '.',  # where learners save models
         device: Any = None,  # where batches are made; by default fastai's default device
     ) -> None:
+        if not loaders or not all(isinstance(loader, InteractionDL) for loader in loaders):
+            given = ', '.join(type(loader).__name__ for loader in loaders) or 'nothing'
+            raise TypeError(
+                f'RecDataLoaders(...) puts loaders together that were made before, got {given}: '
+                'RecDataLoaders.from_df(ratings) makes them of a table, from_csv and from_parquet of a file'
+            )
         super().__init__(*loaders, path=path, device=default_device() if device is None else device)
         # kept here, since fastai wraps the loaders while it trains on several devices
         self.n_inp: int = loaders[0].dataset.n_inp
@@ -343,6 +350,7 @@ class RecDataLoaders(DataLoaders):
             return dict(n_neg=self.train.n_neg, alpha=self.train.sampler.alpha)
         return {}
 
+    @check_arguments
     def remade(
         self,
         bs: int | None = None,  # batch size; None: the same, or where the negatives are of another kind the default one
@@ -421,6 +429,11 @@ class RecDataLoaders(DataLoaders):
     def __repr__(self) -> str:
         sizes = ', '.join(f'{name} {len(dl.dataset):,}' for name, dl in zip(Split._fields, self.loaders))
         return f'RecDataLoaders({self.target}, {sizes}, bs {self.train.bs}, {self.catalog})'
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the line above, and the summary where there are rows."""
+        text = f'{self!r}\n{self.summary()}' if len(self.train.dataset) else repr(self)
+        return f'<pre>{escape(text)}</pre>'
 
     @property
     def objective(self) -> str:
@@ -878,8 +891,6 @@ class StreamDataLoaders(RecDataLoaders):
         title_name: str | None = None,  # column of `item_df` with the titles
         target: str = 'rating',  # (no other)
         # value or values in the place of a rating that say that there is none
-        # value or values in the place of a rating that say that there is none
-        # value or values in the place of a rating that say that there is none
         missing_rating: float | list[float] | None = None,
         bs: int | None = None,  # batch size; by default a power of two that leaves about 300 steps an epoch
         val_bs: int | None = None,  # of valid; by default `bs`, or more
@@ -914,6 +925,7 @@ class StreamDataLoaders(RecDataLoaders):
             res.split_by = 'all rows for training'
         return res
 
+    @check_arguments
     def remade(self, bs: int | None = None, n_neg: int | str | None = SAME) -> RecDataLoaders:
         """`ValueError`: rows that stay in their files have one batch size."""
         raise ValueError(

@@ -23,7 +23,7 @@ from torch import nn
 
 from ..data.block import Block
 from ..data.catalog import Catalog, check_source, distinct
-from ..data.columns import as_frame, first_few, plain_values, with_id_column
+from ..data.columns import as_frame, first_few, is_table, plain_values, with_id_column
 from ..data.features import Features
 from ..data.interactions import Interactions, Vocab
 from ..evaluation.card import Card, model_card
@@ -46,7 +46,7 @@ from ..notices import warn_user
 from ..scorers.extend import copy_vectors, extend_interactions, extend_model
 from ..scorers.model_scorer import ModelScorer
 from ..scorers.retrieval import fingerprints
-from ..scorers.scorer import Scorer
+from ..scorers.scorer import Scorer, require_scorer
 from .batches import InBatchDL, NegativesDL, UserDL
 from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
 from .checks import check_loaders, check_model, check_takes_weights, takes_logits
@@ -137,6 +137,10 @@ class RecLearner(FastLearner, ModelScorer):
         start_epoch: int = 0,  # epochs that are skipped, to go on with a fit that was cut off
     ) -> None:
         """Fit for `n_epoch` epochs; `wd` as in the class's text. `ValueError` for negative epochs or rates."""
+        if n_epoch < 0:
+            raise ValueError(f'n_epoch={n_epoch}: epochs to train, from 0 on')
+        if isinstance(lr, (int, float)) and lr < 0:
+            raise ValueError(f'lr={lr:g}: a learning rate from 0 on; learn.fit_one_cycle({n_epoch}) takes {self.lr}')
         if start_epoch != 0:
             cbs = L(cbs) + SkipToEpoch(start_epoch)
         wd = self.wd if wd is None else wd
@@ -223,8 +227,6 @@ class RecLearner(FastLearner, ModelScorer):
         num_it: int = 100,  # steps
         stop_div: bool = True,  # stop when the loss has become four times its lowest
         show_plot: bool = True,  # draw the curve with the suggestions
-        # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
-        # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
         # one of fastai's `SuggestionMethod`, or a list: what reads a rate off the curve
         suggest_funcs: Any = SuggestionMethod.Valley,
     ) -> Any:
@@ -427,6 +429,7 @@ class RecLearner(FastLearner, ModelScorer):
         where the other was trained on rows that are held out here, a warning where it may have been; from then on
         `evaluate` looks at its training rows, too.
         """
+        require_scorer(other, 'load_vectors')
         sides = [match] if isinstance(match, str) else match
         if not set(sides) <= {'item', 'user'}:
             raise ValueError(f"match={match!r}: 'item', 'user', or a list of both")
@@ -481,6 +484,8 @@ class RecLearner(FastLearner, ModelScorer):
         Data and split with fingerprints, seeds, versions, hyper-parameters of each fit, figures beside those of
         baselines, and whether explanations say what matters. `TypeError` for baselines that are not by name.
         """
+        if baselines is not None and not isinstance(baselines, dict):
+            raise TypeError(f"baselines={baselines!r}: fitted baselines by name, {{'EASE': EASE().fit(dls)}}")
         return model_card(self, self.dls, baselines, split, metrics, k, fidelity, **kwargs)
 
     @delegates(Learner.export)
@@ -515,6 +520,10 @@ class RecLearner(FastLearner, ModelScorer):
         Scores of the whole catalogue (`n_neg=None`) only if they fit a budget of 2 GiB; of positives with the batch's
         negatives (`n_neg=0`) those of the positives. `TypeError` for a table.
         """
+        if is_table(ds_idx) or is_table(dl):
+            raise TypeError(
+                'get_preds takes a loader, got a table of pairs: learn.get_preds(dl=learn.dls.test_dl(table))'
+            )
         rows = self.dls[ds_idx] if dl is None else dl
         if isinstance(rows, UserDL) and (kwargs.get('with_preds', True) or kwargs.get('with_targs', True)):
             self._check_preds_fit(len(rows.dataset))

@@ -18,8 +18,9 @@ from fastai.callback.core import Callback, CancelFitException
 
 from ..evaluation.metrics import lower_is_better
 from ..evaluation.named import as_metrics, metric_name
-from ..keywords import check_arguments
+from ..keywords import check_arguments, require_known
 from ..palette import BLUE, GREY, ORANGE
+from .checks import check_builder, check_loaders
 from .clock import seconds_of
 from .dataloaders import RecDataLoaders
 from .learner import RecLearner
@@ -242,6 +243,8 @@ def tune_learner(
     Rates, and epochs where they are not searched, are by default those of the recipe. `ValueError` for a space that
     makes no sense, for a study of another space, and where all trials diverged.
     """
+    check_loaders(dls)
+    check_builder(learner, 'tune_learner')
     optuna = _optuna()
     seconds = seconds_of(budget)
     of_fit = {key: value for key, value in (('n_epoch', n_epoch), ('lr', lr)) if value is not None}
@@ -249,6 +252,8 @@ def tune_learner(
         space, defaults = default_space(learner, dls, kwargs, of_fit)
         start = defaults if start is None else start
     _check_space(space, kwargs)
+    of_builder = {name: None for name in [*space, *kwargs] if name not in ('n_epoch', 'lr')}
+    require_known(of_builder, learner, getattr(learner, '__name__', 'the builder'))
     _check_start(start, space)
     monitor, kwargs = _monitored(learner, dls, monitor, kwargs)
     recipe = recipe_of(learner, dls)
