@@ -180,7 +180,7 @@ def test_what_is_learned_goes_by_the_loaders_or_the_argument(dls, clicks):
             cls(target='ratings')
         with pytest.raises(ValueError, match='k=0'):
             cls(0)
-        with pytest.raises(ValueError, match="k='5'"):
+        with pytest.raises(TypeError, match="k='5'"):
             cls('5')
         with pytest.raises(ValueError, match='shrink=-1'):
             cls(shrink=-1)
