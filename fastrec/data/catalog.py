@@ -238,7 +238,6 @@ class Catalog:
     def require_history(
         self,
         # what the error says to do
-        # what the error says to do
         way: str = 'This needs the training table: make RecDataLoaders of it again and use those, '
         'or save with save_recommender(..., history=True)',
     ) -> History:
@@ -364,7 +363,6 @@ class Catalog:
 
     def candidates(
         self,
-        # items, a condition as text, or a function of `item_df`; None: all
         # items, a condition as text, or a function of `item_df`; None: all
         candidates: str | Callable | Iterable | None,
     ) -> np.ndarray | None:

@@ -118,7 +118,6 @@ class RecModel(nn.Module):
         users: torch.Tensor,  # codes of users, int64 (B,)
         items: torch.Tensor | None = None,  # codes of items, int64 (B,), (B, C) or (1, C); None: the whole catalogue
         # codes of the situation, int64 (B, columns); only for models with `context_sizes`
-        # codes of the situation, int64 (B, columns); only for models with `context_sizes`
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Scores of pairs; see the class."""
@@ -127,7 +126,6 @@ class RecModel(nn.Module):
     def score_items(
         self,
         users: torch.Tensor,  # codes of users, int64 (B,)
-        # codes of the situation, int64 (B, columns); only for models with `context_sizes`
         # codes of the situation, int64 (B, columns); only for models with `context_sizes`
         context: torch.Tensor | None = None,
     ) -> torch.Tensor:

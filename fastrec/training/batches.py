@@ -316,7 +316,6 @@ class InteractionDL(TfmdDL):
     def columns_of(
         self,
         # of the dataset, (n,) each: users, items, then what there is of target, context and weight
-        # of the dataset, (n,) each: users, items, then what there is of target, context and weight
         columns: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, ...]:
         """What batches are slices of, from the dataset's columns for a chunk of samples."""
