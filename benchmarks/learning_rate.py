@@ -6,8 +6,7 @@ epochs. Validation rows judge it: RMSE of ratings (10% held out), ROC AUC of lik
 of clicks (20%). What a rate between two of the ladder would give is read off a parabola through the nearest three, so
 that suggestions of many seeds cost no fits; regret is how much worse that is than the best of the ladder, in percent.
 
-    python benchmarks/learning_rate.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small \
-        --beauty PATH/TO/amazon-beauty-order
+    python benchmarks/learning_rate.py --ml100k PATH/TO/ml-100k --ls PATH/TO/ml-latest-small
 
 All of it takes many hours: `--tables`, `--cases` (e.g. collab:rating:64) and `--seeds` take a part, and `--cache FILE`
 goes on from fits that are done.
@@ -21,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from common import about, emit, need, quiet, table
 from fastai.torch_core import set_seed
@@ -36,7 +34,7 @@ CASES = [
     *(f'two_tower:in_batch:{bs}' for bs in (64, 256, 2048)),
     *(f'{builder}:catalogue:{bs}' for builder in ('collab', 'svdpp') for bs in (32, 256)),
 ]
-TABLES = ('ml-100k', 'ml-latest-small', 'beauty', 'generated')
+TABLES = ('ml-100k', 'ml-latest-small', 'generated')
 METRICS = dict(liked=fr.roc_auc_score(), negatives=fr.ndcg(10), in_batch=fr.ndcg(10), catalogue=fr.ndcg(10))
 N_NEGATIVES = dict(negatives=4, in_batch=0, catalogue=None)
 
@@ -44,13 +42,6 @@ N_NEGATIVES = dict(negatives=4, in_batch=0, catalogue=None)
 def generated(n_users=3000):
     """Ratings of many users and few items (14 a user) with a known answer, and the table of items."""
     return fr.synthetic_ratings(n_users=n_users, n_items=400, density=0.035, noise=0.9, step=1, seed=1)[:2]
-
-
-def beauty(folder, n_users=5000):
-    """Clicks of some users of Amazon Beauty (9 a user, of more than 10,000 items); of items nothing is known."""
-    clicks = pd.read_csv(folder / 'interactions.csv')
-    users = clicks.user.drop_duplicates().sample(n_users, random_state=0)
-    return clicks[clicks.user.isin(users)][['user', 'item']], None
 
 
 def loaders(data, goal, bs, seed):
@@ -155,7 +146,7 @@ def row(name, data, features, text, seed, cache):
     def regret(lr):
         return 100 * sign * (value_at(values, lr) - values[best]) / values[best]
 
-    default, valley = suggested(case, dls, features)
+    default, valley = cache.of({**case, 'default': recipe.lr}, partial(suggested, case, dls, features))
     cells = [name, builder, goal, bs, seed, recipe.n_epoch, f'{LADDER[best]:.2g}', f'{values[best]:.4f}']
     res = [*cells, f'{default:.2g}', f'{regret(default):+.2f}', f'{valley:.2g}', f'{regret(valley):+.2f}']
     print(' '.join(map(str, res)), flush=True)
@@ -166,7 +157,6 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--ml100k', help="folder or zip of GroupLens' ml-100k")
     parser.add_argument('--ls', help="folder or zip of GroupLens' ml-latest-small")
-    parser.add_argument('--beauty', help='folder with interactions.csv of amazon-beauty-order; clicks alone')
     parser.add_argument('--tables', nargs='+', choices=TABLES, help='some tables')
     parser.add_argument('--cases', nargs='+', default=CASES, metavar='BUILDER:GOAL:BS', help='some cases')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
@@ -179,21 +169,15 @@ if __name__ == '__main__':
     if args.quick:
         args.tables, args.cases, args.seeds = ['generated'], ['collab:rating:64'], [0]
     rows, cache = [], Cache(args.cache)
-    tables = args.tables or [o for o in TABLES if o != 'beauty' or args.beauty]
-    for name in tables:
+    for name in args.tables or TABLES:
         if name == 'generated':
             data = generated(300 if args.quick else 3000)
-        elif name == 'beauty':
-            data = beauty(need(args.beauty, '--beauty', 'amazon-beauty-order'))
         elif name == 'ml-100k':
             data = fr.movielens('100k', need(args.ml100k, '--ml100k', "GroupLens' ml-100k"))
         else:
             data = fr.movielens('latest-small', need(args.ls, '--ls', "GroupLens' ml-latest-small"))
-        features = None
-        if data[1] is not None:
-            features = fr.ItemFeatures.from_df(data[1], multilabel='genres', numeric='year')
-        cases = [o for o in args.cases if data[1] is not None or o.split(':')[1] in N_NEGATIVES]
-        rows += [row(name, data, features, text, seed, cache) for text in cases for seed in args.seeds]
+        features = fr.ItemFeatures.from_df(data[1], multilabel='genres', numeric='year')
+        rows += [row(name, data, features, text, seed, cache) for text in args.cases for seed in args.seeds]
     head = ['table', 'builder', 'goal', 'batch', 'seed', 'epochs', 'best of the ladder', 'its value', 'default']
     head += ['regret, %', '`lr_find().valley`', 'regret, %']
     text = (

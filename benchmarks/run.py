@@ -21,7 +21,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDERS = {'--ml100k': 'ml-100k', '--ls': 'ml-latest-small', '--ml1m': 'ml-1m-ncf'}  # in --data
-OPTIONAL = {'--beauty': 'amazon-beauty-order'}  # in --data; benchmarks do without it
 QUICK = {  # options that leave of a benchmark what shows that it runs
     'accuracy': '--splits u1',
     'baseline_defaults': '--sets ML-100K --only EASE ratings',
@@ -71,9 +70,7 @@ def command(name, options, data, out, quick=False):
     """The command line, or None and what is missing."""
     given = {o: HERE.parent / venv / 'bin/python' for o, venv in PEERS.items()}
     if data:
-        given.update(
-            {'--data': Path(data), **{o: Path(data) / folder for o, folder in {**FOLDERS, **OPTIONAL}.items()}}
-        )
+        given.update({'--data': Path(data), **{o: Path(data) / folder for o, folder in FOLDERS.items()}})
     missing = [o for o in FOLDERS if o in options and not (o in given and given[o].exists())]
     if missing:
         return None, f'{", ".join(missing)}: give --data, a folder with {", ".join(FOLDERS[o] for o in missing)}'
