@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 from trained import as_trained
 
 from fastrec.all import (
@@ -44,6 +45,7 @@ from fastrec.all import (
     recommend,
     save_recommender,
     svdpp_learner,
+    synthetic_ratings,
     tune_learner,
 )
 from fastrec.cli import main
@@ -236,6 +238,15 @@ WRONG_VALUES = {
     'folds': (lambda o: KFoldSplitter('5'), TypeError, 'write n_folds=5'),
     'metrics': (lambda o: collab_learner(o.dls, metrics=[hr(10)]), ValueError, 'relevant=4'),
     'metric name': (lambda o: collab_learner(o.dls, metrics='rmes'), ValueError, "did you mean 'rmse'"),
+    'loss': (lambda o: collab_learner(o.dls, loss_func='mse'), TypeError, "got 'mse'"),
+    'loss class': (lambda o: collab_learner(o.dls, loss_func=nn.MSELoss), TypeError, 'the class MSELoss'),
+    'optimizer': (lambda o: collab_learner(o.dls, opt_func='adam'), TypeError, "got 'adam'"),
+    'callbacks': (lambda o: collab_learner(o.dls, cbs='early'), TypeError, "cbs='early'"),
+    'rows split': (lambda o: collab_learner(o.dls, splitter=TimeSplitter()), TypeError, 'splits rows'),
+    'level': (lambda o: compare_models([o.learn], level=95), ValueError, 'level=95'),
+    'samples': (lambda o: compare_models([o.learn], n_boot=0), ValueError, 'n_boot=0'),
+    'density': (lambda o: synthetic_ratings(density=5), ValueError, 'density=5'),
+    'no users': (lambda o: synthetic_ratings(n_users=0), ValueError, 'n_users=0'),
     'worst': (lambda o: RecInterpretation.from_learner(o.learn).worst_users('5'), TypeError, 'write k=5'),
 }
 

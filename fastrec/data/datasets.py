@@ -225,6 +225,10 @@ def synthetic_ratings(
     item_biases, user_factors, item_factors, scores` (n_users, n_items; before noise and clipping); row `i` of its
     arrays belongs to the i-th smallest id: users are 'u0000'.., items 1000...
     """
+    if not 0 < density <= 1:
+        raise ValueError(f'density={density:g}: a share above 0, up to 1')
+    if n_users < 1 or n_items < 2:
+        raise ValueError(f'n_users={n_users}, n_items={n_items}: a user and two items at least')
     rng = np.random.default_rng(seed)
     low, high = rating_range
     genres = np.array(_SYNTHETIC_GENRES[: max(n_factors, 1)], dtype=object)

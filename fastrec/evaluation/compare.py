@@ -61,6 +61,10 @@ def compare_models(
     them.
     """
     require_known(kwargs, evaluate_users, 'compare_models', beside=compare_models)
+    if not 0 < level < 1:
+        raise ValueError(f'level={level:g}: a share between 0 and 1, such as 0.95')
+    if n_boot < 1:
+        raise ValueError(f'n_boot={n_boot}: bootstrap samples, from 1 on')
     models = _by_name(scorers)
     if against is not None and against not in models:
         raise ValueError(f'against={against!r}: choose one of {first_few(models, 20)}')

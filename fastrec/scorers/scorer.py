@@ -466,7 +466,7 @@ class Scorer:
 
 
 def _check_ids(users: Any, column: str) -> None:
-    """`TypeError` for a table or a dict of ratings in the place of user ids: its names or keys would be taken for ids."""
+    """`TypeError` for a table or a dict of ratings in the place of user ids, which its names or keys would pass for."""
     if is_table(users):
         raise TypeError(f"users are ids, got a table: recommend(table['{column}'].unique())")
     if isinstance(users, Mapping) and any(isinstance(value, Number) for value in users.values()):

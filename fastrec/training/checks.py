@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.catalog import Catalog
+from ..data.splits import KFoldSplitter, LeaveLastSplitter, TimeSplitter
 from ..models.base import as_rec_model
 from ..models.view import evaluating
 from ..scorers.scorer import Scorer
-from .dataloaders import RecDataLoaders
+from .dataloaders import RecDataLoaders, StreamDataLoaders
 
 __all__: list[str] = []
 
@@ -40,6 +41,34 @@ def check_builder(builder: object, who: str) -> None:
         f'{who} takes a builder, which it calls as builder(dls, **options), such as collab_learner or svdpp_learner '
         f'without brackets, got {what}'
     )
+
+
+def check_held_out(dls: RecDataLoaders) -> None:
+    """`ValueError` for loaders without valid rows, and for rows that stay in their files: nothing is chosen on them."""
+    if isinstance(dls, StreamDataLoaders):
+        raise ValueError(
+            'most models read all rows at once, and these stay in their files: choose on some users, dls.of_users(10_000)'
+        )
+    split = dls.catalog.require_history().split
+    if split is None or not len(split.valid):
+        raise ValueError(
+            'no rows are held out (valid_pct=0), so there is nothing to choose on: make loaders that hold some out, '
+            'then train the best one on all rows'
+        )
+
+
+def check_parts(loss_func: object, opt_func: object, splitter: object) -> None:
+    """`TypeError` for a loss, an optimizer or layer groups that could not be called as such, before an epoch is lost."""
+    if loss_func is not None and (isinstance(loss_func, type) or not callable(loss_func)):
+        what = f'the class {loss_func.__name__}' if isinstance(loss_func, type) else repr(loss_func)
+        raise TypeError(f'loss_func is called as loss_func(scores, target), got {what}: e.g. loss_func=nn.MSELoss()')
+    if opt_func is not None and not callable(opt_func):
+        raise TypeError(f'opt_func makes an optimizer of parameters, got {opt_func!r}: e.g. opt_func=torch.optim.AdamW')
+    if isinstance(splitter, (TimeSplitter, LeaveLastSplitter, KFoldSplitter)):
+        raise TypeError(
+            f'{splitter!r} splits rows, which loaders do: RecDataLoaders.from_df(ratings, splitter=...). splitter= of a '
+            'learner makes groups of its parameters'
+        )
 
 
 def check_takes_weights(dls: RecDataLoaders, loss_func: Callable | None) -> None:

@@ -49,7 +49,7 @@ from ..scorers.retrieval import fingerprints
 from ..scorers.scorer import Scorer, require_scorer
 from .batches import InBatchDL, NegativesDL, UserDL
 from .callbacks import LabelColumn, NewRowsFirst, RankingCallback, RatingMetric
-from .checks import check_loaders, check_model, check_takes_weights, takes_logits
+from .checks import check_loaders, check_model, check_parts, check_takes_weights, takes_logits
 from .curves import plot_curves, training_table
 from .dataloaders import RecDataLoaders
 from .decay import WeightDecay, decay_groups
@@ -98,6 +98,9 @@ class RecLearner(FastLearner, ModelScorer):
         **kwargs,
     ) -> None:
         check_loaders(dls)
+        check_parts(loss_func, opt_func, splitter)
+        if isinstance(cbs, str):
+            raise TypeError(f'cbs={cbs!r}: callbacks, e.g. cbs=[SaveModelCallback()]')
         check_takes_weights(dls, loss_func)
         check_model(model, dls)
         self.fits: list[dict] = []  # what was asked of each fit and what came out: the rows of the model card
@@ -307,9 +310,9 @@ class RecLearner(FastLearner, ModelScorer):
         self,
         cb: Callback | type[Callback],  # an object, or a class that is made without arguments
     ) -> RecLearner:
-        """Add a callback. One that watches a column has to have it, and is told which way is better.
+        """Add a callback; returns the learner.
 
-        `ValueError` where it watches rows that are not held out.
+        One that watches a column has to have it, and is told which way is better. `ValueError` where it watches rows that are not held out.
         """
         super().add_cb(cb)
         cb = self.cbs[-1]
