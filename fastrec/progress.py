@@ -32,7 +32,7 @@ def show_progress(
     """Turn the bars of what is not training on or off: for good, or `with show_progress(False): ...`.
 
     The environment variable FASTREC_PROGRESS=0 starts with them off. Training has fastai's bar, which `learn.no_bar()`
-    silences together with these.
+    silences together with these. Returned is what turns them back at the end of a `with`.
     """
     global _shown
     before = _shown

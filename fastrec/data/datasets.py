@@ -223,7 +223,8 @@ def synthetic_ratings(
     rating = mean + user bias + item bias + p_u . q_i + noise, clipped. Items of one genre share their main factor,
     popular items have more rows (Zipf), time runs from 0 in the order of rows. `truth` holds `mean, user_biases,
     item_biases, user_factors, item_factors, scores` (n_users, n_items; before noise and clipping); row `i` of its
-    arrays belongs to the i-th smallest id: users are 'u0000'.., items 1000...
+    arrays belongs to the i-th smallest id: users are 'u0000'.., items 1000... `ValueError` for sizes and a density that
+    no table has.
     """
     if not 0 < density <= 1:
         raise ValueError(f'density={density:g}: a share above 0, up to 1')

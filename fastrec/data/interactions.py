@@ -843,7 +843,7 @@ class Interactions:
         times: np.ndarray | None,  # numbers or datetime64 (rows,)
         vocab: dict[str, Vocab],  # {'user': Vocab, 'item': Vocab}
         names: dict | None = None,  # column of each role in the table
-        rows: np.ndarray | None = None,  # positions in that table; None: all of them, in order
+        rows: np.ndarray | None = None,  # positions in that table, int (n,); None: all of them, in order
         weights: np.ndarray | None = None,  # float32 (rows,), how much a row is a positive; 0: seen, but not a positive
         no_times: str | None = None,  # why a time column that was found could not be used
         options: dict | None = None,  # those of `implicit`
@@ -1147,7 +1147,7 @@ class Interactions:
 
     def positive(
         self,
-        rows: np.ndarray | None = None,  # positions; None: all
+        rows: np.ndarray | None = None,  # positions, int (n,); None: all
     ) -> np.ndarray:
         """Positions of the positives among `rows`: those with a weight above 0; without weights every row."""
         rows = np.arange(len(self)) if rows is None else rows

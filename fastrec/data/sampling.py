@@ -79,7 +79,7 @@ class NegativeSampler:
 
     def is_seen(
         self,
-        users: torch.Tensor,  # codes of users, int64
+        users: torch.Tensor,  # codes of users, int64, any shape
         items: torch.Tensor,  # codes of items, int64, of a shape that broadcasts with it
     ) -> torch.Tensor:
         """bool, shape of `users` and `items` broadcast: int64 codes."""

@@ -54,7 +54,7 @@ class ErrorInterpretation(Interpretation):
         self,
         learn: Scorer,  # a learner, a loaded recommender, a baseline, ...
         dl: Any = None,  # loader of the rows whose losses are looked at, in a fixed order; None: there is none
-        losses: torch.Tensor | None = None,  # of those rows; None: worked out when they are first asked for
+        losses: torch.Tensor | None = None,  # of those rows, (n,); None: worked out when they are first asked for
         act: Any = None,  # as in fastai
         dls: HasCatalog | None = None,  # loaders that say which rows are held out; None: the scorer's own
         part: str = 'valid',  # of the split, whose rows are looked at

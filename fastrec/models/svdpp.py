@@ -159,7 +159,7 @@ class SVDpp(DotBias):
         item_blocks: dict[str, Block] | None = None,  # the same of items
         feature_decay: float = 1.0,  # L2 of what features add, as a multiple of that of the sums
         bias_decay: float = 0.0,  # L2 of biases, the same
-        times: csr_matrix | None = None,  # int64, of the structure of `history`: when each rating was
+        times: csr_matrix | None = None,  # int64 (n_users, n_items), as `history`: when each rating was
         **kwargs: Any,  # of `DotBias`
     ) -> None:
         super().__init__(n_users, n_items, n_factors, std=std, **kwargs)

@@ -362,7 +362,7 @@ class InteractionDL(TfmdDL):
         show: bool = True,  # False: return the table
         **kwargs,  # (what fastai passes, which means nothing here)
     ) -> pd.DataFrame | None:
-        """Show targets beside predictions `out` for a batch, with ids and titles."""
+        """Show targets beside predictions `out` for a batch, with ids and titles (or return them with `show=False`)."""
         df = self.decode_batch(b, max_n, prediction=out[0] if isinstance(out, tuple) else out)
         if not show:
             return df

@@ -74,7 +74,8 @@ class RecLearner(FastLearner, ModelScorer):
     the optimiser decays the tables, too. `WeightDecay` is where that is decided.
 
     `lr` is the rate of a fit that is given none: `learn.fit_one_cycle(10)`. By default it is that of the builder's
-    recipe (`recipe_of`), which depends on what the loaders are made for and on their batch size.
+    recipe (`recipe_of`), which depends on what the loaders are made for and on their batch size. `TypeError` for parts
+    in the wrong place.
     """
 
     dls: RecDataLoaders
@@ -312,7 +313,8 @@ class RecLearner(FastLearner, ModelScorer):
     ) -> RecLearner:
         """Add a callback; returns the learner.
 
-        One that watches a column has to have it, and is told which way is better. `ValueError` where it watches rows that are not held out.
+        One that watches a column has to have it, and is told which way is better. `ValueError` where it watches rows
+        that are not held out.
         """
         super().add_cb(cb)
         cb = self.cbs[-1]

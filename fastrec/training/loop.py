@@ -280,7 +280,7 @@ class FastLearner(Learner):
         self,
         cb: Callback | type[Callback],  # an object, or a class that is made without arguments
     ) -> FastLearner:
-        """Add a callback; of fastai's default ones the lean form."""
+        """Add a callback, of fastai's default ones the lean form; returns the learner."""
         self._listeners_of = {}
         super().add_cb(LEAN.get(cb, cb) if isinstance(cb, type) else cb)
         return self
@@ -289,7 +289,7 @@ class FastLearner(Learner):
         self,
         cb: Callback | type[Callback],  # an object that was added, or a class
     ) -> FastLearner:
-        """Remove a callback, or all of a class."""
+        """Remove a callback, or all of a class; returns the learner."""
         self._listeners_of = {}
         return super().remove_cb(cb)
 
@@ -366,7 +366,7 @@ class FastLearner(Learner):
 
     def loss_of(
         self,
-        pred: torch.Tensor,  # scores of the batch, as the model returns them
+        pred: torch.Tensor,  # scores of the batch, as the model returns them: (B,) or (B, C)
     ) -> torch.Tensor:
         """The loss of these scores of the batch that is at hand, without the L2 of the tables."""
         if isinstance(self.loss_func, RankingLoss) and self.loss_func.needs_items:
