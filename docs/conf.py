@@ -61,5 +61,7 @@ html_theme_options = {
     'footer_end': [],
     'show_prev_next': True,
 }
-html_sidebars = {page: [] for page in ('index', 'which-model', 'glossary', 'faq', 'gallery', 'changelog')}
+html_sidebars = {
+    page: [] for page in ('index', 'which-model', 'glossary', 'faq', 'diagnostics', 'gallery', 'changelog')
+}
 pygments_style = 'default'
