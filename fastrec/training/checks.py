@@ -47,7 +47,8 @@ def check_held_out(dls: RecDataLoaders) -> None:
     """`ValueError` for loaders without valid rows, and for rows that stay in their files: nothing is chosen on them."""
     if isinstance(dls, StreamDataLoaders):
         raise ValueError(
-            'most models read all rows at once, and these stay in their files: choose on some users, dls.of_users(10_000)'
+            'most models read all rows at once, and these stay in their files: choose on some users, '
+            'dls.of_users(10_000)'
         )
     split = dls.catalog.require_history().split
     if split is None or not len(split.valid):
@@ -58,7 +59,7 @@ def check_held_out(dls: RecDataLoaders) -> None:
 
 
 def check_parts(loss_func: object, opt_func: object, splitter: object) -> None:
-    """`TypeError` for a loss, an optimizer or layer groups that could not be called as such, before an epoch is lost."""
+    """`TypeError` for a loss, an optimizer or layer groups that could not be called as such, before any work."""
     if loss_func is not None and (isinstance(loss_func, type) or not callable(loss_func)):
         what = f'the class {loss_func.__name__}' if isinstance(loss_func, type) else repr(loss_func)
         raise TypeError(f'loss_func is called as loss_func(scores, target), got {what}: e.g. loss_func=nn.MSELoss()')
@@ -66,8 +67,8 @@ def check_parts(loss_func: object, opt_func: object, splitter: object) -> None:
         raise TypeError(f'opt_func makes an optimizer of parameters, got {opt_func!r}: e.g. opt_func=torch.optim.AdamW')
     if isinstance(splitter, (TimeSplitter, LeaveLastSplitter, KFoldSplitter)):
         raise TypeError(
-            f'{splitter!r} splits rows, which loaders do: RecDataLoaders.from_df(ratings, splitter=...). splitter= of a '
-            'learner makes groups of its parameters'
+            f'{splitter!r} splits rows, which loaders do: RecDataLoaders.from_df(ratings, splitter=...). splitter= of '
+            'a learner makes groups of its parameters'
         )
 
 
