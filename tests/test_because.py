@@ -378,7 +378,9 @@ def test_recommendations_say_why(learn):
     assert list(recs.columns) == [*learn.recommend(users, k=2).columns, 'because']
     row = recs.iloc[0]
     df = learn.because(row['user'], row['item'])
-    first = df.sort_values('contribution', ascending=False).iloc[0]
+    speaking = df[df['contribution'] > 0]
+    liked = speaking[speaking['rating'] >= df['rating'].mean()]
+    first = (liked if len(liked) else speaking).sort_values('contribution', ascending=False).iloc[0]
     assert row['because'].startswith(f'because you rated {first["title"]} {first["rating"]:g}')
     with pytest.raises(ValueError, match='leave out to='):
         learn.recommend(users, explain=True, to='recs.csv')

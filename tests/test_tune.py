@@ -172,3 +172,9 @@ def test_a_search_ends_with_its_budget(dls):
     assert 1 <= len(found.study.trials) < 50
     with pytest.raises(ValueError, match='budget='):
         tune_learner(dls, collab_learner, budget='soon')
+
+
+def test_nothing_is_tuned_without_held_out_rows(synthetic):
+    dls = RecDataLoaders.from_df(synthetic[0], valid_pct=0)
+    with pytest.raises(ValueError, match='nothing to choose on'):
+        tune_learner(dls, collab_learner, n_trials=2)

@@ -123,8 +123,13 @@ def sentences(scorer: Any, recommendations: pd.DataFrame) -> list[str]:
 
 def _sentence(titles: np.ndarray, own: Own, parts: np.ndarray) -> str:
     """What an item's score owes to the user's items, of which `parts` (n,) are the contributions."""
-    order = np.argsort(-parts, kind='stable')[:NAMED]
-    order = order[(parts[order] > 0) & (parts[order] >= WORTH_NAMING * parts[order[0]])]
+    speaks_for_it = parts > 0
+    if own.is_rated:
+        liked = own.values >= own.values.mean()
+        # A low rating may speak for an item, too, as one of another kind; it is named where nothing else is.
+        speaks_for_it &= liked if (speaks_for_it & liked).any() else True
+    order = np.argsort(np.where(speaks_for_it, -parts, np.inf), kind='stable')[:NAMED]
+    order = order[speaks_for_it[order] & (parts[order] >= WORTH_NAMING * parts[order[0]])]
     if not len(order):
         return OF_OTHERS
     named = list(titles[own.items[order]])

@@ -22,9 +22,9 @@ from ..progress import Progress, show_progress
 from ..scorers.blend import Blend, Ensemble
 from ..scorers.scorer import Scorer
 from .candidates import Candidate, candidates_for
-from .checks import check_loaders
+from .checks import check_held_out, check_loaders
 from .clock import Clock, InTime, OutOfTimeError, seconds_of
-from .dataloaders import RecDataLoaders, StreamDataLoaders
+from .dataloaders import RecDataLoaders
 from .learner import RecLearner
 from .recipes import Recipe
 
@@ -45,6 +45,7 @@ def quick_compare(
     # names of those to try, or a `Candidate` of your own, or both; None: all that suit
     candidates: Iterable[str | Candidate] | None = None,
     seed: int = 0,  # of the training of each, and of the bootstrap samples
+    plot: bool = False,  # draw the bars with intervals, too
     **kwargs,  # of `compare_models`: relevant, n_candidates, users, n_boot, level, ...
 ) -> QuickComparison:
     """The models that suit the loaders, each trained by its default recipe and judged on the valid rows.
@@ -62,7 +63,7 @@ def quick_compare(
     """
     check_loaders(dls)
     require_known(kwargs, compare_models, 'quick_compare', beside=evaluate_users)
-    _check_held_out(dls)
+    check_held_out(dls)
     seconds = seconds_of(budget)
     features = _features(item_features, user_features)
     tried = _asked_for(dls, candidates, tuple(features))
@@ -77,7 +78,10 @@ def quick_compare(
             raise ValueError(f'none of {len(tried)} models could be fitted. {reasons}')
         run.add_blend()
         bar.update()
-    return run.result()
+    result = run.result()
+    if plot:
+        result.plot()
+    return result
 
 
 # --- what comes out
@@ -194,7 +198,7 @@ class _Run:
         self.entries: dict[str, _Entry] = {}
         self.notes: dict[str, str] = {}  # of those that did not run
         history = dls.catalog.require_history()
-        assert history.interactions is not None and history.split is not None  # `_check_held_out` has seen to it
+        assert history.interactions is not None and history.split is not None  # `check_held_out` has seen to it
         self.n_users = int((history.interactions.counts('user', history.split.valid) > 0).sum())  # who are judged on
 
     def add(self, candidate: Candidate) -> None:
@@ -312,21 +316,6 @@ class _Run:
 
 
 # --- what is asked for
-
-
-def _check_held_out(dls: RecDataLoaders) -> None:
-    """`ValueError` for loaders without valid rows, and for rows that stay in their files."""
-    if isinstance(dls, StreamDataLoaders):
-        raise ValueError(
-            'most models read all rows at once, and these stay in their files: compare on some users, '
-            'quick_compare(dls.of_users(10_000))'
-        )
-    split = dls.catalog.require_history().split
-    if split is None or not len(split.valid):
-        raise ValueError(
-            'no rows are held out (valid_pct=0), so there is nothing to choose on: make loaders that hold some out, '
-            'then train the best one on all rows'
-        )
 
 
 def _features(item_features: Any, user_features: Any) -> dict[str, Features]:

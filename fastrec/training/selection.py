@@ -20,7 +20,7 @@ from ..evaluation.metrics import lower_is_better
 from ..evaluation.named import as_metrics, metric_name
 from ..keywords import check_arguments, require_known
 from ..palette import BLUE, GREY, ORANGE
-from .checks import check_builder, check_loaders
+from .checks import check_builder, check_held_out, check_loaders
 from .clock import seconds_of
 from .dataloaders import RecDataLoaders
 from .learner import RecLearner
@@ -244,6 +244,7 @@ def tune_learner(
     makes no sense, for a study of another space, and where all trials diverged.
     """
     check_loaders(dls)
+    check_held_out(dls)
     check_builder(learner, 'tune_learner')
     optuna = _optuna()
     seconds = seconds_of(budget)
