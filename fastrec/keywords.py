@@ -7,7 +7,6 @@ called, and torch would say where the text `'20'` ended up. `check_arguments` sa
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import wraps
@@ -183,17 +182,7 @@ def _check_kind(function: str, name: str, value: Any, kind: str, parameters: Col
         is_table = tables and given == 'DataFrame'
         way = f' (tables beside the first are given by name: {"=, ".join(tables)}=)' if is_table else ''
         raise TypeError(f'{function}: {name} takes {wanted}, got {given}{way}') from None
-    if kind in WHOLE and not _is_whole(value):
-        way = f', {name}={number:.0f}' if number == number // 1 else ''
-        raise ValueError(f'{function}: {name}={value!r}: a whole number is expected{way}')
+    if kind in WHOLE and number != number // 1:
+        raise ValueError(f'{function}: {name}={value!r}: a whole number is expected')
     if name == 'seed' and number < 0:
         raise ValueError(f'{function}: seed={value!r}: a whole number from 0 on is expected')
-
-
-def _is_whole(value: Any) -> bool:
-    """Is it an integer, of Python, numpy or torch?"""
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from trained import as_trained
 
 import fastrec
 from fastrec.all import (
@@ -49,7 +50,8 @@ def unseen(table):
     user = table[0].user.iloc[0]
     rows = np.flatnonzero(table[0].user == user)
     split = np.setdiff1d(np.arange(len(table[0])), rows), rows
-    return collab_learner(RecDataLoaders.from_df(table[0], splitter=lambda inter: split, bs=16), n_factors=2), user
+    dls = RecDataLoaders.from_df(table[0], splitter=lambda inter: split, bs=16)
+    return as_trained(collab_learner(dls, n_factors=2)), user
 
 
 def lines_of(call):

@@ -473,8 +473,8 @@ def _check_sizes(builder: str, options: Mapping[str, Any]) -> None:
     """`ValueError` or `TypeError`, by name, for lengths, widths and shares that no model could have."""
     for name in ('n_factors', 'gmf_dim', 'mlp_dim'):
         size = options.get(name)
-        if size is not None and size < 1:
-            raise ValueError(f'{builder}: {name}={size}: the length of a vector, from 1 on')
+        if size is not None and (size < 1 or not isinstance(size, (int, np.integer))):
+            raise ValueError(f'{builder}: {name}={size}: the length of a vector, a whole number from 1 on')
     layers = options.get('layers', ())
     if not isinstance(layers, (list, tuple)) or not all(isinstance(width, (int, np.integer)) for width in layers):
         raise TypeError(f'{builder}: layers={layers!r}: a list of the widths of hidden layers, e.g. layers=[64, 32]')

@@ -294,6 +294,7 @@ class RecDataLoaders(DataLoaders):
             if bs is None:
                 bs = auto_batch_size(n_rows)
             else:
+                bs = int(bs)
                 _warn_of_few_steps(bs, n_rows)
             if not is_implicit:
                 loaders = _rating_loaders(catalog, bs, order, unseen)
