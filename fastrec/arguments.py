@@ -107,7 +107,7 @@ def public_functions(
                 yield f'{module.__name__}.{name}', None, value
 
 
-def _methods(name: str, cls: type) -> Iterator[tuple[str, type, Any]]:
+def _methods(name: str, cls: Any) -> Iterator[tuple[str, type, Any]]:
     """Its constructor, and the public methods that the class itself defines."""
     if inspect.isfunction(cls.__init__) and cls.__init__.__module__.startswith(f'{__package__}.'):
         yield f'{name}.__init__', cls, cls.__init__
@@ -163,10 +163,10 @@ def _explained_by(function: Callable, owner: type | None) -> Iterator[Callable]:
 
 
 def _argument(parameter: inspect.Parameter, text: str) -> Argument:
-    stars = {parameter.VAR_POSITIONAL: '*', parameter.VAR_KEYWORD: '**'}.get(parameter.kind, '')
+    stars: dict[Any, str] = {parameter.VAR_POSITIONAL: '*', parameter.VAR_KEYWORD: '**'}
     kind = '' if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
     default = '' if parameter.default is parameter.empty else _written(parameter.default)
-    return Argument(stars + parameter.name, kind.strip("'"), default, text)
+    return Argument(stars.get(parameter.kind, '') + parameter.name, kind.strip("'"), default, text)
 
 
 def _written(value: Any) -> str:
@@ -181,8 +181,9 @@ def _handed_on(function: Callable, text: str, known: set[str]) -> list[Argument]
     target: Any = None if match is None else names.get(match['name'])
     if not callable(target):
         return []
-    constructor = target.__init__ if isinstance(target, type) else inspect.unwrap(target)
-    owner = target if isinstance(target, type) else None
+    is_class = isinstance(target, type)
+    constructor = target.__init__ if is_class else inspect.unwrap(target)
+    owner = target if is_class else None
     may_be_left_out = [argument for argument in arguments_of(constructor, owner) if argument.default]
     return [argument for argument in may_be_left_out if argument.name not in known]
 
