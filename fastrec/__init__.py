@@ -5,22 +5,22 @@ torch comes with the first use."""
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .scorers.artifact import load_recommender
-
 __version__ = '0.1.0'
 __all__ = ['__version__', 'load_recommender']
 
+if TYPE_CHECKING:
+    from .scorers.artifact import load_recommender
+else:  # type checkers would take any name for one of the package if they saw this
 
-def __getattr__(name: str) -> object:
-    """Names of the package that are imported when they are asked for (PEP 562); `AttributeError` for all others."""
-    if name == 'load_recommender':
-        from .scorers.artifact import load_recommender
+    def __getattr__(name: str) -> object:
+        """Names that are imported when they are asked for (PEP 562); `AttributeError` for all others."""
+        if name == 'load_recommender':
+            from .scorers.artifact import load_recommender
 
-        return load_recommender
-    raise AttributeError(
-        f'module {__name__!r} has no attribute {name!r}: `from fastrec.all import *` brings what notebooks need'
-    )
+            return load_recommender
+        raise AttributeError(
+            f'module {__name__!r} has no attribute {name!r}: `from fastrec.all import *` brings what notebooks need'
+        )
 
 
 def __dir__() -> list[str]:
