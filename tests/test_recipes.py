@@ -154,6 +154,16 @@ def test_the_curve_moves_a_rate_that_it_contradicts():
     assert sound_valley(5, rates, losses)[0] == pytest.approx(0.2, rel=0.2)
     assert sound_valley(1e-6, rates, losses)[0] == pytest.approx(0.1 / 300, rel=0.1)
     assert sound_valley(0.005, rates, rates)[0] == 0.005, 'a curve that never falls says nothing'
+    assert sound_valley(0.005, rates, -rates)[0] == 0.005, 'and one that falls to the end not where it is too low'
+
+
+def test_the_suggestion_for_cosines_is_the_recipe():
+    """Their loss falls up to the highest rates, at which a whole training is worthless."""
+    learn = two_tower_learner(loaders(bs=64, target='implicit', n_neg=0))
+    with learn.no_bar():
+        assert learn.lr_find(show_plot=False).valley == learn.lr
+    losses = [float(o) for o in learn.recorder.losses]
+    assert losses[-1] < losses[0]
 
 
 def test_other_suggestions_the_plot_and_a_diverging_sweep():

@@ -146,7 +146,8 @@ def sound_valley(usual: float, rates: Sequence[float], losses: np.ndarray) -> tu
 
     It does where the rate is far beyond the one at which all that was gained is lost again: then it is halfway between
     the lowest loss and there, in powers of ten. And where it is so far below the lowest loss that hardly anything
-    moves: then it is as low as may be. Where the loss never falls nothing is known.
+    moves: then it is as low as may be. Where the loss never falls nothing is known, and where what was gained is never
+    lost the lowest loss tells nothing: the cosines of `TwoTower` are learned at any rate.
     """
     lr = usual
     if not len(losses):
@@ -157,5 +158,6 @@ def sound_valley(usual: float, rates: Sequence[float], losses: np.ndarray) -> tu
         end = best + int(lost[0]) if len(lost) else len(losses) - 1
         if usual > BEYOND * rates[end]:
             lr = float(np.sqrt(rates[best] * rates[end]))
-        lr = float(max(lr, rates[best] / BELOW))
+        if len(lost):
+            lr = float(max(lr, rates[best] / BELOW))
     return lr, (lr, float(np.interp(np.log(lr), np.log(rates), losses)))
