@@ -5,7 +5,7 @@ After the search alone come whole recommendations, seen items left out.
     python benchmarks/ann.py --out FILE.md
 
 The vectors are generated, in the shape of learned ones: 64 dimensions, a mixture of 1,000 directions whose sizes follow
-Zipf's law; lengths are lognormal (sd 0.35) and biases normal, as a matrix factorisation has them ('dot product and
+Zipf's law; lengths are lognormal (sd 0.35) and biases normal, as a matrix factorization has them ('dot product and
 bias'), or all are of length 1, as those of two towers ('cosine'). Users are near one to three of the directions. Real
 catalogues may be easier or harder: `learn.index()` measures the recall on its own users. Recall here is that of 300
 users who had no part in setting the effort; queries per second are per second of one core's time, by one thread.

@@ -1,6 +1,6 @@
-"""Steps of row-sparse optimisers against FBGEMM's table-batched embeddings on the CPU.
+"""Steps of row-sparse optimizers against FBGEMM's table-batched embeddings on the CPU.
 
-FBGEMM's optimiser and backward pass are one kernel.
+FBGEMM's optimizer and backward pass are one kernel.
 
     python benchmarks/fbgemm.py --out FILE.md      # needs `pip install fbgemm-gpu-cpu` in fastrec's own environment
 

@@ -200,7 +200,7 @@ def rating_errors(errors, seconds, ends):
         f'RMSE on test rows, {len(ends)} seed(s){spread}, 80,670 training rows; 5 epochs of one cycle at 5e-3 for '
         'all. Deciles are of test rows, by the training rows of their item (seed 0: ' + ', '.join(ends[0]) + '); '
         '"unseen": items without a training row. Image vectors come from an untrained ResNet18 (no pre-trained '
-        'weights could be had): colours and textures, no meaning.',
+        'weights could be had): colors and textures, no meaning.',
         table(['', 'all', 'unseen', *range(1, 11), 'CPU s'], rows),
         'The gate is at least as good as the best single pathway ' + but_for(behind),
     ]

@@ -4,8 +4,8 @@ Beside it: what row-sparse updates cost in accuracy.
 
     python benchmarks/growth.py [--ml100k PATH] [--ml1m PATH] [--out FILE.md]
 
-Step time: `collab_learner`'s model and optimisers on generated pairs beside fastai.collab's, CPU milliseconds per step
-(median; the optimisers take turns). Accuracy: dense AdamW and the row-sparse optimisers forced on small tables, at
+Step time: `collab_learner`'s model and optimizers on generated pairs beside fastai.collab's, CPU milliseconds per step
+(median; the optimizers take turns). Accuracy: dense AdamW and the row-sparse optimizers forced on small tables, at
 equal epochs and equal settings (Adagrad's rate apart, which `--select` prints figures to choose by), seeds 0, 1, 2.
 """
 
@@ -198,7 +198,7 @@ def plot(by_users, varied, path):
 
 
 def accuracy(make, build, epochs, lr, metric, seeds, rates):
-    """Table: each optimiser's mean over seeds, its difference to dense AdamW, and CPU seconds of a fit.
+    """Table: each optimizer's mean over seeds, its difference to dense AdamW, and CPU seconds of a fit.
 
     Differences are on the same seed. `rates`: Adagrad's, as multiples of the rate.
     """
@@ -234,7 +234,7 @@ def accuracy(make, build, epochs, lr, metric, seeds, rates):
         print(*rows[-1], file=sys.stderr, flush=True)
     return table(
         [
-            'optimiser',
+            'optimizer',
             'mean',
             'less dense AdamW: mean (smallest to largest)',
             f'seeds {", ".join(map(str, seeds))}',
@@ -281,9 +281,9 @@ def main():
         ref = next((i for i, n in enumerate(args.sizes) if n == 100_000), 0)
         if bs == args.batch_sizes[0]:
             text.append(
-                f'CPU ms per step of forward, backward and optimiser, median of {args.repeats} (fewer of what takes '
+                f'CPU ms per step of forward, backward and optimizer, median of {args.repeats} (fewer of what takes '
                 'long). fastai.collab: its model and its Adam. '
-                f'Dense optimisers are left out from {BIG:,} values on.\n\n'
+                f'Dense optimizers are left out from {BIG:,} values on.\n\n'
                 f'## Users, with a tenth as many items, {DIM} factors'
             )
         header = ['users', *KINDS.values(), 'lazy Adam / at 100,000', 'Adagrad / at 100,000', 'fastai / lazy Adam']

@@ -136,7 +136,7 @@ def models_1m():
     softmax = learner(collab_learner, 30, 5e-3, whole=True, n_factors=256)
     res = {
         'Popularity': (baseline(Popularity), one),
-        'ItemKNN, 200 neighbours, shrink 50': (baseline(lambda: ItemKNN(200, 50.0)), one),
+        'ItemKNN, 200 neighbors, shrink 50': (baseline(lambda: ItemKNN(200, 50.0)), one),
         'EASE, l2 1000': (baseline(lambda: EASE(1000.0)), one),
         'svdpp_learner, softmax over the catalogue, 192 factors': (combined(first, svdpp), five),
         'three of these averaged (Ensemble)': (combined(ensemble, svdpp, 3), five),
@@ -167,7 +167,7 @@ def models_100k():
     one = range(1)
     return {
         'Popularity': (baseline(Popularity), one),
-        'ItemKNN, 100 neighbours, shrink 100': (baseline(ItemKNN), one),
+        'ItemKNN, 100 neighbors, shrink 100': (baseline(ItemKNN), one),
         'EASE, l2 500': (baseline(EASE), one),
         'svdpp_learner, softmax, 128 factors': (learner(svdpp_learner, 20, 5e-3, whole=True, n_factors=128), five),
         'collab_learner, BCE, 64 factors': (learner(collab_learner, 10, 5e-3, n_factors=64), five),

@@ -2,7 +2,7 @@
 
     python benchmarks/novelty.py --ml100k PATH/TO/ml-100k --out benchmarks/results/novelty.md
 
-Matrix factorisation on what users rated 4 or 5, a random tenth of the rows for validation and another for the test; the
+Matrix factorization on what users rated 4 or 5, a random tenth of the rows for validation and another for the test; the
 recipes are the builders' own, and nothing is chosen by these figures.
 """
 

@@ -6,7 +6,7 @@ It fits on train.csv and predicts test.csv, of the folder given.
 
 Writes FOLDER/predictions.csv (a column per model, rows as in test.csv) and FOLDER/run.json (CPU seconds of each fit,
 versions). Both models are Bayesian, ids only, rank 10, 512 Gibbs iterations of which all are kept, with a prior per
-group of features, as myFM's examples have them: matrix factorisation (one-hot users and items), and 'SVD++ flipped'
+group of features, as myFM's examples have them: matrix factorization (one-hot users and items), and 'SVD++ flipped'
 (the user's block adds the items rated / sqrt n, the item's block the users who rated it / sqrt n, of training rows).
 Predictions are clipped to the range of the training ratings.
 """

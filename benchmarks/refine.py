@@ -284,7 +284,7 @@ def main():
     picked = picks[['seed', 'base', 'graph', 'k', 'alpha', 'beta', 'n_steps', 'mode']]
     lines += [
         '## Settings that were chosen',
-        table(picked.rename(columns={'k': 'neighbours'}).columns, picked.values.tolist()),
+        table(picked.rename(columns={'k': 'neighbors'}).columns, picked.values.tolist()),
     ]
     means = {f'{b}, graph {g}': pd.concat(of_seeds, axis=1).mean(axis=1) for (b, g), of_seeds in moves.items()}
     together = pd.DataFrame(means)

@@ -172,7 +172,7 @@ def main():
                 f'{N_ITEMS:,} items, {N_COLUMNS:,} features, {PER_ROW} each, hidden layer of 256 '
                 f'({N_COLUMNS * 256 / 1e6:.1f} million weights: with the two moments of Adam '
                 f'{N_COLUMNS * 256 * 12 / 2**20:,.0f} MiB on every side). A step is forward, backward and '
-                'optimiser, median; memory is the peak that training adds to a process, the model and its optimiser '
+                'optimizer, median; memory is the peak that training adds to a process, the model and its optimizer '
                 'included. The first two sides make the same steps; `LazyAdam` (the default of `content_learner`) '
                 'updates the columns of the batch.',
                 table(['batch', 'first layer', 'ms a step', 'speed', 'MiB'], lines),

@@ -1,6 +1,6 @@
 """Training throughput of whole epochs on one thread.
 
-Sides are fastrec, fastai.collab, and two hand-written torch loops, with fastrec's model and optimiser and with torch's.
+Sides are fastrec, fastai.collab, and two hand-written torch loops, with fastrec's model and optimizer and with torch's.
 
     python benchmarks/speed.py --out FILE.md
 
@@ -48,7 +48,7 @@ def generated(n_rows):
 
 
 class Loop:
-    """What one would write by hand for this one purpose, without fastai: fastrec's model and optimiser as they are.
+    """What one would write by hand for this one purpose, without fastai: fastrec's model and optimizer as they are.
 
     The learning rate and momentum of every step are computed ahead. No losses are recorded, nothing can be hooked in.
     """
@@ -231,7 +231,7 @@ if __name__ == '__main__':
 
 One epoch of {args.rows:,} rows ({df.user.nunique():,} users, {df.item.nunique():,} items),
 `fit_one_cycle(1, {LR:g})`, {N_VALID} validation rows, no progress bar unless said; 50 factors. Times are compared:
-*loop* is hand-written around fastrec's model and optimiser, *plain loop* has nothing of fastrec in it (four
+*loop* is hand-written around fastrec's model and optimizer, *plain loop* has nothing of fastrec in it (four
 `nn.Embedding`, autograd, the same L2, torch's fused AdamW), both with the one-cycle schedule computed ahead. Median of
 {args.repeats} turns (smallest to largest); with the bar: once. fastai.collab has its defaults (its own Adam, its
 tabular loader).

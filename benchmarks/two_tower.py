@@ -1,4 +1,4 @@
-"""Two towers beside a matrix factorisation, EASE and popularity.
+"""Two towers beside a matrix factorization, EASE and popularity.
 
 Protocols are the NCF paper's on MovieLens 1M, the whole catalogue of MovieLens 100K, and items without a training row.
 
@@ -52,7 +52,7 @@ def towers(bs, epochs, lr, **kwargs):
 
 
 def factors(epochs, lr, **kwargs):
-    """-> function of the two kinds of loaders that trains a matrix factorisation."""
+    """-> function of the two kinds of loaders that trains a matrix factorization."""
 
     def fit(dls, users, seed):
         set_seed(seed)

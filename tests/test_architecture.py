@@ -24,8 +24,8 @@ HOUSE = {
     'baselines linear neighbors factorization blend refine lists rerank sound packing folder artifact',
     'evaluation': 'metrics named held_out errors ranking evaluate compare fidelity card',
     'training': (
-        'batches stream_batches dataloaders recipes optimizers callbacks curves decay loop finder checks learner builders '
-        'clock candidates choose settings resume cross_validation spaces selection'
+        'batches stream_batches dataloaders recipes optimizers callbacks curves decay loop finder checks learner '
+        'builders clock candidates choose settings resume cross_validation spaces selection'
     ),
     'interpretation': 'tables text figures explanations maps clusters errors losses interpret',
 }

@@ -99,7 +99,7 @@ def test_others_show_the_neighbors_of_what_they_are_made_of(clicks):
     both = Ensemble([knn, knn])
     assert both.similar_items(item, 4).equals(knn.similar_items(item, 4))
     graph = item_graph(knn, k=3)
-    near = graph.neighbours(item, 3)
+    near = graph.neighbors(item, 3)
     assert list(near.weight) == pytest.approx(list(knn.similar_items(item, 3).score))
     assert graph.degrees[clicks.vocab['item'].encode([99])] == 0
 

@@ -467,3 +467,10 @@ def test_who_has_no_training_rows_is_told_so():
     dls = RecDataLoaders.from_df(table, splitter=[[0, 1, 2, 3, 4], [5]])
     with pytest.raises(ValueError, match='user 3 has no training rows'):
         BiasOnly().fit(dls).because(3, 1)
+
+
+def test_ids_do_not_reach_the_models_own_explain(learn):
+    """fastai hands on to the model what a learner does not have, and the model's method takes codes."""
+    user, item = user_and_item(learn)
+    with pytest.raises(TypeError, match=r'learn\.because\(.*RecInterpretation'):
+        learn.explain(user, item)

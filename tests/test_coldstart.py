@@ -1,6 +1,6 @@
 """New users of a trained model.
 
-Their rows against a general optimiser, the model unchanged, what is asked of them answered.
+Their rows against a general optimizer, the model unchanged, what is asked of them answered.
 """
 
 import numpy as np

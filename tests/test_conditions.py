@@ -116,7 +116,7 @@ REFUSED = {
     'year and classic': "'year' is neither true nor false",
     '1 < 2': 'speaks of no column',
     'sin(year) > 0': r'a call \(sin\(year\)\)',
-    'colour == 3': "no column 'colour'",
+    'color == 3': "no column 'color'",
     '`film width` > 3': "no column 'film width'",
     'year = 1995': 'equal is ==',
     'year >': 'not complete',

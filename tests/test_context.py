@@ -231,7 +231,7 @@ def test_time_dependent_bias_by_hand():
 
 
 def test_time_dependent_bias_of_times_as_fine_as_nanoseconds():
-    """A user's neighbours are the user's own, however many users and moments there are."""
+    """A user's neighbors are the user's own, however many users and moments there are."""
     n = 5000
     late = 10**18
     times = csr_matrix(([10**17, late, late + 10**9], ([0, n - 1, n - 1], [0, 1, 2])), shape=(n, 3), dtype=np.int64)

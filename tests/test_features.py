@@ -29,7 +29,7 @@ def table():
             genres=['Drama|War', 'War', '', 'Drama'],
             tags=[['x', 'y'], ['y'], None, []],
             language=['en', 'en', None, 'fr'],
-            colour=[True, False, None, True],
+            color=[True, False, None, True],
             year=[1990, 2000, None, 2010],
             views=[0, 10, 10**6, 20],
         )
@@ -101,7 +101,7 @@ def test_scikit_learn_transformer_is_fitted_for_each_block(table):
 
 
 def test_numbers_flags_categories(table):
-    f = make(table, numeric=['year', 'views'], flag='colour', category='language')
+    f = make(table, numeric=['year', 'views'], flag='color', category='language')
     z = np.array([-1, 0, 1]) / np.std([-1, 0, 1])
     assert np.allclose(f['year'].values[[0, 1, 3], 0], z)
     assert f['year'].present.tolist() == [True, True, False, True]
@@ -109,8 +109,8 @@ def test_numbers_flags_categories(table):
     # a count with a long tail; the year is none
     assert np.allclose(f['views'].values[:, 0], (logs - logs.mean()) / logs.std(), atol=1e-6)
     assert np.allclose(make(table, numeric='views', log1p=False)['views'].values[2, 0], 3**0.5, atol=1e-3)
-    assert f['colour'].values[:, 0].tolist() == [1, 0, 0, 1]
-    assert f['colour'].present.tolist() == [True, True, False, True]
+    assert f['color'].values[:, 0].tolist() == [1, 0, 0, 1]
+    assert f['color'].present.tolist() == [True, True, False, True]
     assert f['language'].names == ['en', 'fr']
     assert f['language'].values.toarray().tolist() == [[1, 0], [1, 0], [0, 0], [0, 1]]
 
@@ -252,9 +252,9 @@ def test_near_targets_are_warned_of(table):
 @pytest.fixture()
 def pictures(tmp_path):
     paths = []
-    for i, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 5, 5)]):
+    for i, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255), (250, 5, 5)]):
         path = tmp_path / f'{i}.png'
-        Image.new('RGB', (20, 30), colour).save(path)
+        Image.new('RGB', (20, 30), color).save(path)
         paths.append(str(path))
     return paths
 

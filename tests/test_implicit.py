@@ -742,7 +742,7 @@ def test_holm_by_hand():
 
 
 def test_weight_decay_over_the_whole_catalogue(udls):
-    """The optimiser decays the factors of all rows, and not the biases; there is no L2 per row besides."""
+    """The optimizer decays the factors of all rows, and not the biases; there is no L2 per row besides."""
     learn = quiet(svdpp_learner(udls, n_factors=4))
     learn.fit(1, 1e-3, wd=0.3)
     free, decayed = ({id(p) for p in g} for g in learn.opt.param_lists)

@@ -133,8 +133,8 @@ def test_plots_name_their_axes(interp, synthetic):
     ):
         assert ax.get_title()
         assert ax.get_xlabel()
-    with pytest.raises(ValueError, match=r"no column 'colour'.*'genres'"):
-        interp.plot_tsne('colour')
+    with pytest.raises(ValueError, match=r"no column 'color'.*'genres'"):
+        interp.plot_tsne('color')
 
 
 def test_bars_of_plot_bias_are_the_biases(interp):

@@ -369,8 +369,8 @@ def test_weight_decay_reaches_tables_as_l2_and_not_the_biases(dls):
 
     (free, a) = norms(0.0)
     (held, b) = norms(0.5)
-    assert held < 0.5 * free, 'the optimiser itself must not decay tables'
-    assert a == b == 0, 'the optimiser itself must not decay tables'
+    assert held < 0.5 * free, 'the optimizer itself must not decay tables'
+    assert a == b == 0, 'the optimizer itself must not decay tables'
 
 
 def test_weight_decay_groups_of_the_mlp(dls):
@@ -491,7 +491,7 @@ def test_a_mixed_group_is_decayed_once(dls):
     learn.fit(1, 1e-3, wd=0.3)
     assert learn.opt.hypers[0]['wd'] == 0.3
     tables = WeightDecay(learn.model, learn.opt, 0.3, by_rows=True).tables
-    assert tables == [], 'the optimiser decays the whole group, so the tables have no L2 besides'
+    assert tables == [], 'the optimizer decays the whole group, so the tables have no L2 besides'
 
 
 def test_l2_is_off_after_training(dls):
@@ -638,7 +638,7 @@ def test_optimiser_without_weight_decay(dls):
     quiet(learn).fit(1, 1e-3)  # tables have their own L2
 
 
-# --- the optimiser and the schedule
+# --- the optimizer and the schedule
 
 
 def test_one_cycle_is_fastais():

@@ -193,16 +193,16 @@ def test_a_table_says_whether_its_l2_was_taken(columns):
     for context in ({}, dict(context_sizes=[3])):
         model = DotBias(N_USERS, N_ITEMS, 5, **context).train()
         set_l2(model, 0.1)
-        assert not any(t.penalised for t in model.tables)
+        assert not any(t.penalized for t in model.tables)
         model.score_items(users)
-        assert [t.penalised for t in model.tables] == [True, False, False, False]
+        assert [t.penalized for t in model.tables] == [True, False, False, False]
         set_l2(model, 0.1)
         if not context or not columns:
             model(users, items)
-            assert [t.penalised for t in model.tables] == [True, True, False, False], 'biases have no L2'
+            assert [t.penalized for t in model.tables] == [True, True, False, False], 'biases have no L2'
         set_l2(model, 0.0)
         model(users, torch.arange(4))
-        assert not any(t.penalised for t in model.tables)
+        assert not any(t.penalized for t in model.tables)
 
 
 def test_svdpp_takes_the_l2_of_every_table_that_has_one():
@@ -211,7 +211,7 @@ def test_svdpp_takes_the_l2_of_every_table_that_has_one():
         set_l2(model, 0.1)
         model(torch.arange(4), torch.arange(4))
         tables = [t for t in model.modules() if isinstance(t, EmbeddingTable)]
-        assert [t.penalised for t in tables] == [t.l2 > 0 for t in tables]
+        assert [t.penalized for t in tables] == [t.l2 > 0 for t in tables]
         assert (model.residual_factors.l2 > 0) == (model.residual_decay > 0)
 
 

@@ -21,7 +21,7 @@ from fastrec.training.dataloaders import RecDataLoaders
 
 
 class LightGCN(RecModel):
-    """Neighbours' vectors over the graph of users and items, averaged over layers (He et al., SIGIR 2020, eq. 7, 8)."""
+    """Neighbors' vectors over the graph of users and items, averaged over layers (He et al., SIGIR 2020, eq. 7, 8)."""
 
     def __init__(self, n_users, n_items, history, n_factors=8, n_layers=2, known_users=None, known_items=None):
         super().__init__()

@@ -131,7 +131,7 @@ def test_candidates(scorer):
     with pytest.raises(TypeError, match='function of item_df'):
         scorer.recommend('u05', candidates=np.ones(20, bool))
     with pytest.raises(ValueError, match=r"cannot read the condition.*'title', 'genre'"):
-        scorer.recommend('u05', candidates='colour == 3')
+        scorer.recommend('u05', candidates='color == 3')
     with pytest.raises(ValueError, match='`@`, a variable of Python, is not allowed'):
         scorer.recommend('u05', candidates='@pd.io.common.os.getpid() > 0')
     with pytest.raises(KeyError, match='unknown item id: 999'):

@@ -94,7 +94,7 @@ def test_nearest_is_the_cosine():
                 want[i, j] = want[j, i] = cosine[i, j]
     np.testing.assert_allclose(g.weights.toarray(), want, atol=1e-5)
     assert g.degrees[7] == 0
-    assert list(g.neighbours(105, 2).item) == list(100 + np.argsort(-want[5])[:2])
+    assert list(g.neighbors(105, 2).item) == list(100 + np.argsort(-want[5])[:2])
 
 
 def test_shared_labels_by_hand():
@@ -148,7 +148,7 @@ def test_align_and_sum():
         (pd.DataFrame(dict(src=[1, None], dst=[2, 3])), {}, '1 of 2 edges'),
         (([1, 2], np.zeros((3, 2))), {}, 'a row each'),
         (path_graph(), {}, 'an item graph is made of'),
-        (([1], np.zeros((1, 2))), dict(k=0), 'at least one neighbour'),
+        (([1], np.zeros((1, 2))), dict(k=0), 'at least one neighbor'),
         (([1], np.zeros((1, 2))), dict(link='shared'), 'for ItemFeatures'),
     ],
 )
@@ -174,7 +174,7 @@ def test_anchor_by_hand():
     got = correct_and_smooth(Given(dls, y, 'probability'), path_graph(), alpha=0.8, beta=0.5).score_items(
         torch.tensor([0])
     )
-    # anchored: .9, .1, .6, .2, .9; then each half itself, half the mean of its neighbours (item 5 has none)
+    # anchored: .9, .1, .6, .2, .9; then each half itself, half the mean of its neighbors (item 5 has none)
     want = [
         0.5 * 0.9 + 0.5 * 0.1,
         0.5 * 0.1 + 0.5 * (0.9 + 0.6) / 2,

@@ -584,7 +584,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_words(tmp_path):
     learn = fit_anew(tmp_path)
     path = tmp_path / 'models' / 'run.ckpt'
     state = torch.load(path, weights_only=True)
-    setup = {'the number of epochs': 1, 'the batch size': learn.dls.train.bs, 'the optimiser': 'FusedAdam'}
+    setup = {'the number of epochs': 1, 'the batch size': learn.dls.train.bs, 'the optimizer': 'FusedAdam'}
     torch.save({**{k: v for k, v in state.items() if k != 'own'}, 'version': 1, 'setup': setup}, path)
     with pytest.raises(ValueError, match=r'not a checkpoint of this version of fastrec.*restart=True'):
         fit_anew(tmp_path)

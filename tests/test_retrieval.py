@@ -110,7 +110,7 @@ def test_inner_products_of_rows_of_different_lengths(kind):
 
 
 def test_the_extra_coordinate_is_what_finds_long_vectors():
-    """Cosine neighbours of a query differ from its largest inner products."""
+    """Cosine neighbors of a query differ from its largest inner products."""
     x = clustered(2000, 6, 20, 0)
     q = clustered(20, 6, 20, 1)
     inner = Inner(x, 'ivf')

@@ -1,6 +1,6 @@
 """What makes training fast changes nothing of what it gives.
 
-Gradients, optimisers, callbacks, recorder, against their plain forms.
+Gradients, optimizers, callbacks, recorder, against their plain forms.
 """
 
 import pytest
@@ -154,7 +154,7 @@ def test_kept_gradients_are_reset_where_they_were_touched_and_dropped_where_othe
     assert weight.grad is kept
     assert not kept.any()
     add_rows(weight, rows, grads)
-    weight.square().sum().backward()  # a regulariser of the user's: a dense gradient into the same place
+    weight.square().sum().backward()  # a regularizer of the user's: a dense gradient into the same place
     weight.grad += 1
     reset_grad(weight)
     assert weight.grad is None
@@ -178,7 +178,7 @@ def test_lookup_has_autograds_gradient(make):
         assert torch.equal(table.weight.grad.to_dense(), want)
 
 
-# --- optimisers
+# --- optimizers
 
 
 def test_table_adam_is_torchs_adamw():

@@ -136,7 +136,7 @@ def _model_section(scorer: Scorer, name: str) -> dict[str, Any]:
         config=_config(scorer),
         scale=scorer.scale,
         loss=_loss_name(scorer.loss_func),
-        optimiser=_optimizer_name(scorer.opt_func),
+        optimizer=_optimizer_name(scorer.opt_func),
     )
 
 

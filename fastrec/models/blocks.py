@@ -58,7 +58,7 @@ class FeatureLinear(nn.Module):
         self.names = list(blocks)
         self.absent = absent
         self.n_out = n_out
-        self.penalised = False  # does the model take the L2 of the rows that come out? Then the layer has no decay
+        self.penalized = False  # does the model take the L2 of the rows that come out? Then the layer has no decay
         self.sparse = False  # gradients of the columns of a batch alone, if a training loop asks (`set_gradients`)
         self.keeps_grad = False
         self.kinds = _kinds(blocks)

@@ -63,7 +63,7 @@ class TimeDependentBias(nn.Module):
     1 + floor(log2 |t - t_j|)), so that the unit of time hardly matters. The kernel, a and d are learned.
 
     Koren, 'Collaborative Filtering with Temporal Dynamics', KDD 2009, has a bias per user and day; deviation:
-    neighbours instead of bins, whose edges are arbitrary, and nothing to be learned per user. It fills in between
+    neighbors instead of bins, whose edges are arbitrary, and nothing to be learned per user. It fills in between
     ratings: a time far from all ratings of the user, and one that is not given (negative), have a bias of 0.
     """
 
@@ -115,12 +115,12 @@ class TimeDependentBias(nn.Module):
         times: torch.Tensor,  # int64 (B,), in the unit of the table; negative: not given
         n_items: int,  # how many items
     ) -> torch.Tensor:
-        """Biases of every item at times (B,): (B, n_items). They differ where the item is among the neighbours."""
+        """Biases of every item at times (B,): (B, n_items). They differ where the item is among the neighbors."""
         near, wr, w = self._neighbors(users, times)
         damping = self.damping.exp()
         total = wr.sum(1, keepdim=True)
         weight = w.sum(1, keepdim=True)
-        of_others = total / (weight + damping)  # (B, 1): items that are not among the neighbours
+        of_others = total / (weight + damping)  # (B, 1): items that are not among the neighbors
         without_own = (total - wr) / (weight - w + damping)  # (B, 2 * NEAREST): those that are
         there = w > 0
         without_own = torch.where(there, without_own, of_others.expand_as(without_own))

@@ -23,11 +23,11 @@ def dot_bias(
 
 
 class DotBias(DotModel):
-    """Matrix factorisation with biases: score = mean + b_u + b_i + p_u . q_i, through a sigmoid to `y_range` if given.
+    """Matrix factorization with biases: score = mean + b_u + b_i + p_u . q_i, through a sigmoid to `y_range` if given.
 
     Koren, Bell, Volinsky, 'Matrix Factorization Techniques for Recommender Systems', Computer 2009, eq. 4; the sigmoid
-    and the order of initialisation follow fastai's `EmbeddingDotBias`. Deviation from both: the mean is a parameter of
-    its own that starts at the mean rating, so biases start, and are regularised, around zero.
+    and the order of initialization follow fastai's `EmbeddingDotBias`. Deviation from both: the mean is a parameter of
+    its own that starts at the mean rating, so biases start, and are regularized, around zero.
 
     With context (`context_sizes`) each level of each column has a vector, which is added to the user's, and a bias.
     """

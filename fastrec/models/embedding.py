@@ -33,7 +33,7 @@ class EmbeddingTable(nn.Embedding):
       over the batch: the L2 is taken per observed rating, as in Funk's SVD and ALS-WR (Zhou et al. 2008, eq. 4), not
       per step. The term waits in `penalty` for the training loop (`pop_l2`), so that a displayed loss stays free of it.
       `set_l2` sets it, scaled by the table's `decay`.
-    - `penalised`: has its L2 been taken since it was set? A model that reads `weight` as a whole bypasses it.
+    - `penalized`: has its L2 been taken since it was set? A model that reads `weight` as a whole bypasses it.
     - Gradients are dense, or what a training loop asks for (`set_gradients`).
 
     Rows start as N(0, std); biases (`std=0`) at 0. `ValueError` where `known` has another length.
@@ -43,7 +43,7 @@ class EmbeddingTable(nn.Embedding):
     known: torch.Tensor  # bool (n,)
     l2: float = 0.0  # L2 of a row looked up
     penalty: torch.Tensor | None = None  # the L2 of what was looked up, until a training loop takes it
-    penalised: bool = False
+    penalized: bool = False
     keeps_grad: bool = False  # does the gradient live on between steps?
 
     def __init__(
@@ -66,7 +66,7 @@ class EmbeddingTable(nn.Embedding):
         self.decay = decay
         self.l2 = 0.0
         self.penalty = None
-        self.penalised = False
+        self.penalized = False
         self.keeps_grad = False
         self._fill = Fill()
 
@@ -75,7 +75,7 @@ class EmbeddingTable(nn.Embedding):
     def forward(
         self,
         idx: torch.Tensor,  # int (...)
-        l2: bool = True,  # False: rows are not penalised; models that look each up once penalise what they make of them
+        l2: bool = True,  # False: rows are not penalized; models that look each up once penalise what they make of them
     ) -> torch.Tensor:
         """Rows of `idx`: (...) -> (..., dim)."""
         if self.keeps_grad and self.training:
@@ -112,7 +112,7 @@ class EmbeddingTable(nn.Embedding):
         """Add a term (a scalar tensor) to what waits in `penalty`."""
         attributes = self.__dict__  # nn.Module's setattr takes as long as the sum
         attributes['penalty'] = term if self.penalty is None else self.penalty + term
-        attributes['penalised'] = True
+        attributes['penalized'] = True
 
     # --- cold rows
 
@@ -163,7 +163,7 @@ class EmbeddingTable(nn.Embedding):
     ) -> None:
         """`n` further rows, which are cold.
 
-        The weight is a new parameter: an optimiser made before does not have it.
+        The weight is a new parameter: an optimizer made before does not have it.
         """
         self.weight = nn.Parameter(torch.cat([self.weight, self.weight.new_zeros(n, self.embedding_dim)]))
         self.known = torch.cat([self.known, self.known.new_zeros(n)])
@@ -182,12 +182,12 @@ def set_l2(
     tables: nn.Module | Iterable[nn.Module],  # tables, or a module for all in it
     l2: float,  # penalty of a squared value, per row looked up
 ) -> None:
-    """Set the L2 per observed row of tables, each scaled by its `decay`; none has been taken yet (`penalised`)."""
+    """Set the L2 per observed row of tables, each scaled by its `decay`; none has been taken yet (`penalized`)."""
     for m in tables.modules() if isinstance(tables, nn.Module) else tables:
         if isinstance(m, EmbeddingTable):
             m.l2 = l2 * m.decay
             m.penalty = None
-            m.penalised = False
+            m.penalized = False
 
 
 def set_gradients(
@@ -195,7 +195,7 @@ def set_gradients(
     kind: Literal['dense', 'rows'] = 'dense',
     large: float = math.inf,  # elements of a table from which on the gradients of its rows are sparse
 ) -> None:
-    """How the gradients of `tables` are kept: 'dense', as torch does, or 'rows', where the optimiser is one of ours.
+    """How the gradients of `tables` are kept: 'dense', as torch does, or 'rows', where the optimizer is one of ours.
 
     Rows: tables of `large` elements and more get sparse gradients. The others get dense ones that live on between steps
     and are reset at the rows that were touched (`reset_grad`), which spares a fresh block of memory, to be zeroed, per

@@ -23,7 +23,7 @@ class Table(Protocol):
     sparse: bool  # are its gradients sparse?
     keeps_grad: bool  # do its gradients live on between steps?
     l2: float  # L2 per row looked up
-    penalised: bool  # has its L2 been taken?
+    penalized: bool  # has its L2 been taken?
 
     @property
     def only_looks_up(self) -> bool:
@@ -159,7 +159,7 @@ def fused_scores(
     holder = None  # one of the tables has the penalty of all
     for table in tables:
         if table.l2:
-            table.__dict__['penalised'] = True  # nn.Module's setattr takes as long as a sum
+            table.__dict__['penalized'] = True  # nn.Module's setattr takes as long as a sum
             if holder is None:
                 holder = table
     assert holder is not None  # some coefficient is not 0

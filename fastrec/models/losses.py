@@ -87,7 +87,7 @@ class PopularityDiscounted(RankingLoss):
     scores have. This is the logit-adjusted loss of Menon et al., 'Long-tail learning via logit adjustment', ICLR 2021,
     eq. 10 (tau = d), whose d = 1 ranks as if all items were equally frequent; the 1 is for items without positives. The
     aim is that of Abdollahpouri et al., 'Controlling popularity bias in learning-to-rank recommendation', RecSys 2017,
-    who add a regulariser to the loss. 0 by default: no discount. A learner gives the loss its counts (`set_counts`).
+    who add a regularizer to the loss. 0 by default: no discount. A learner gives the loss its counts (`set_counts`).
     """
 
     log_share: torch.Tensor | None  # (n_items,): log p_i
@@ -160,7 +160,7 @@ class BCELoss(RankingLoss):
 class BPRLoss(RankingLoss):
     """-log sigmoid(positive - negative), averaged over the negatives.
 
-    Rendle et al. 2009, BPR-OPT without its regulariser.
+    Rendle et al. 2009, BPR-OPT without its regularizer.
     """
 
     def rows(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

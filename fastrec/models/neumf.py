@@ -125,7 +125,7 @@ def _cannot_explain(model: RecModel) -> NoReturn:
 
 
 class GMF(RecModel):
-    """Generalised matrix factorisation: score = h . (p_u * q_i) + c (He et al. 2017, eq. 9).
+    """Generalized matrix factorization: score = h . (p_u * q_i) + c (He et al. 2017, eq. 9).
 
     `h` starts at 1, that is, as a dot product.
     """

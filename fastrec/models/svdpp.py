@@ -126,7 +126,7 @@ class SVDpp(DotBias):
       a Gaussian prior has.
     - A cold user or item has the mean of the known p or q, and in the place of the sum the mean of the known sums. An
       empty sum would not be the average one: item vectors and mean are fitted to users who have sums.
-    - Side features are further factors, as in a factorisation machine (Rendle 2010): with `item_blocks` q_i and b_i add
+    - Side features are further factors, as in a factorization machine (Rendle 2010): with `item_blocks` q_i and b_i add
       W x_i, x the item's feature row, with `user_blocks` p_u and b_u. Their L2 is that of p and q, times
       `feature_decay` in the place of `own_decay`, and the biases of one's own, which otherwise have none, have it times
       `bias_decay`. A cold item is scored by its features, on top of the mean of what the known ones have besides.
@@ -205,7 +205,7 @@ class SVDpp(DotBias):
         if blocks is None:
             return None
         layer = FeatureLinear(blocks, table.embedding_dim + 1, table.known, std)
-        layer.penalised = True
+        layer.penalized = True
         return layer
 
     def _add_history(self, history: csr_matrix, times: csr_matrix | None) -> None:

@@ -28,7 +28,7 @@ class Encoder(nn.Module):
     """One tower: codes to unit vectors, z / |z| with z = x + MLP(x).
 
     x = embedding of the id + linear layer over the features. The MLP (a layer of `layers`, ReLU, dropout; ...; a last
-    linear layer, which starts at 0) adds to what it gets, so that training starts from a matrix factorisation. With
+    linear layer, which starts at 0) adds to what it gets, so that training starts from a matrix factorization. With
     features, a share `id_dropout` of the rows goes without its id at each step of training (DropoutNet: Volkovs, Yu and
     Poutanen 2017), and so do cold rows when scoring: they are known by their features alone. Without features the
     vector of a cold row is the mean of those of the known rows, so that it scores as they do on average; made a unit

@@ -273,7 +273,7 @@ def _check_range(values: np.ndarray, seen: tuple[float, float] | None) -> None:
     warn_user(f'{text}. Is this another scale?')
 
 
-# --- what is minimised
+# --- what is minimized
 
 
 def known_pairs(catalog: Catalog, n: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -438,7 +438,7 @@ def _newton(
     n_steps: int = 20,
     tol: float = 1e-9,  # it ends with a step that gains a smaller share of the objective
 ) -> torch.Tensor:
-    """The row x that minimises the objective of scores f(x), by Newton's method with halved steps.
+    """The row x that minimizes the objective of scores f(x), by Newton's method with halved steps.
 
     Of Gauss and Newton where f is not linear; for squares of a linear f without `y_range` the first step is exact.
     """

@@ -146,7 +146,7 @@ class ModelScorer(Scorer):
         """Take in further items, known by their features alone; returns the scorer.
 
         `recommend`, `predict` and `similar_items` then have them. The model learns nothing: the features go through
-        what it has. Of a learner, loaders keep their rows, and the optimiser starts anew if training goes on.
+        what it has. Of a learner, loaders keep their rows, and the optimizer starts anew if training goes on.
         """
         if self.item_features is None:
             RecModel.add_items(self.rec_model, {})  # says that it reads none

@@ -99,7 +99,7 @@ class ItemGraph:
         degrees = self.degrees
         return (
             f'ItemGraph({self.kind}: {len(self):,} items, {self.weights.nnz // 2:,} edges, '
-            f'{degrees.mean():.1f} neighbours on average, {int((degrees == 0).sum()):,} items without)'
+            f'{degrees.mean():.1f} neighbors on average, {int((degrees == 0).sum()):,} items without)'
         )
 
     def __add__(self, other: ItemGraph) -> ItemGraph:
@@ -129,7 +129,7 @@ class ItemGraph:
         pick = csr_matrix((np.ones(len(known), np.float32), (known, rows[known])), shape=(len(ids), len(self)))
         return ItemGraph(ids, pick @ self.weights @ pick.T, self.kind, self.sources)
 
-    def neighbours(
+    def neighbors(
         self,
         item: Any,  # id
         k: int = 10,  # how many at most
@@ -176,7 +176,7 @@ def item_graph(
     for a `k` or `link` that there is not, `TypeError` for another source.
     """
     if k is not None and (int(k) != k or k < 1):
-        raise ValueError(f'k={k}: at least one neighbour for each item, or None for all')
+        raise ValueError(f'k={k}: at least one neighbor for each item, or None for all')
     if link not in ('nearest', 'shared'):
         raise ValueError(f"link={link!r}: 'nearest' or 'shared'")
     if link == 'shared' and not isinstance(source, Features):
@@ -229,7 +229,7 @@ def _check_finite(ids: Any, vectors: Any) -> None:
         bad = [id_ for id_, is_one in zip(ids, is_bad) if is_one]
         raise ValueError(
             f'{len(bad):,} of {len(is_bad):,} vectors hold values that are not finite (NaN or infinite), e.g. of items '
-            f'{first_few(bad, 3)}: leave those items out; they then have no neighbours'
+            f'{first_few(bad, 3)}: leave those items out; they then have no neighbors'
         )
 
 
@@ -253,7 +253,7 @@ def _of_neighbors(scorer: ItemWeights, k: int | None, budget: int | None) -> Ite
     scores, found = scorer.neighbors(np.arange(n), n if k is None else k)
     rows, place = np.nonzero(np.isfinite(scores))
     weights = csr_matrix((scores[rows, place], (rows, found[rows, place])), shape=(n, n))
-    return ItemGraph(ids, weights, f'neighbours of {type(scorer).__name__}', scorer.sources())
+    return ItemGraph(ids, weights, f'neighbors of {type(scorer).__name__}', scorer.sources())
 
 
 def _of_training_rows(catalog: Catalog, k: int | None, budget: int | None) -> ItemGraph:
@@ -420,7 +420,7 @@ def _search(x: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         index = Inner(vectors, 'ivf')
     except ImportError as e:
         raise ImportError(
-            f"neighbours among {len(vectors):,} items are searched with faiss: pip install 'fastrec-learn[ann]'"
+            f"neighbors among {len(vectors):,} items are searched with faiss: pip install 'fastrec-learn[ann]'"
         ) from e
     queries = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:256]
     index.tune(vectors[queries], k + 1, INDEX_RECALL)

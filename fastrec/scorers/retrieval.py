@@ -1,4 +1,4 @@
-"""What is near what: nearest neighbours and maximum inner products over learned vectors, exact or by an index.
+"""What is near what: nearest neighbors and maximum inner products over learned vectors, exact or by an index.
 
 `scorer` is here whatever keeps the contract of `Scorer`, which stands above this room and calls it."""
 
@@ -298,7 +298,7 @@ class ItemIndex:
             found = found.masked_fill(~torch.isfinite(best), -1)
             positions[rows, : found.shape[1]] = found.numpy()
 
-    def neighbours(
+    def neighbors(
         self,
         scorer: Any,  # the scorer that the index was made of
         vectors: torch.Tensor,  # queries, float (B, d)
@@ -519,7 +519,7 @@ def _by_index(
     index: ItemIndex, scorer: Any, vectors: torch.Tensor, codes: np.ndarray, is_known: np.ndarray, k: int
 ) -> np.ndarray | None:
     """Codes (B, k) of the nearest items with training rows, without the query itself; None if the index finds fewer."""
-    found = index.neighbours(scorer, vectors, 2 * k + 16)
+    found = index.neighbors(scorer, vectors, 2 * k + 16)
     ok = (found >= 0) & is_known[found] & (found != codes[:, None])
     if (ok.sum(1) < k).any():
         return None

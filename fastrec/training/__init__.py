@@ -1,1 +1,1 @@
-"""Models trained: loaders, learners, optimisers. The wing that imports fastai."""
+"""Models trained: loaders, learners, optimizers. The wing that imports fastai."""

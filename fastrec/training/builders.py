@@ -91,7 +91,7 @@ def collab_learner(
     wd: float | None = None,  # L2 of the factors per observed row; by default by what the loaders are made for
     **kwargs,
 ) -> RecLearner:
-    """A learner for matrix factorisation with biases (`DotBias`).
+    """A learner for matrix factorization with biases (`DotBias`).
 
     `loss_func` is by default `nn.MSELoss()` for ratings, `BCELoss()` for what is liked and with sampled negatives,
     `InBatchSoftmaxLoss` with the negatives of the batch, `SoftmaxLoss()` over the whole catalogue. `wd` (see
@@ -230,7 +230,7 @@ def gmf_learner(
     wd: float | None = None,  # L2 of the embeddings per observed row; by default 0
     **kwargs,
 ) -> RecLearner:
-    """A learner for generalised matrix factorisation (`GMF`)."""
+    """A learner for generalized matrix factorization (`GMF`)."""
     check_loaders(dls)
     _check_implicit(dls, 'gmf_learner')
     _check_pairs(dls, 'gmf_learner')
@@ -256,7 +256,7 @@ def neumf_learner(
     wd: float | None = None,  # L2 of the embeddings per observed row and weight decay of the layers; by default 0
     **kwargs,
 ) -> RecLearner:
-    """A learner for neural matrix factorisation (`NeuMF`), its pathways pre-trained if asked.
+    """A learner for neural matrix factorization (`NeuMF`), its pathways pre-trained if asked.
 
     `ValueError` for an `alpha` that is not a share.
     """

@@ -1,4 +1,4 @@
-"""Where the weight decay of a fit goes: the L2 of rows looked up, the optimiser, or nowhere."""
+"""Where the weight decay of a fit goes: the L2 of rows looked up, the optimizer, or nowhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ['WeightDecay', 'decay_groups']
 
 
 def kept_from_optimizer(model: nn.Module, by_rows: bool) -> set[int]:
-    """ids of the parameters that the optimiser does not decay.
+    """ids of the parameters that the optimizer does not decay.
 
     Vectors (biases, norms, scalars) and tables of biases; and, `by_rows`, embedding tables and layers over features
     whose model takes the L2 of the rows that come out.
@@ -22,7 +22,7 @@ def kept_from_optimizer(model: nn.Module, by_rows: bool) -> set[int]:
     kept = {id(p) for p in model.parameters() if p.ndim < 2}
     for m in model.modules():
         is_table = isinstance(m, EmbeddingTable) and (by_rows or m.decay == 0)
-        is_penalised = isinstance(m, FeatureLinear) and m.penalised and by_rows
+        is_penalised = isinstance(m, FeatureLinear) and m.penalized and by_rows
         if is_table or is_penalised:
             kept |= {id(p) for p in m.parameters()}
     return kept
@@ -32,7 +32,7 @@ def decay_groups(
     model: nn.Module,  # whose parameters are shared out
     by_rows: bool = True,  # are tables decayed at the rows looked up, and not by the optimizer?
 ) -> L:
-    """fastai splitter: parameters without, and with, weight decay of the optimiser."""
+    """fastai splitter: parameters without, and with, weight decay of the optimizer."""
     kept = kept_from_optimizer(model, by_rows)
     parameters = [p for p in model.parameters() if p.requires_grad]
     without = L(p for p in parameters if id(p) in kept)
@@ -46,7 +46,7 @@ class WeightDecay:
     - `by_rows`: embedding tables get `wd` as L2 per row looked up, times their `decay` (ALS-WR, Zhou et al. 2008). They
       collect it in the forward pass, and `penalty` hands it over to be added to the loss that is differentiated.
     - Other weight matrices, and all tables where the objective touches every row at every step (not `by_rows`), get it
-      from the optimiser: `of_groups` is what each of its parameter groups gets.
+      from the optimizer: `of_groups` is what each of its parameter groups gets.
     - Biases, norms and tables with `decay` 0 get none.
 
     `ValueError` for an optimizer that has no weight decay.
@@ -56,7 +56,7 @@ class WeightDecay:
         self,
         model: nn.Module,  # whose tables collect it
         optimizer: Optimizer,  # fastai's, whose parameter groups are `decay_groups` or a user's own
-        wd: float | None,  # None: the optimiser keeps its own
+        wd: float | None,  # None: the optimizer keeps its own
         by_rows: bool,  # is a table decayed at the rows looked up?
     ) -> None:
         self.wd = wd
@@ -65,7 +65,7 @@ class WeightDecay:
         groups = [0.0 if all(id(p) in kept for p in group) else wd for group in optimizer.param_lists]
         has_decay = 'wd' in optimizer.hypers[0]
         if any(groups) and not has_decay:
-            raise ValueError(f'wd={wd}, but the optimiser has no weight decay; choose another opt_func or wd=0')
+            raise ValueError(f'wd={wd}, but the optimizer has no weight decay; choose another opt_func or wd=0')
         self.of_groups = groups if has_decay and wd is not None else None
         decayed = {id(p) for w, group in zip(groups, optimizer.param_lists) if w for p in group}  # not twice
         tables = [m for m in model.modules() if isinstance(m, EmbeddingTable)]
@@ -77,7 +77,7 @@ class WeightDecay:
         self,
         optimizer: Optimizer,  # of the fit that begins
     ) -> None:
-        """Tell tables and optimiser."""
+        """Tell tables and optimizer."""
         set_l2(self.tables, self.l2)
         if self.of_groups is not None:
             optimizer.set_hypers(wd=self.of_groups)
@@ -92,7 +92,7 @@ class WeightDecay:
             return
         self._checked = True
         for table in self.tables:
-            if table.l2 and not table.penalised and table.weight.grad is not None:
+            if table.l2 and not table.penalized and table.weight.grad is not None:
                 raise ValueError(
                     f'wd={self.wd} is the L2 of rows looked up, `table(codes)`, and {self.model_name} reads the weight '
                     f'of a table of {table.num_embeddings:,} x {table.embedding_dim} as a whole: nothing of it would '

@@ -69,9 +69,9 @@ class RecLearner(FastLearner, ModelScorer):
     """A fastai `Learner` that knows users and items: all of fastai's verbs work, and it is a `Scorer`.
 
     Weight decay: `wd` is the L2 of the embedding rows per observed row, loss + wd * (|p_u|^2 + |q_i|^2) as in ALS-WR
-    (Zhou et al. 2008), each table scaled by its `decay`; other weight matrices get it from the optimiser as fastai
+    (Zhou et al. 2008), each table scaled by its `decay`; other weight matrices get it from the optimizer as fastai
     does; biases and norms get none. With an objective over the whole catalogue, which touches all items at each step,
-    the optimiser decays the tables, too. `WeightDecay` is where that is decided.
+    the optimizer decays the tables, too. `WeightDecay` is where that is decided.
 
     `lr` is the rate of a fit that is given none: `learn.fit_one_cycle(10)`. By default it is that of the builder's
     recipe (`recipe_of`), which depends on what the loaders are made for and on their batch size. `TypeError` for parts
@@ -81,7 +81,7 @@ class RecLearner(FastLearner, ModelScorer):
     dls: RecDataLoaders
     model: nn.Module
     builder: str = 'rec_learner'  # whose recipe its learning rate is from
-    opt: Any  # fastai's optimiser; None until it is needed
+    opt: Any  # fastai's optimizer; None until it is needed
     user_features: Features | None = None  # `UserFeatures` without rows: they tell what `extend` reads of new users
     _start: list[torch.Tensor] | None = None  # numbers of the weights it started with, where those are random
 
@@ -258,7 +258,7 @@ class RecLearner(FastLearner, ModelScorer):
         return lr.stop if isinstance(lr, slice) and not self.has_layer_groups else lr
 
     def _row_gradients(self, on: bool) -> None:
-        """Let tables have gradients of the rows looked up, if the optimiser can use them and nobody needs whole ones.
+        """Let tables have gradients of the rows looked up, if the optimizer can use them and nobody needs whole ones.
 
         Clipping takes the norm of all gradients, and processes average them.
         """
@@ -472,6 +472,20 @@ class RecLearner(FastLearner, ModelScorer):
         """
         recorder = next((cb for cb in self.cbs if isinstance(cb, Recorder)), None)
         return plot_curves(training_table(recorder), target or {}, metrics, axes)
+
+    def explain(
+        self,
+        user: Any,  # id
+        item: Any,  # id
+    ) -> None:
+        """Always a `TypeError`, which names the calls that explain.
+
+        fastai would hand the call on to the model's `explain`, which takes codes: ids would be taken for them.
+        """
+        raise TypeError(
+            f'learn.because({user!r}, {item!r}) names the items that carried the score, '
+            f'RecInterpretation.from_learner(learn).explain({user!r}, {item!r}) the parts that it is a sum of'
+        )
 
     @check_arguments
     def card(

@@ -89,7 +89,7 @@ class PlainTensors(CastToTensor):
 
 
 class Scheduler(ParamScheduler):
-    """`ParamScheduler` that records what it sets, and does not ask the optimiser for it again."""
+    """`ParamScheduler` that records what it sets, and does not ask the optimizer for it again."""
 
     name = 'param_scheduler'
 

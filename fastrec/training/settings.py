@@ -43,7 +43,7 @@ SEED = 'the seed of torch'
 VALUES = '#'  # what the text of a digest begins with
 # attributes of modules and loaders that say how something is done and not what
 MEANS = {
-    'training', 'run', 'l2', 'penalty', 'penalised', 'keeps_grad', 'sparse', 'device', 'num_workers', 'pin_memory',
+    'training', 'run', 'l2', 'penalty', 'penalized', 'keeps_grad', 'sparse', 'device', 'num_workers', 'pin_memory',
     'timeout', 'pin_memory_device', 'persistent_workers', 'prefetch_factor', 'offs',
 }  # fmt: skip
 # callbacks that watch training and do not change it
