@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.metrics.pairwise import cosine_similarity
+from trained import as_trained
 
 import fastrec.scorers.refine as refine
 from fastrec.data.features import ItemFeatures
@@ -404,7 +405,7 @@ def test_propagation_stays_between_the_labels(liked, feats):
 
 
 def test_recommend_and_save(liked, feats, tmp_path):
-    refined = correct_and_smooth(collab_learner(liked, n_factors=2), item_graph(feats))
+    refined = correct_and_smooth(as_trained(collab_learner(liked, n_factors=2)), item_graph(feats))
     user = liked.vocab['user'].ids[0]
     recs = refined.recommend(user, k=3)
     assert len(recs) == 3
