@@ -1,5 +1,6 @@
 """The notebooks run top to bottom on real data, and what they hold is clean."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,18 @@ def test_runs(path, ml100k, tmp_path):
     nbclient.NotebookClient(
         notebook, timeout=300, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}
     ).execute()
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_opens_with_what_is_on_the_screen_at_its_end(path):
+    assert 'At the end of this notebook you will have' in nbformat.read(path, 4).cells[0].source
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    prose = '\n'.join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'markdown')
+    targets = [o for o in re.findall(r'\]\(([^)#\s]+)', prose) if not o.startswith('https://')]
+    assert [o for o in targets if not (FOLDER / o).exists()] == []
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
