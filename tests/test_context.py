@@ -306,7 +306,7 @@ def test_whole_catalogue_in_context_is_the_pairs_in_context(learn):
     tv, phone = (learn.in_context(dict(device=o)).score_items(torch.arange(3)).mean().item() for o in ('tv', 'phone'))
     assert tv < learn.score_items(torch.arange(3)).mean().item() < phone, 'what is not given is between the levels'
     for user, item in ((0, 1), (3, 5)):
-        parts = learn.explain(user, item) if hasattr(learn, 'explain') else learn.model.explain(user, item)
+        parts = learn.model.explain(user, item)
         x = parts['mean'] + parts['user_bias'] + parts['item_bias'] + parts['factors'].sum().item()
         lo, hi = learn.model.y_range
         assert learn.score(torch.tensor([user]), torch.tensor([item])).item() == pytest.approx(

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from trained import as_trained
 
 from fastrec.scorers.artifact import load_recommender, save_recommender
 
@@ -55,7 +56,7 @@ def sources(folder):
     knn = ItemKNN(k=5).fit(idls)
     made = dict(
         knn=Blend([knn, EASE(20.0).fit(idls)]),
-        refined=correct_and_smooth(svdpp_learner(dls, n_factors=2), item_graph(dls, k=5)),
+        refined=correct_and_smooth(as_trained(svdpp_learner(dls, n_factors=2)), item_graph(dls, k=5)),
     )
     for name, scorer in made.items():
         save_recommender(scorer, folder / name, history=True)

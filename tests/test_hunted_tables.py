@@ -271,7 +271,7 @@ def test_datetimes_do_not_come_after_numbers(ratings):
 
 def test_what_was_made_of_a_learner_is_made_again_after_extend(ratings):
     dls = RecDataLoaders.from_df(ratings, seed=0)
-    learn = collab_learner(dls, n_factors=2)
+    learn = as_trained(collab_learner(dls, n_factors=2))
     graph = item_graph(dls)
     made = {
         'Blend': lambda: Blend([EASE().fit(learn.dls), learn]),

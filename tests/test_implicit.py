@@ -327,7 +327,7 @@ def test_ranking_every_other_epoch_and_on_a_sample(idls, tmp_path):
 
 def test_ranking_does_not_run_for_lr_find_and_get_preds(idls, monkeypatch):
     learn = quiet(collab_learner(idls, n_factors=4, metrics=ndcg(10)))
-    monkeypatch.setattr('fastrec.training.callbacks.evaluate_users', lambda *a, **k: pytest.fail('ranked'))
+    monkeypatch.setattr('fastrec.training.callbacks.values_of_users', lambda *a, **k: pytest.fail('ranked'))
     learn.lr_find(show_plot=False)
     learn.get_preds()
 

@@ -396,7 +396,7 @@ CHANGES = {
     'shuffle': ({}, dict(change=set_in(train_loader, shuffle=False)), 'train.shuffle: True then, False now'),
     'class of the model': (dict(make=mlp_learner), {}, 'the model changed since .class: MLP then, DotBias now'),
     'n_factors': ({}, dict(n_factors=5), 'n_factors: 4 then, 5 now'),
-    'y_range': ({}, dict(y_range=(0, 6)), r'y_range: None then, \[0, 6\] now'),
+    'y_range': ({}, dict(y_range=(0, 6)), r'y_range: \[0\.6, 5\.4\] then, \[0, 6\] now'),
     'dropout': (dict(make=mlp_learner, dropout=0.1), dict(make=mlp_learner, dropout=0.2), 'dropout: 0.1 then, 0.2 now'),
     'temperature': (
         dict(make=two_tower_learner, dls={**IMPLICIT, 'n_neg': 0}, temperature=0.1),

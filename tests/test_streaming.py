@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from trained import as_trained
 
 from fastrec.all import (
     EASE,
@@ -298,7 +299,7 @@ def test_what_cannot_be_streamed_names_the_way_out(folder, stream, memory):
         go(user_name='nope')
     with pytest.raises(ValueError, match='no rating column'):
         go(rating_name=False)
-    learn = learner(stream)
+    learn = as_trained(learner(stream))
     for fails in (
         lambda: evaluate(learn, metrics=hr(10), relevant=4),
         lambda: evaluate(learn),
