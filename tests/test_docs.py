@@ -42,7 +42,8 @@ def blocks_of(path):
     return [(text.count('\n', 0, found.start('code')), dedent(found['code'])) for found in BLOCK.finditer(text)]
 
 
-WITH_CODE = [path for path in PAGES if blocks_of(path)]
+# test_first_screen runs the blocks of the README and looks at what comes out
+WITH_CODE = [path for path in PAGES if blocks_of(path) and path.name != 'README.md']
 
 
 @pytest.fixture()

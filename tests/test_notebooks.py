@@ -8,13 +8,18 @@ import pytest
 nbformat = pytest.importorskip('nbformat')
 FOLDER = Path(__file__).parents[1] / 'nbs'
 NOTEBOOKS = sorted(FOLDER.glob('*.ipynb'))
+# a minute each: `make test-slow` runs them, too
+LONG = ('03', '04', '06', '07')
+RUNS = [
+    pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem.startswith(LONG) else ()) for path in NOTEBOOKS
+]
 
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', RUNS)
 def test_runs(path, ml100k, tmp_path):
     nbclient = pytest.importorskip('nbclient')
     notebook = nbformat.read(path, 4)
